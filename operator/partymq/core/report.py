@@ -1,0 +1,95 @@
+"""What a group is: snapshots that the router hands to whoever shows them (status, Events, metrics, HTTP).
+
+A report is whole and immutable: it may cross threads, and two equal reports show the same thing.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class MemberState(StrEnum):
+    """A member as its group sees it."""
+
+    JOINING = "Joining"
+    """Known, but not ready or not consuming yet: owns nothing."""
+    ACTIVE = "Active"
+    IDLE = "Idle"
+    """Ready and consuming; there are more members than partitions."""
+    ABSENT = "Absent"
+    """Owns partitions but is not ready or has no consumer; keeps them until the rejoin time is over."""
+    LEAVING = "Leaving"
+    """Gone, terminating or absent for too long: its partitions move."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Condition:
+    """A condition of the resource; `ok` is its status, `reason` a CamelCase word, `message` says what to do."""
+
+    ok: bool
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemberReport:
+    """A member: the partitions that it owns, its inbox's ready messages, and since when (Unix seconds) it has this state."""
+
+    name: str
+    state: MemberState
+    partitions: tuple[int, ...]
+    ready: int
+    since: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HandoffReport:
+    """A handoff under way: `waiting_for` is a sentence, `since` Unix seconds."""
+
+    id: str
+    donor: str
+    phase: str
+    partitions: tuple[int, ...]
+    since: float
+    waiting_for: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counters:
+    """Totals since the process started; they never go down."""
+
+    routed: int = 0
+    keyless: int = 0
+    dead: int = 0
+    backlogged: int = 0
+    released: int = 0
+    handoffs: int = 0
+    sessions: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupReport:
+    """The whole picture of a group at one moment."""
+
+    routing: bool
+    """True while this process is the group's router; only then is the rest the truth about owners."""
+    epoch: int
+    partitions_total: int
+    partitions_assigned: int
+    partitions_held: int
+    source_ready: int | None
+    backlog: int
+    members: tuple[MemberReport, ...]
+    handoffs: tuple[HandoffReport, ...]
+    ready: Condition
+    broker_connected: Condition
+    balanced: Condition
+    counters: Counters
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """A transition worth an Event: `warning` or normal, a CamelCase reason, a sentence."""
+
+    warning: bool
+    reason: str
+    message: str

@@ -1,0 +1,106 @@
+"""What a group is asked to be: the resource's spec and the broker's address as values.
+
+Defaults and bounds stand here once; the CRD and the chart repeat them and a test holds them equal.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class GroupId:
+    """Names a group; also the middle of every name it uses on the broker."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tls:
+    """PEM texts for a TLS connection; empty strings mean the system's CAs and no client certificate."""
+
+    ca: str = ""
+    certificate: str = ""
+    key: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerAddress:
+    """Where the broker is and who we are there; `tls` None means plain TCP."""
+
+    host: str
+    port: int = 5672
+    username: str = "guest"
+    password: str = field(default="guest", repr=False)
+    vhost: str = "/"
+    tls: Tls | None = None
+
+
+class KeyFrom(StrEnum):
+    """Where a message's key stands."""
+
+    HEADER = "header"
+    BODY = "body"
+    PROPERTY = "property"
+    ROUTING_KEY = "routingKey"
+
+
+class OnMissing(StrEnum):
+    """What happens to a message without a usable key: any member without order, or the dead queue."""
+
+    SPREAD = "spread"
+    DEAD_LETTER = "deadLetter"
+
+
+class OnTimeout(StrEnum):
+    """What happens to a donor that holds messages for longer than the handoff's timeout."""
+
+    WAIT = "Wait"
+    CLOSE_CONNECTION = "CloseConnection"
+
+
+class DeletionPolicy(StrEnum):
+    """Which of a deleted group's queues go with it."""
+
+    DELETE_EMPTY = "DeleteEmpty"
+    DELETE = "Delete"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeySpec:
+    """How to find a message's key; `name` is a header, a property, a top-level JSON field or a JSON pointer (RFC 6901)."""
+
+    source: KeyFrom = KeyFrom.HEADER
+    name: str = "partitionKey"
+    on_missing: OnMissing = OnMissing.SPREAD
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupSpec:
+    """A group's settings; times are seconds, sizes are messages."""
+
+    source_queue: str
+    key: KeySpec = KeySpec()
+    partitions: int = 64
+    inbox_window: int = 256
+    backlog_limit: int = 100_000
+    rejoin_seconds: float = 30.0
+    rebalance_delay: float = 2.0
+    handoff_timeout: float = 300.0
+    on_timeout: OnTimeout = OnTimeout.WAIT
+    deletion_policy: DeletionPolicy = DeletionPolicy.DELETE_EMPTY
+    paused: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupConfig:
+    """All that a router needs to route a group; a change of it (but for `paused`) starts a new session."""
+
+    group: GroupId
+    spec: GroupSpec
+    broker: BrokerAddress
+    known_epoch: int = 0
+    """The highest epoch that the resource's status has shown: an empty journal is then a lost one."""
