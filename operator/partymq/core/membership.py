@@ -1,6 +1,7 @@
 """Who may own partitions now.
 
-Invariant: a member keeps what it owns until it is known to be leaving; a member that was never seen ready and consuming owns nothing.
+Invariant: a member keeps what it owns until it is known to be leaving; a member that was never seen ready and consuming
+owns nothing.
 """
 
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ class PodState(StrEnum):
 class Pod:
     """A client that opted in; one that is not listed any more is gone.
 
-    `returns` says that a client of this name comes back (a StatefulSet's pod): it is then absent rather than leaving while it is away.
+    `returns` says that a client of this name comes back (a StatefulSet's pod): it is then absent rather than leaving
+    while it is away.
     """
 
     name: str

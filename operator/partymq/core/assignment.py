@@ -1,0 +1,60 @@
+"""Which member owns which partition.
+
+Invariant: counts of members are at most 1 apart, and no assignment that achieves this moves fewer partitions from their
+present owners; among those, the fewest members give any up (each one that does is emptied by a handoff). The result
+depends on values only, not on their order, and is its own fixed point: whoever plans twice changes nothing.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+
+
+def assign(
+    owners: Sequence[str | None], members: Collection[str], keeping: Collection[str] = frozenset()
+) -> tuple[str | None, ...]:
+    """Owners of all partitions, starting from the present ones; None where there is nobody to own it.
+
+    `keeping` are members that are absent for a moment. They count for the balance like the others, but get nothing: one
+    of them keeps what it has up to its quota, and if that is less than its quota the others share the rest. So its
+    absence alone moves nothing, and when it is back only what it lacks moves.
+    """
+    eligible = frozenset(members)
+    staying = frozenset(keeping) - eligible
+    have = Counter(owner for owner in owners if owner in eligible or owner in staying)
+    room = _quotas(len(owners), have, eligible, staying)
+    kept: list[str | None] = []
+    for owner in owners:
+        if owner is not None and room.get(owner, 0) > 0:
+            room[owner] -= 1
+            kept.append(owner)
+        else:
+            kept.append(None)
+    # In runs rather than in turns: people read ranges.
+    takers = (name for name in sorted(eligible) for _ in range(room[name]))
+    return tuple(next(takers, None) if owner is None else owner for owner in kept)
+
+
+def _quotas(
+    total: int, have: Mapping[str, int], eligible: AbstractSet[str], staying: AbstractSet[str]
+) -> dict[str, int]:
+    """How many partitions each member shall have; a staying member's quota is at most what it has."""
+    if not eligible:
+        return {name: have[name] for name in staying}
+    quotas: dict[str, int] = {}
+    pool = set(eligible | staying)
+    while True:
+        floor, larger = divmod(total, len(pool))
+        # What a staying member lacks raises the share of the rest, which may leave the next one short.
+        short = [name for name in staying & pool if have[name] <= floor]
+        if not short:
+            break
+        for name in short:
+            quotas[name] = have[name]
+            total -= have[name]
+            pool.remove(name)
+
+    # The larger quota saves a move for each member that has so many, and a handoff for one that has exactly so many.
+    ranked = sorted(pool, key=lambda name: (have[name] != floor + 1, -have[name], name))
+    quotas |= {name: floor + (rank < larger) for rank, name in enumerate(ranked)}
+    return quotas

@@ -1,0 +1,28 @@
+"""Partitions as people read them: `0-3,7`.
+
+Invariant: the two functions are each other's inverse on ascending, distinct partitions.
+"""
+
+from collections.abc import Iterable
+
+
+def text(partitions: Iterable[int]) -> str:
+    """Ascending runs joined by commas; order and repetitions of the input do not matter, none is the empty string."""
+    runs: list[list[int]] = []
+    for partition in sorted(set(partitions)):
+        if runs and partition == runs[-1][1] + 1:
+            runs[-1][1] = partition
+        else:
+            runs.append([partition, partition])
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
+
+
+def parse(ranges: str) -> tuple[int, ...]:
+    """The partitions of a text, ascending; ValueError for a text that `text` would not write."""
+    partitions: list[int] = []
+    for run in ranges.split(",") if ranges else ():
+        first, _, last = run.partition("-")
+        partitions.extend(range(int(first), int(last or first) + 1))
+    if text(partitions) != ranges:
+        raise ValueError(f"{ranges!r} is not a list of partitions such as '0-3,7'")
+    return tuple(partitions)
