@@ -2,10 +2,23 @@
 
 Invariant: a member keeps what it owns until it is known to be leaving; a member that was never seen ready and consuming
 owns nothing.
+
+A member's state follows from four things: its pod, whether its inbox has a consumer, whether it owns partitions, and
+how long it has been away. The first line that applies:
+
+    ready and consuming                                Active (owns), Idle (owns nothing)
+    gone or terminating, and does not return           Leaving; forgotten once it is gone and owns nothing
+    there, owns nothing                                Joining
+    away, within its rejoin time                       Absent (owns), Joining (owns nothing, but its name returns)
+    away for longer                                    Leaving; forgotten once it is gone and owns nothing
 """
 
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import Final
+
+from partymq.core.report import MemberState
 
 
 class PodState(StrEnum):
@@ -28,3 +41,107 @@ class Pod:
     name: str
     state: PodState
     returns: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """A client as its group sees it; times are seconds of the caller's monotonic clock."""
+
+    name: str
+    state: MemberState
+    since: float
+    """When it came to this state."""
+    deadline: float | None = None
+    """When it starts to leave; None unless it is away and may still come back."""
+    consuming: bool = False
+    """Whether its inbox has a consumer, as far as is known."""
+    returns: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Membership:
+    """All members of one group; `observe` gives the next one, and observing the same again changes nothing."""
+
+    members: Mapping[str, Member] = field(default_factory=dict)
+    rejoin_seconds: float = 0.0
+    """The rejoin time at the last observation."""
+
+    def observe(
+        self,
+        *,
+        pods: Collection[Pod],
+        consuming: Mapping[str, bool],
+        owners: Collection[str],
+        now: float,
+        rejoin_seconds: float,
+    ) -> "Membership":
+        """The members after a complete list of pods and the polls so far.
+
+        `consuming` has the inboxes of which it is known whether they have a consumer: one that is missing (not polled
+        yet, or taken over by ourselves) keeps its last value, and starts as not consuming. `owners` are the members
+        that own partitions now; one that is neither listed nor known from an earlier list is gone.
+        """
+        listed = {pod.name: pod for pod in pods}
+        owning = frozenset(owners)
+        members = {}
+        for name in sorted(listed.keys() | self.members.keys() | owning):
+            before = self.members.get(name, _STRANGER)
+            pod = listed.get(name)
+            after = replace(
+                before,
+                name=name,
+                # The consumer goes with the pod: a successor of its name must be seen consuming itself.
+                consuming=pod is not None and consuming.get(name, before.consuming),
+                returns=before.returns if pod is None else pod.returns,
+            )
+            moved = _move(after, pod, owns=name in owning, now=now, rejoin_seconds=rejoin_seconds)
+            if moved is not None:
+                same = before is not _STRANGER and moved.state is before.state
+                members[name] = moved if same else replace(moved, since=now)
+        return Membership(members=members, rejoin_seconds=rejoin_seconds)
+
+    def restart_grace(self, name: str, now: float) -> "Membership":
+        """Give a member that is away its whole rejoin time again: while its inbox was ours it could not return."""
+        member = self.members.get(name)
+        if member is None or member.deadline is None:
+            return self
+        return replace(self, members={**self.members, name: replace(member, deadline=now + self.rejoin_seconds)})
+
+    @property
+    def eligible(self) -> frozenset[str]:
+        """Members that may be given partitions."""
+        return self._in(MemberState.ACTIVE, MemberState.IDLE)
+
+    @property
+    def keeping(self) -> frozenset[str]:
+        """Members that are away for a moment: they keep their partitions and are given no more."""
+        return self._in(MemberState.ABSENT)
+
+    def leaving(self, named: Collection[str]) -> frozenset[str]:
+        """Of the members that the ledger names, those that shall give up all that they own or hold."""
+        return frozenset(named) - (self.members.keys() - self._in(MemberState.LEAVING))
+
+    @property
+    def next_change(self) -> float | None:
+        """When to observe again although nothing happens: the first rejoin time that will be over."""
+        return min((member.deadline for member in self.members.values() if member.deadline is not None), default=None)
+
+    def _in(self, *states: MemberState) -> frozenset[str]:
+        return frozenset(name for name, member in self.members.items() if member.state in states)
+
+
+_STRANGER: Final = Member(name="", state=MemberState.JOINING, since=0.0)
+
+
+def _move(member: Member, pod: Pod | None, *, owns: bool, now: float, rejoin_seconds: float) -> Member | None:
+    """The member in its next state; None when there is nothing left of it."""
+    if pod is not None and pod.state is PodState.READY and member.consuming:
+        return replace(member, state=MemberState.ACTIVE if owns else MemberState.IDLE, deadline=None)
+    present = pod is not None and pod.state is not PodState.TERMINATING
+    if present and not owns:
+        return replace(member, state=MemberState.JOINING, deadline=None)
+    deadline = now + rejoin_seconds if member.deadline is None else member.deadline
+    # Who leaves has used its rejoin time up: only being ready and consuming ends that.
+    if (present or member.returns) and member.state is not MemberState.LEAVING and now < deadline:
+        return replace(member, state=MemberState.ABSENT if owns else MemberState.JOINING, deadline=deadline)
+    return replace(member, state=MemberState.LEAVING, deadline=None) if owns or pod is not None else None

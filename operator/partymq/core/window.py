@@ -1,0 +1,62 @@
+"""How many messages a member's inbox may still be given.
+
+Invariant: an inbox that is given no more than its credit has no more ready messages than its window, however old the
+last poll is: its member only makes room.
+"""
+
+from typing import Final
+
+RATE_SECONDS: Final = 0.1
+"""How much of a fast member's work may stand ready, so that polls never slow it down."""
+
+MAX_GROWTH: Final = 64
+"""How many times the configured window that may be: it bounds the time of a handoff when a fast member turns slow."""
+
+SMOOTHING_SECONDS: Final = 1.0
+"""How far back the measured rate looks."""
+
+
+class Credit:
+    """One inbox's credit: plain numbers, because `left` is counted down for every message."""
+
+    __slots__ = ("configured", "left", "rate", "ready", "window")
+
+    def __init__(self, window: int) -> None:
+        self.configured = window
+        self.window = window
+        """Most ready messages that the inbox may have; at least what was configured."""
+        self.left = 0
+        """How many messages may still be published before the next poll; none before the first."""
+        self.ready = window
+        """Messages in the inbox at the last poll; taken for full before the first."""
+        self.rate = 0.0
+        """Messages a second that the member takes, over about a second."""
+
+    def polled(self, *, ready: int, published_since: int) -> None:
+        """Take a poll's answer: `ready` messages, and what was published after those that it can have counted."""
+        self.ready = ready
+        self.left = self.window - ready - published_since
+
+    def observe_rate(self, *, consumed: int, seconds: float) -> None:
+        """Let the window follow the rate at which the member takes messages.
+
+        `consumed` is by how much a poll raised `left`, `seconds` the time since the poll before. Less than none
+        (messages came back to the inbox) counts as none.
+        """
+        if seconds <= 0:
+            return
+        weight = min(1.0, seconds / SMOOTHING_SECONDS)
+        self.rate += (max(0, consumed) / seconds - self.rate) * weight
+        window = min(max(self.configured, int(self.rate * RATE_SECONDS)), self.configured * MAX_GROWTH)
+        self.left += window - self.window
+        self.window = window
+
+    @property
+    def low(self) -> bool:
+        """True when the next poll should come soon, before credit runs out."""
+        return self.left < self.window // 2
+
+    @property
+    def may_release(self) -> bool:
+        """True when the last poll showed at most half a window: room for more than moments."""
+        return self.ready <= self.window // 2
