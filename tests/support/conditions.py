@@ -1,0 +1,27 @@
+"""Waiting for what a test expects, with a deadline and without guessing how long it takes."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from time import monotonic
+
+
+async def eventually(
+    condition: Callable[[], bool | Awaitable[bool]],
+    otherwise: str | Callable[[], str],
+    deadline: float = 10.0,
+    *,
+    every: float = 0.05,
+) -> float:
+    """Wait until the condition holds and return the seconds that took; fail with `otherwise` after the deadline."""
+    started = monotonic()
+    while True:
+        holds = condition()
+        if not isinstance(holds, bool):
+            holds = await holds
+        waited = monotonic() - started
+        if holds:
+            return waited
+        if waited > deadline:
+            what = otherwise if isinstance(otherwise, str) else otherwise()
+            raise AssertionError(f"not within {deadline:g} s: {what}")
+        await asyncio.sleep(every)

@@ -1,0 +1,123 @@
+"""A directory of reports: one file per actor and writer, appended to while a test runs, audited when it is over.
+
+Invariant: a report is in its file, whole, before the action that it announces: one `write` per batch of lines, no
+buffer in the process, so that a process killed at any moment loses nothing that it had reported. A torn last line is
+ignored.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from support.auditor import audit
+from support.conditions import eventually
+from support.events import OUTCOME_LETTERS, Event, Kind, from_line, now
+from support.verdict import Verdict
+
+_SUFFIX = ".events"
+
+
+class Reports:
+    """Appends one actor's lines to its file in the spool."""
+
+    def __init__(self, directory: Path, actor: str, *, writer: str = "own") -> None:
+        path = directory / f"{actor}@{writer}{_SUFFIX}"
+        self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
+    def write(self, lines: str) -> None:
+        """Append whole lines."""
+        os.write(self._fd, lines.encode())
+
+    def close(self) -> None:
+        """Release the file."""
+        os.close(self._fd)
+
+
+class Spool:
+    """The reports of all actors of one test."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.directory = directory
+        self._progress = _Progress(directory)
+
+    def note(self, actor: str, kind: Kind, note: str = "") -> None:
+        """Report for somebody else, now: a consumer about to be killed, a router about to be killed."""
+        self.append(actor, now(kind, note=note), writer="test")
+
+    def append(self, actor: str, lines: str, *, writer: str) -> None:
+        """Append an actor's whole lines as this writer."""
+        reports = Reports(self.directory, actor, writer=writer)
+        reports.write(lines)
+        reports.close()
+
+    def unsettled(self) -> int:
+        """How many messages are confirmed and not acknowledged, by what is reported up to now."""
+        return self._progress.unsettled()
+
+    def counts(self) -> tuple[int, int]:
+        """How many confirms and how many acks are reported up to now."""
+        self._progress.unsettled()
+        return self._progress.confirmed, self._progress.acked
+
+    async def settled(self, deadline: float = 30.0) -> None:
+        """Wait until every confirmed message is acknowledged; producers must have ended."""
+
+        def otherwise() -> str:
+            return f"{self.unsettled()} messages are confirmed, but not acknowledged"
+
+        await eventually(lambda: self.unsettled() == 0, otherwise, deadline)
+
+    def audit(self, *, in_doubt: float = 3.0) -> Verdict:
+        """The verdict on everything reported; every actor must have ended, or hold nothing that matters."""
+        return audit((_events(path) for path in sorted(self.directory.glob(f"*{_SUFFIX}"))), in_doubt=in_doubt)
+
+
+def _events(path: Path) -> Iterator[Event]:
+    actor = path.name.rpartition("@")[0]
+    with path.open(encoding="utf-8", newline="\n") as lines:
+        for line in lines:
+            if line.endswith("\n"):
+                yield from_line(line, actor)
+
+
+class _Progress:
+    """Follows the files and knows which confirmed messages await their ack; memory goes with what is in flight."""
+
+    _OUTCOME = re.compile(rf"^([{''.join(OUTCOME_LETTERS)}])\t\d+\t([^\t\n]*\t\d+)\t[^\n]*$", re.MULTILINE)
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._offsets: dict[Path, int] = {}
+        self._owed: set[str] = set()
+        self._ahead: set[str] = set()
+        self.confirmed = 0
+        self.acked = 0
+
+    def unsettled(self) -> int:
+        for path in self._directory.glob(f"*{_SUFFIX}"):
+            self._follow(path)
+        return len(self._owed)
+
+    def _follow(self, path: Path) -> None:
+        with path.open("rb") as file:
+            file.seek(self._offsets.get(path, 0))
+            data = file.read()
+        whole = data[: data.rfind(b"\n") + 1]
+        self._offsets[path] = self._offsets.get(path, 0) + len(whole)
+        confirmed, acked = OUTCOME_LETTERS
+        for letter, ident in self._OUTCOME.findall(whole.decode()):
+            if letter == confirmed:
+                self.confirmed += 1
+                self._pair(ident, self._ahead, self._owed)
+            elif letter == acked:
+                self.acked += 1
+                self._pair(ident, self._owed, self._ahead)
+
+    @staticmethod
+    def _pair(ident: str, waiting: set[str], otherwise: set[str]) -> None:
+        if ident in waiting:
+            waiting.remove(ident)
+        else:
+            otherwise.add(ident)
