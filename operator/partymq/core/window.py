@@ -43,10 +43,8 @@ class Credit:
         `consumed` is by how much a poll raised `left`, `seconds` the time since the poll before. Less than none
         (messages came back to the inbox) counts as none.
         """
-        if seconds <= 0:
-            return
-        weight = min(1.0, seconds / SMOOTHING_SECONDS)
-        self.rate += (max(0, consumed) / seconds - self.rate) * weight
+        span = max(seconds, SMOOTHING_SECONDS)
+        self.rate = self.rate * (1 - seconds / span) + max(0, consumed) / span
         window = min(max(self.configured, int(self.rate * RATE_SECONDS)), self.configured * MAX_GROWTH)
         self.left += window - self.window
         self.window = window

@@ -1,0 +1,99 @@
+"""The ledger as the journal stores it: one JSON object, format version 1.
+
+Invariant: `decode(encode(ledger)) == ledger`, and a reader refuses what it does not understand rather than guess.
+
+    {"format": 1, "epoch": e, "version": v, "writer": "...",
+     "names": ["a", ...],                   every member spoken of; the rest are indices into it, -1 is nobody
+     "members": [0, ...],                   admitted members
+     "owners": [0, 1, -1, ...],             one for each partition
+     "transfers": {"<p>": ["<id>", ...]},   where there are any; partition -1 holds the keyless
+     "backlogs": [p, ...],                  listed backlogs
+     "handoffs": [{"id", "donor", "phase", "found": [p, ...], "targets": {"<p>": i}}, ...],
+     "garbage": ["<id>", ...]}
+"""
+
+import orjson
+
+from partymq.core.ledger import Handoff, Ledger, Partition, Phase
+from partymq.core.names import SPREAD
+
+FORMAT = 1
+
+
+class UnknownFormatError(Exception):
+    """The bytes are no ledger of this format: another version of PartyMQ, or not PartyMQ at all."""
+
+
+def encode(ledger: Ledger) -> bytes:
+    """The ledger as JSON bytes."""
+    names = sorted(
+        ledger.members
+        | {part.owner for part in ledger.partitions if part.owner is not None}
+        | {target for h in ledger.handoffs.values() for target in h.targets.values() if target is not None}
+        | set(ledger.donors)
+    )
+    index: dict[str | None, int] = {None: -1, **{name: i for i, name in enumerate(names)}}
+    return orjson.dumps(
+        {
+            "format": FORMAT,
+            "epoch": ledger.epoch,
+            "version": ledger.version,
+            "writer": ledger.writer,
+            "names": names,
+            "members": [index[name] for name in sorted(ledger.members)],
+            "owners": [index[part.owner] for part in ledger.partitions],
+            "transfers": {
+                str(p): ledger.partition(p).transfers
+                for p in (SPREAD, *range(len(ledger.partitions)))
+                if ledger.partition(p).transfers
+            },
+            "backlogs": ledger.backlogs,
+            "handoffs": [
+                {
+                    "id": h.id,
+                    "donor": index[h.donor],
+                    "phase": h.phase.value,
+                    "found": sorted(h.found),
+                    "targets": {str(p): index[target] for p, target in h.targets.items()},
+                }
+                for h in ledger.handoffs.values()
+            ],
+            "garbage": sorted(ledger.garbage),
+        }
+    )
+
+
+def decode(data: bytes) -> Ledger:
+    """The ledger that `encode` wrote; raises `UnknownFormatError`."""
+    try:
+        body = orjson.loads(data)
+        if body["format"] != FORMAT:
+            raise UnknownFormatError(f"the journal holds format {body['format']!r}, this PartyMQ reads {FORMAT}")
+        names: list[str | None] = [*body["names"], None]
+        backlogs = frozenset(body["backlogs"])
+        transfers = {int(p): tuple(ids) for p, ids in body["transfers"].items()}
+        handoffs = (
+            Handoff(
+                id=h["id"],
+                donor=body["names"][h["donor"]],
+                phase=Phase(h["phase"]),
+                found=frozenset(h["found"]),
+                targets={int(p): names[i] for p, i in h["targets"].items()},
+            )
+            for h in body["handoffs"]
+        )
+        return Ledger(
+            epoch=body["epoch"],
+            version=body["version"],
+            writer=body["writer"],
+            members=frozenset(body["names"][i] for i in body["members"]),
+            partitions=tuple(
+                Partition(owner=names[i], transfers=transfers.get(p, ()), backlog=p in backlogs)
+                for p, i in enumerate(body["owners"])
+            ),
+            spread=Partition(transfers=transfers.get(SPREAD, ()), backlog=SPREAD in backlogs),
+            handoffs={h.id: h for h in handoffs},
+            garbage=frozenset(body["garbage"]),
+        )
+    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise UnknownFormatError(f"the journal holds something that is no ledger: {error!r}") from error

@@ -1,0 +1,228 @@
+"""A group's routing state, and the only ways in which it may change.
+
+Invariant: every message that is between the source and an inbox stands in a queue that the ledger names, and for each
+partition the queues are named in the order in which its owner must be given them: transfers, then the backlog, then (with
+neither) the owner's inbox directly.
+
+A transition is a pure function from ledger to ledger that raises `LedgerError` where the protocol forbids it. The router
+writes the result to the journal *before* it does what depends on it.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+from partymq.core.names import SPREAD
+
+
+class LedgerError(Exception):
+    """A transition that the protocol forbids was asked for: a defect of the caller."""
+
+
+class Phase(StrEnum):
+    """How far a handoff is, as far as a successor must know."""
+
+    DRAIN = "drain"
+    """The inbox is being taken over and copied; its messages are still in it, the transfer is worth nothing."""
+    EXTRACTED = "extracted"
+    """The transfer is complete; what is still in the inbox is a copy."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Partition:
+    """Who owns a partition, and the segments that must be released before it is routed directly, oldest first."""
+
+    owner: str | None = None
+    transfers: tuple[str, ...] = ()
+    backlog: bool = False
+    """True while `backlog.<p>` is listed, always as the last segment; a listed segment may be empty."""
+
+    @property
+    def direct(self) -> bool:
+        """True when nothing stands before new messages."""
+        return not self.transfers and not self.backlog
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Handoff:
+    """The emptying of one donor's inbox; `targets` names the owner-to-be of every partition that the donor owned."""
+
+    id: str
+    donor: str
+    targets: Mapping[int, str | None]
+    phase: Phase = Phase.DRAIN
+    found: frozenset[int] = frozenset()
+    """Partitions of which the transfer holds messages; known from `extracted` on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ledger:
+    """The whole state. `epoch` grows with every session, `version` with every write of it; `writer` names the session."""
+
+    epoch: int = 0
+    version: int = 0
+    writer: str = ""
+    partitions: tuple[Partition, ...]
+    spread: Partition = Partition()
+    members: frozenset[str] = frozenset()
+    """Members whose inbox may hold messages: it is emptied by a handoff before the name is dropped."""
+    handoffs: Mapping[str, Handoff] = field(default_factory=dict)
+    garbage: frozenset[str] = frozenset()
+    """Transfers that no partition needs any more but that may still exist on the broker."""
+
+    @property
+    def stamp(self) -> tuple[int, int]:
+        """What decides between two ledgers: the higher one is newer."""
+        return self.epoch, self.version
+
+    def partition(self, p: int) -> Partition:
+        """The partition p; `SPREAD` is one too."""
+        return self.spread if p == SPREAD else self.partitions[p]
+
+    @property
+    def donors(self) -> dict[str, Handoff]:
+        """Handoffs by donor: a donor is in one at a time."""
+        return {handoff.donor: handoff for handoff in self.handoffs.values()}
+
+    @property
+    def held(self) -> dict[int, Handoff]:
+        """The handoff of every partition that is in one."""
+        return {p: handoff for handoff in self.handoffs.values() for p in handoff.targets}
+
+    @property
+    def transfers(self) -> frozenset[str]:
+        """Transfers that some partition lists."""
+        return frozenset(t for part in (*self.partitions, self.spread) for t in part.transfers)
+
+    @property
+    def backlogs(self) -> tuple[int, ...]:
+        """Partitions whose backlog is listed."""
+        listed = tuple(p for p, part in enumerate(self.partitions) if part.backlog)
+        return (*listed, SPREAD) if self.spread.backlog else listed
+
+    def owned_by(self, member: str) -> tuple[int, ...]:
+        """The partitions whose owner is `member`."""
+        return tuple(p for p, part in enumerate(self.partitions) if part.owner == member)
+
+    def names(self, member: str) -> bool:
+        """True while any part of the ledger speaks of `member` as owner, donor or target."""
+        return (
+            any(part.owner == member for part in self.partitions)
+            or member in self.donors
+            or any(member in handoff.targets.values() for handoff in self.handoffs.values())
+        )
+
+
+def empty(partitions: int) -> Ledger:
+    """The ledger of a group that was never routed."""
+    return Ledger(partitions=(Partition(),) * partitions)
+
+
+def _require(condition: bool, text: str) -> None:  # noqa: FBT001 - an assertion's shape
+    if not condition:
+        raise LedgerError(text)
+
+
+def _change(ledger: Ledger, changes: Mapping[int, Partition]) -> Ledger:
+    if not changes:
+        return ledger
+    partitions = list(ledger.partitions)
+    for p, partition in changes.items():
+        if p != SPREAD:
+            partitions[p] = partition
+    return replace(ledger, partitions=tuple(partitions), spread=changes.get(SPREAD, ledger.spread))
+
+
+def succeed(ledger: Ledger, *, writer: str) -> Ledger:
+    """The first ledger of a new session."""
+    return replace(ledger, epoch=ledger.epoch + 1, version=0, writer=writer)
+
+
+def admit(ledger: Ledger, members: Collection[str]) -> Ledger:
+    """Lets messages be published to the inboxes of `members`, which exist and were polled once."""
+    return replace(ledger, members=ledger.members.union(members))
+
+
+def claim(ledger: Ledger, owners: Mapping[int, str]) -> Ledger:
+    """Gives partitions without an owner to members; no message of them is in any inbox."""
+    for p, member in owners.items():
+        _require(ledger.partitions[p].owner is None, f"partition {p} has an owner")
+        _require(p not in ledger.held, f"partition {p} is in a handoff")
+        _require(member in ledger.members, f"{member} is not admitted")
+    return _change(ledger, {p: replace(ledger.partitions[p], owner=member) for p, member in owners.items()})
+
+
+def list_backlogs(ledger: Ledger, partitions: Iterable[int]) -> Ledger:
+    """Allows messages of `partitions` to enter their backlogs."""
+    return _change(ledger, {p: replace(ledger.partition(p), backlog=True) for p in partitions})
+
+
+def begin_handoff(ledger: Ledger, *, id: str, donor: str, targets: Mapping[int, str | None]) -> Ledger:  # noqa: A002
+    """Starts to empty the donor's inbox: `targets` has all that it owns, and from here on those partitions wait."""
+    _require(donor not in ledger.donors, f"{donor} is a donor already")
+    _require(id not in ledger.handoffs and id not in ledger.transfers | ledger.garbage, f"handoff {id} is not new")
+    _require(set(targets) == set(ledger.owned_by(donor)), f"a handoff of {donor} must have all its partitions")
+    _require(set(targets.values()) <= ledger.members | {None}, "a target is not admitted")
+    handoff = Handoff(id=id, donor=donor, targets=dict(targets))
+    return list_backlogs(replace(ledger, handoffs={**ledger.handoffs, id: handoff}), targets)
+
+
+def retarget(ledger: Ledger, *, id: str, targets: Mapping[int, str | None]) -> Ledger:  # noqa: A002
+    """Changes who gets what of a handoff that is not committed."""
+    handoff = ledger.handoffs.get(id)
+    _require(handoff is not None, f"handoff {id} is committed")
+    assert handoff is not None
+    _require(set(targets) == set(handoff.targets), "a new plan of a handoff must have the same partitions")
+    _require(set(targets.values()) <= ledger.members | {None}, "a target is not admitted")
+    return replace(ledger, handoffs={**ledger.handoffs, id: replace(handoff, targets=dict(targets))})
+
+
+def extracted(ledger: Ledger, *, id: str, found: Collection[int]) -> Ledger:  # noqa: A002
+    """The transfer has a confirmed copy of all that the donor's inbox holds: messages of the partitions `found`."""
+    done = replace(ledger.handoffs[id], phase=Phase.EXTRACTED, found=frozenset(found))
+    return replace(ledger, handoffs={**ledger.handoffs, id: done})
+
+
+def commit(ledger: Ledger, *, id: str, drop: bool) -> Ledger:  # noqa: A002
+    """Gives the partitions to their targets; the donor's inbox is proven empty.
+
+    The transfer is put first for every partition found in it, whoever owns it; `drop` says that the donor's inbox is to be
+    deleted where the ledger names the donor nowhere else.
+    """
+    handoff = ledger.handoffs[id]
+    found = handoff.found
+    changes: dict[int, Partition] = {}
+    for p in {*handoff.targets, *found}:
+        part = ledger.partition(p)
+        changes[p] = Partition(
+            owner=handoff.targets.get(p, part.owner),
+            transfers=(id, *part.transfers) if p in found else part.transfers,
+            backlog=part.backlog or p in found,
+        )
+    rest = {other: h for other, h in ledger.handoffs.items() if other != id}
+    after = _change(replace(ledger, handoffs=rest), changes)
+    if not found:
+        after = replace(after, garbage=after.garbage | {id})
+    if drop and not after.names(handoff.donor):
+        after = replace(after, members=after.members - {handoff.donor})
+    return after
+
+
+def unlist(ledger: Ledger, *, transfers: Mapping[int, Collection[str]], backlogs: Collection[int]) -> Ledger:
+    """Forgets segments that are proven empty; a transfer that nobody lists any more becomes garbage.
+
+    Only the first segments of a partition can be empty, and a partition in a handoff keeps its backlog.
+    """
+    changes: dict[int, Partition] = {}
+    for p in {*transfers, *backlogs}:
+        part, gone = ledger.partition(p), frozenset(transfers.get(p, ()))
+        rest = tuple(t for t in part.transfers if t not in gone)
+        drop_backlog = p in backlogs and not rest and p not in ledger.held
+        changes[p] = replace(part, transfers=rest, backlog=part.backlog and not drop_backlog)
+    after = _change(ledger, changes)
+    return replace(after, garbage=after.garbage | (ledger.transfers - after.transfers))
+
+
+def forget_garbage(ledger: Ledger, transfers: Collection[str]) -> Ledger:
+    """The broker has confirmed that these transfers are deleted."""
+    return replace(ledger, garbage=ledger.garbage.difference(transfers))

@@ -1,0 +1,78 @@
+"""What to do so that the ledger comes to what the membership asks for.
+
+Invariant: a plan aims at the whole current membership, starts from what the ledger says (a partition on its way counts as
+its target's), and planning again after a plan was carried out gives nothing to do.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+from partymq.core.assignment import assign
+from partymq.core.ledger import Ledger
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Steps that are independent of each other; each is a transition of the ledger."""
+
+    admissions: frozenset[str] = frozenset()
+    """Members to admit before anything else."""
+    claims: Mapping[int, str] = field(default_factory=dict)
+    """Partitions without an owner, and who gets them."""
+    handoffs: Mapping[str, Mapping[int, str | None]] = field(default_factory=dict)
+    """Donors, and the target of each of their partitions (themselves, where it stays)."""
+    retargets: Mapping[str, Mapping[int, str | None]] = field(default_factory=dict)
+    """Handoffs under way, and their new targets."""
+
+    def __bool__(self) -> bool:
+        return bool(self.admissions or self.claims or self.handoffs or self.retargets)
+
+
+def plan(
+    ledger: Ledger,
+    *,
+    eligible: Collection[str],
+    keeping: Collection[str],
+    leaving: Collection[str],
+) -> Plan:
+    """Compares the ledger with the membership.
+
+    `eligible` members get their share; `keeping` ones keep what they have and get nothing more; `leaving` ones give all up,
+    and their inboxes are emptied even if they own nothing. `eligible` inboxes exist and were polled.
+    """
+    held = ledger.held
+    intended = tuple(
+        held[p].targets[p] if p in held else partition.owner for p, partition in enumerate(ledger.partitions)
+    )
+    wanted = assign(intended, eligible, keeping=frozenset(keeping))
+    donors = ledger.donors
+    claims = {
+        p: member
+        for p, member in enumerate(wanted)
+        if member is not None and ledger.partitions[p].owner is None and p not in held
+    }
+    giving = {
+        owner
+        for p, partition in enumerate(ledger.partitions)
+        if (owner := partition.owner) is not None and p not in held and wanted[p] != owner and owner not in donors
+    }
+    idle_leavers = {
+        member
+        for member in leaving
+        if member in ledger.members and member not in donors and not _expects(ledger, member)
+    }
+    return Plan(
+        admissions=frozenset(eligible) - ledger.members,
+        claims=claims,
+        handoffs={donor: {p: wanted[p] for p in ledger.owned_by(donor)} for donor in sorted(giving | idle_leavers)},
+        retargets={
+            handoff.id: targets
+            for handoff in ledger.handoffs.values()
+            if (targets := {p: wanted[p] for p in handoff.targets}) != handoff.targets
+        },
+    )
+
+
+def _expects(ledger: Ledger, member: str) -> bool:
+    """True while a handoff under way gives `member` something: it is retargeted first."""
+    return any(member in handoff.targets.values() for handoff in ledger.handoffs.values())

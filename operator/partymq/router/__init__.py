@@ -1,0 +1,1 @@
+"""Routing of groups: one session at a time is a group's router, and the journal decides which."""

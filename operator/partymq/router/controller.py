@@ -1,0 +1,136 @@
+"""From pods to plans: what should change, and when.
+
+Invariant: every decision is made from the whole current membership and the last journaled ledger; events only wake this up.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+
+from partymq.core.ledger import Ledger, LedgerError, admit, claim, retarget
+from partymq.core.membership import Membership, Pod, PodState
+from partymq.core.planner import Plan, plan
+from partymq.core.spec import GroupSpec
+from partymq.router.handoff import Handoffs
+from partymq.router.inboxes import Inboxes
+from partymq.router.journal import Journal
+
+OBSERVE_EVERY = 1.0
+"""Seconds between looks at the membership when nothing wakes us."""
+
+
+class Controller:
+    """Keeps the membership, plans, and starts what the plan asks for."""
+
+    def __init__(
+        self,
+        *,
+        spec: GroupSpec,
+        journal: Journal,
+        inboxes: Inboxes,
+        handoffs: Handoffs,
+        pods: tuple[Pod, ...] | None,
+        on_membership: Callable[[Membership], None],
+        on_ledger: Callable[[Ledger], None],
+    ) -> None:
+        self._spec = spec
+        self._journal = journal
+        self._inboxes = inboxes
+        self._handoffs = handoffs
+        self._pods = pods
+        self._on_membership = on_membership
+        self._on_ledger = on_ledger
+        self._wake = asyncio.Event()
+        self._due: float | None = None
+        self.membership = Membership()
+
+    def set_pods(self, pods: tuple[Pod, ...]) -> None:
+        """Takes the whole list of pods that opted in."""
+        self._pods = pods
+        self._wake.set()
+
+    def wake(self) -> None:
+        """Something has changed."""
+        self._wake.set()
+
+    def handed_off(self, donor: str) -> None:
+        """A handoff is over: its donor's consumer is seen again, and there may be more to do."""
+        self.membership = self.membership.restart_grace(donor, time.monotonic())
+        self._wake.set()
+
+    def present(self, member: str) -> bool:
+        """True while the member's pod exists and is not on its way out."""
+        return any(pod.name == member and pod.state is not PodState.TERMINATING for pod in self._pods or ())
+
+    @property
+    def balanced(self) -> bool:
+        """True when there is nothing to plan and nothing on its way."""
+        return not self._handoffs.running and self._due is None and not self._plan()
+
+    async def run(self) -> None:
+        """Observes, waits until changes have settled, plans."""
+        while True:
+            self._wake.clear()
+            if self._pods is not None:
+                await self._observe(self._pods)
+                await self._act()
+            try:
+                async with asyncio.timeout(self._pause()):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+
+    def _pause(self) -> float:
+        due = [at for at in (self._due, self.membership.next_change) if at is not None]
+        return min(max(0.0, min(due, default=OBSERVE_EVERY + time.monotonic()) - time.monotonic()), OBSERVE_EVERY)
+
+    async def _observe(self, pods: tuple[Pod, ...]) -> None:
+        await self._inboxes.ensure([pod.name for pod in pods if pod.state is not PodState.TERMINATING])
+        ledger, now = self._journal.ledger, time.monotonic()
+        before = self.membership
+        self.membership = before.observe(
+            pods=pods,
+            consuming={m.name: m.consuming for m in self._inboxes.members.values() if not m.closed},
+            owners={part.owner for part in ledger.partitions if part.owner is not None},
+            now=now,
+            rejoin_seconds=self._spec.rejoin_seconds,
+        )
+        if self._sets(before) != self._sets(self.membership) and self._due is None:
+            self._due = now + self._spec.rebalance_delay
+        if before != self.membership:
+            self._on_membership(self.membership)
+
+    def _sets(self, membership: Membership) -> tuple[frozenset[str], ...]:
+        return membership.eligible, membership.keeping, membership.leaving(self._journal.ledger.members)
+
+    def _plan(self) -> Plan:
+        eligible, keeping, leaving = self._sets(self.membership)
+        return plan(self._journal.ledger, eligible=eligible, keeping=keeping, leaving=leaving)
+
+    async def _act(self) -> None:
+        if self._due is not None and self._due > time.monotonic():
+            return
+        self._due = None
+        todo = self._plan()
+        if not todo:
+            return
+        try:
+            ledger = await self._journal.write(lambda now: _apply(now, todo))
+        except LedgerError:  # a handoff has committed meanwhile: the next plan starts from there
+            self._wake.set()
+            return
+        self._on_ledger(ledger)
+        for donor, targets in todo.handoffs.items():
+            self._start(donor, targets)
+
+    def _start(self, donor: str, targets: Mapping[int, str | None]) -> None:
+        if donor not in self._handoffs.running:
+            self._handoffs.start(donor, targets)
+
+
+def _apply(ledger: Ledger, todo: Plan) -> Ledger:
+    """The parts of a plan that are only a journal write."""
+    ledger = claim(admit(ledger, todo.admissions), todo.claims)
+    for id, targets in todo.retargets.items():  # noqa: A001
+        ledger = retarget(ledger, id=id, targets=targets)
+    return ledger

@@ -1,0 +1,208 @@
+"""Emptying one donor's inbox, so that its partitions can go to their owners.
+
+Invariant: at any moment at most one client holds unacknowledged messages of a partition. The donor gets nothing after the
+takeover, `collect` proves that it holds nothing, `settle` that nothing can come back to it, and no target gets anything
+before the commit. Every step is journaled before what depends on it, so a successor goes on where this session stopped
+(design, section 5).
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+
+from partymq.amqp.connection import PUBLISH_CHANNEL
+from partymq.amqp.frames import publish_frame
+from partymq.amqp.topology import Topology
+from partymq.core.ledger import Handoff, LedgerError, Phase, begin_handoff, commit, extracted
+from partymq.core.names import Names
+from partymq.errors import BrokerError
+from partymq.router.inboxes import Inboxes
+from partymq.router.journal import Journal
+from partymq.router.lanes import Lane
+from partymq.router.link import Link
+from partymq.router.points import Checkpoint, Point
+from partymq.router.publisher import Publisher
+from partymq.router.release import Releaser
+from partymq.router.takeover import Takeover
+
+
+class Progress:
+    """One handoff under way, as people see it."""
+
+    __slots__ = ("begun", "donor", "final", "id", "since", "takeover", "task")
+
+    def __init__(self, id: str, donor: str) -> None:  # noqa: A002
+        self.id = id
+        self.donor = donor
+        self.since = time.time()
+        self.begun = time.monotonic()
+        self.takeover: Takeover | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.final = False
+        """True from just before `extracted` is written: it is then run through its commit."""
+
+    @property
+    def waiting_for(self) -> str:
+        """What it cannot go on without."""
+        return "the confirms of what was sent before" if self.takeover is None else self.takeover.waiting_for
+
+
+class Handoffs:
+    """All handoffs of a session; donors hand off in parallel."""
+
+    def __init__(
+        self,
+        *,
+        link: Link,
+        topology: Topology,
+        publisher: Publisher,
+        journal: Journal,
+        names: Names,
+        inboxes: Inboxes,
+        releaser: Releaser,
+        lanes: Mapping[int, Lane],
+        present: Callable[[str], bool],
+        on_commit: Callable[[Progress, int], None],
+        on_end: Callable[[str], None],
+        checkpoint: Checkpoint,
+    ) -> None:
+        self._link = link
+        self._topology = topology
+        self._publisher = publisher
+        self._journal = journal
+        self._names = names
+        self._inboxes = inboxes
+        self._releaser = releaser
+        self._lanes = lanes
+        self._present = present
+        self._on_commit = on_commit
+        self._on_end = on_end
+        self._reached = checkpoint
+        self._count = 0
+        self._new: asyncio.Queue[tuple[Progress, Mapping[int, str | None] | None]] = asyncio.Queue()
+        self.running: dict[str, Progress] = {}
+        """By donor."""
+        self._stopping = False
+
+    def start(self, donor: str, targets: Mapping[int, str | None]) -> None:
+        """Begins a handoff of `donor`, which is in none."""
+        self._count += 1
+        self._add(Progress(f"{self._journal.ledger.epoch}.{self._count}", donor), targets)
+
+    def resume(self, handoff: Handoff) -> None:
+        """Goes on with a handoff that an earlier session has begun."""
+        self._add(Progress(handoff.id, handoff.donor), None)
+
+    def _add(self, progress: Progress, targets: Mapping[int, str | None] | None) -> None:
+        if self._stopping:
+            return
+        self.running[progress.donor] = progress
+        donor = self._inboxes.members[progress.donor]
+        donor.closed = True
+        donor.sink.left = 0
+        self._new.put_nowait((progress, targets))
+
+    async def run(self) -> None:
+        """Owns the tasks of all handoffs."""
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                progress, targets = await self._new.get()
+                progress.task = tasks.create_task(self._run(progress, targets), name=f"handoff {progress.id}")
+
+    async def stop(self) -> None:
+        """Stops handoffs that have not extracted yet, and waits for the others to commit."""
+        self._stopping = True
+        tasks = [progress.task for progress in self.running.values() if progress.task is not None]
+        for progress in list(self.running.values()):
+            if progress.task is not None and not progress.final:
+                progress.task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _run(self, progress: Progress, targets: Mapping[int, str | None] | None) -> None:
+        donor = self._inboxes.members[progress.donor]
+        resumed = targets is None
+        try:
+            if targets is not None:
+                await self._releaser.hold(self._lanes[p] for p in self._journal.ledger.owned_by(progress.donor))
+                with contextlib.suppress(LedgerError):  # out of date: the partitions stay, a new plan is made
+                    await self._journal.write(
+                        lambda ledger: begin_handoff(ledger, id=progress.id, donor=progress.donor, targets=targets)
+                    )
+            if progress.id in self._journal.ledger.handoffs:
+                self._reached(Point.DRAIN)
+                await self._publisher.confirmed()
+                await self._empty(progress, resumed=resumed)
+        finally:
+            if progress.takeover is not None:
+                await progress.takeover.close()
+            del self.running[progress.donor]
+            donor.closed = False
+            donor.starved.clear()
+        self._inboxes.wake(donor)
+        self._on_end(progress.donor)
+
+    async def _empty(self, progress: Progress, *, resumed: bool) -> None:
+        inbox = self._names.inbox(progress.donor)
+        progress.takeover = takeover = await Takeover.attach(
+            link=self._link, inbox=inbox, epoch=self._journal.ledger.epoch
+        )
+        self._reached(Point.ATTACHED)
+        found = await takeover.collect(lambda: self._consumers(inbox))
+        self._reached(Point.COLLECTED)
+        if self._journal.ledger.handoffs[progress.id].phase is Phase.DRAIN:
+            progress.final = bool(found)
+            if found:
+                partitions = await self._extract(progress.id, found, resumed=resumed)
+                await self._journal.write(lambda ledger: extracted(ledger, id=progress.id, found=partitions))
+                self._reached(Point.EXTRACTED)
+        progress.final = True
+        await takeover.settle()
+        self._reached(Point.SETTLED)
+        await self._commit(progress, takeover)
+
+    async def _consumers(self, inbox: str) -> int:
+        state = await self._topology.poll(inbox)
+        if state is None:
+            raise BrokerError(f"{inbox} was deleted while it was being taken over")
+        return state.consumers
+
+    async def _extract(
+        self,
+        id: str,
+        found: Iterable[tuple[object, bytes, bytes]],
+        *,
+        resumed: bool,  # noqa: A002
+    ) -> Collection[int]:
+        """Copies what was collected to the transfer, in order; returns the partitions that are in it."""
+        transfer = self._names.transfer(id)
+        await self._topology.declare_quorum(transfer)
+        if resumed:
+            await self._topology.purge(transfer)  # an earlier session's copy may be there in part
+        to_transfer = publish_frame(PUBLISH_CHANNEL, "", transfer)
+        to_dead = publish_frame(PUBLISH_CHANNEL, "", self._names.dead)
+        partitions: set[int] = set()
+        for stamp, header, body in found:
+            if stamp is None:
+                self._publisher.publish(to_dead, header, body)
+            else:
+                partitions.add(stamp.partition)
+                self._publisher.publish(to_transfer, header, body)
+        self._reached(Point.COPYING)
+        await self._publisher.confirmed()
+        self._reached(Point.COPIED)
+        return partitions
+
+    async def _commit(self, progress: Progress, takeover: Takeover) -> None:
+        handoff = self._journal.ledger.handoffs[progress.id]
+        leftovers = handoff.found - handoff.targets.keys()
+        await self._releaser.hold(self._lanes[p] for p in leftovers)
+        await self._publisher.confirmed()
+        gone = not self._present(progress.donor)
+        ledger = await self._journal.write(lambda ledger: commit(ledger, id=progress.id, drop=gone))
+        self._reached(Point.COMMITTED)
+        self._on_commit(progress, sum(target != progress.donor for target in handoff.targets.values()))
+        if gone and progress.donor not in ledger.members:
+            self._inboxes.forget(progress.donor)
+            await takeover.delete_inbox()
+            self._inboxes.deleted(progress.donor)

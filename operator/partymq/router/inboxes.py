@@ -1,0 +1,96 @@
+"""The members' inboxes: that they exist, how full they are, and whether somebody consumes them.
+
+Invariant: nothing is published to an inbox beyond the credit that its last poll gave. Polls are exact and cheap; a member
+that runs out of credit is polled at once, so that a fast consumer is never throttled by bookkeeping (design, section 7).
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Collection
+
+from partymq.amqp.connection import PUBLISH_CHANNEL
+from partymq.amqp.frames import publish_frame
+from partymq.amqp.topology import Topology
+from partymq.core.names import Names
+from partymq.errors import BrokerError
+from partymq.router.lanes import Member
+
+PRESENCE_EVERY = 0.5
+"""Seconds between polls of every inbox: depth and consumer of an idle one."""
+
+
+class Inboxes:
+    """All inboxes of a group that exist, by member."""
+
+    def __init__(self, *, topology: Topology, names: Names, window: int, on_polled: Callable[[Member], None]) -> None:
+        self._topology = topology
+        self._names = names
+        self._window = window
+        self._on_polled = on_polled
+        self._wanted: set[str] = set()
+        self._deleting: set[str] = set()
+        self._wake = asyncio.Event()
+        self.members: dict[str, Member] = {}
+
+    async def ensure(self, names: Collection[str]) -> None:
+        """Declares the inboxes of `names` that are not known yet, and polls each once."""
+        new = sorted(set(names) - set(self.members) - self._deleting)
+        await asyncio.gather(*(self._declare(name) for name in new))
+
+    async def _declare(self, name: str) -> None:
+        inbox = self._names.inbox(name)
+        await self._topology.declare_quorum(inbox, single_active=True, dead_letter_exchange=self._names.dlx)
+        member = Member(name, publish_frame(PUBLISH_CHANNEL, "", inbox), self._window)
+        self.members[name] = member
+        await self._poll(member)
+
+    def forget(self, name: str) -> None:
+        """The inbox is about to be deleted; until `deleted`, its name is not declared again."""
+        self.members.pop(name, None)
+        self._deleting.add(name)
+
+    def deleted(self, name: str) -> None:
+        """The inbox is gone."""
+        self._deleting.discard(name)
+
+    def wake(self, member: Member) -> None:
+        """Polls a member as soon as possible."""
+        self._wanted.add(member.name)
+        self._wake.set()
+
+    def look(self) -> None:
+        """Finds members that come near their window; called once for every chunk that was read."""
+        for member in self.members.values():
+            if member.sink.left < member.low and member.name not in self._wanted and not member.closed:
+                self.wake(member)
+
+    async def run(self) -> None:
+        """Polls whoever asks, and everybody now and then."""
+        due = 0.0
+        while True:
+            try:
+                async with asyncio.timeout(max(0.0, due - time.monotonic())):
+                    await self._wake.wait()
+            except TimeoutError:
+                due = time.monotonic() + PRESENCE_EVERY
+                self._wanted.update(self.members)
+            self._wake.clear()
+            wanted, self._wanted = self._wanted, set()
+            await asyncio.gather(*(self._poll(self.members[name]) for name in wanted if name in self.members))
+
+    async def _poll(self, member: Member) -> None:
+        if member.closed:
+            return
+        left = member.sink.left
+        state = await self._topology.poll(self._names.inbox(member.name))
+        if member.closed or member.name not in self.members:
+            return  # a handoff began meanwhile: what we saw may be our own takeover
+        if state is None:
+            raise BrokerError(f"the inbox of {member.name} is gone: somebody deleted it; starting again")
+        member.polled(
+            ready=state.ready,
+            consuming=state.consumers > 0,
+            published_since=left - member.sink.left,
+            now=time.monotonic(),
+        )
+        self._on_polled(member)

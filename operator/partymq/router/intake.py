@@ -1,0 +1,155 @@
+"""When the source is read.
+
+Invariant: the source is read only while there is somebody to give its messages to, nobody else reads it, and the backlogs have
+room; otherwise its messages stand in it, unread, and no acknowledgement timeout runs.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping
+
+from partymq.amqp.topology import QueueState, Topology
+from partymq.core.names import SPREAD
+from partymq.core.spec import GroupSpec
+from partymq.errors import PartyMQError, SourceMissingError, SourceSharedError
+from partymq.router.lanes import Lane
+from partymq.router.link import Link
+from partymq.router.publisher import Publisher
+from partymq.router.source import KeyReader, Source
+
+LOOK_EVERY = 0.5
+"""Seconds between looks at the source while all is as it should be."""
+RETRY = 0.02
+FOREIGN_AFTER = 5.0
+"""Seconds after which a consumer is somebody else's rather than the session's before us."""
+RESUME_AT = 0.8
+"""Share of the backlog's limit at which the source is read again."""
+
+
+class Intake:
+    """Opens and closes the source."""
+
+    def __init__(
+        self,
+        *,
+        spec: GroupSpec,
+        link: Link,
+        topology: Topology,
+        publisher: Publisher,
+        lanes: Mapping[int, Lane],
+        read_key: KeyReader,
+        on_missing: Callable[[int, bytes, bytes, bytes], None],
+        backlog: Callable[[], int],
+        trouble: Callable[[PartyMQError | None], None],
+    ) -> None:
+        self._spec = spec
+        self._link = link
+        self._topology = topology
+        self._publisher = publisher
+        self._lanes = [lanes[p] for p in range(len(lanes) - 1)]
+        self._spread = lanes[SPREAD]
+        self._read_key = read_key
+        self._on_missing = on_missing
+        self._backlog = backlog
+        self._trouble = trouble
+        self._source: Source | None = None
+        self._changing = asyncio.Lock()
+        self._wake = asyncio.Event()
+        self._members = False
+        self._closed = False
+        self._foreign_since: float | None = None
+        self._routed = 0
+        self.ready: int | None = None
+        """Messages that stand in the source; None while it does not exist."""
+        self.full = False
+        """True while the backlogs are at their limit."""
+
+    @property
+    def open(self) -> bool:
+        """True while the source is read."""
+        return self._source is not None
+
+    @property
+    def routed(self) -> int:
+        """Messages that this session has taken from the source and handed on."""
+        return self._routed + (self._source.routed if self._source is not None else 0)
+
+    def members(self, any_member: bool) -> None:  # noqa: FBT001 - an event
+        """Says whether there is somebody to give messages to."""
+        if any_member != self._members:
+            self._members = any_member
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Looks at the source, and opens or closes it."""
+        wait = RETRY
+        while True:
+            async with self._changing:
+                settled = await self._look()
+            wait = LOOK_EVERY if settled else min(2 * wait, LOOK_EVERY)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait):
+                    await self._wake.wait()
+            if self._wake.is_set():
+                wait = RETRY
+            self._wake.clear()
+
+    async def close(self) -> None:
+        """Stops reading for good, without a repeat."""
+        self._closed = True
+        async with self._changing:
+            await self._shut()
+
+    async def _look(self) -> bool:
+        state = await self._topology.poll(self._spec.source_queue)
+        self.ready = None if state is None else state.ready
+        limit = self._spec.backlog_limit
+        self.full = self._backlog() > (limit * RESUME_AT if self.full else limit)
+        trouble = self._problem(state)
+        self._trouble(trouble)
+        usable = trouble is None and state is not None and self._members and not self._spec.paused and not self.full
+        if self._closed or not usable:
+            await self._shut()
+            return trouble is None and state is not None and not self._members
+        if self._source is not None:
+            return True
+        if state is not None and state.consumers:
+            return False  # the session before us has not been settled, or somebody else's consumer: time tells
+        self._source = source = Source(
+            link=self._link,
+            publisher=self._publisher,
+            lanes=self._lanes,
+            spread=self._spread,
+            read_key=self._read_key,
+            on_missing=self._on_missing,
+        )
+        await source.open(self._spec.source_queue)
+        return True
+
+    async def _shut(self) -> None:
+        if self._source is not None:
+            source = self._source
+            await source.close()
+            self._source = None
+            self._routed += source.routed
+
+    def _problem(self, state: QueueState | None) -> PartyMQError | None:
+        queue = self._spec.source_queue
+        if state is None:
+            return SourceMissingError(
+                f"the source queue {queue!r} does not exist: declare it (of any type), or mend spec.source.queue; routing "
+                "starts as soon as it is there"
+            )
+        others = state.consumers - (1 if self._source is not None else 0)
+        now = asyncio.get_running_loop().time()
+        if others <= 0:
+            self._foreign_since = None
+            return None
+        if self._foreign_since is None:
+            self._foreign_since = now
+        if self._source is None and now - self._foreign_since < FOREIGN_AFTER:
+            return None
+        return SourceSharedError(
+            f"the source queue {queue!r} has {others} other consumer{'s' if others > 1 else ''}: they would take messages out "
+            "of the order; stop them, and routing starts by itself"
+        )

@@ -1,0 +1,161 @@
+"""The journal: the queue that holds the ledger, and by whose single active consumer a group has one router.
+
+Invariant: nothing is done that depends on a ledger before that ledger came back from the journal; one write is in flight at
+a time, and each is computed from the last one that came back. The last ledger is never acknowledged.
+
+Whoever is the journal's active consumer is the router. A write that is confirmed but does not come back was given to
+somebody else: this session has been replaced and stops.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from dataclasses import replace
+
+import orjson
+
+from partymq.amqp.channel import Channel
+from partymq.amqp.connection import PUBLISH_CHANNEL, body_payload
+from partymq.amqp.frames import body_frames, plain_header, publish_frame
+from partymq.core import codec
+from partymq.core.ledger import Ledger, LedgerError, succeed
+from partymq.errors import JournalLostError, SessionOverError
+from partymq.router.publisher import Publisher
+
+Change = Callable[[Ledger], Ledger]
+
+BACK_WITHIN = 2.0
+"""Seconds from confirm to coming back; measured 0.7 ms."""
+KEEPALIVE = 20.0
+"""Seconds between writes at least: a router that was replaced notices."""
+MARK_EVERY = 5.0
+"""Seconds between marks while another session is the router: it swallows ours."""
+
+
+class Journal:
+    """One session's hold on the journal."""
+
+    def __init__(self, *, channel: Channel, publisher: Publisher, queue: str) -> None:
+        self._channel = channel
+        self._publisher = publisher
+        self._queue = queue
+        self._frame = publish_frame(PUBLISH_CHANNEL, "", queue)
+        self._header = plain_header
+        self._writer = secrets.token_hex(8)
+        self._received: asyncio.Queue[tuple[int, bytes]] = asyncio.Queue()
+        self._changes: list[tuple[Change, asyncio.Future[Ledger]]] = []
+        self._wake = asyncio.Event()
+        self._tag = 0
+        self._ledger: Ledger | None = None
+
+    @property
+    def ledger(self) -> Ledger:
+        """The last ledger that came back."""
+        assert self._ledger is not None, "the journal is not ours yet"
+        return self._ledger
+
+    async def attach(self, on_cancel: Callable[[], None]) -> None:
+        """Starts to consume the journal; other sessions may stand before us."""
+        await self._channel.consume(self._queue, self._on_delivery, on_cancel=on_cancel)
+
+    def _on_delivery(self, tag: int, _origin: bytes, _header: bytes, body: bytes) -> None:
+        self._received.put_nowait((tag, body_payload(body)))
+
+    async def win(self, *, on_standby: Callable[[], None], none: Ledger, known_epoch: int) -> Ledger:
+        """Waits until this session is the active consumer; returns the newest ledger there is, or `none`.
+
+        `none` is believed only where no epoch is known; raises `JournalLostError` otherwise.
+        """
+        best: Ledger | None = None
+        mark = b""
+        while True:
+            if not mark:
+                mark = orjson.dumps({"mark": secrets.token_hex(8), "by": self._writer})
+                self._publish(mark)
+            try:
+                async with asyncio.timeout(MARK_EVERY):
+                    tag, payload = await self._received.get()
+            except TimeoutError:
+                on_standby()
+                mark = b""
+                continue
+            self._tag = tag
+            if payload == mark:
+                break
+            if b'"mark"' in payload[:10]:
+                continue
+            found = codec.decode(payload)
+            if best is None or found.stamp > best.stamp:
+                best = found
+        if best is None and known_epoch:
+            raise JournalLostError(
+                f"{self._queue} is empty, but this group has been routed before (epoch {known_epoch}): "
+                "the journal was deleted or lost"
+            )
+        self._ledger = best or none
+        return self._ledger
+
+    async def begin(self) -> Ledger:
+        """Writes the first ledger of this session; only after it may anything be published."""
+        return await self._write(succeed(self.ledger, writer=self._writer))
+
+    async def write(self, change: Change) -> Ledger:
+        """Applies `change` to the ledger and returns once that is in the journal.
+
+        Raises `LedgerError` where the protocol forbids the change (by then). Changes that are waiting are written together, in order. One that changes nothing costs no write, but waits for
+        the write that is in flight: what it saw is what the journal holds.
+        """
+        done: asyncio.Future[Ledger] = asyncio.get_running_loop().create_future()
+        self._changes.append((change, done))
+        self._wake.set()
+        return await done
+
+    async def run(self) -> None:
+        """Writes what `write` asks for, and something every 20 seconds; raises `SessionOverError` when replaced."""
+        while True:
+            try:
+                async with asyncio.timeout(KEEPALIVE):
+                    await self._wake.wait()
+            except TimeoutError:
+                await self._write(self.ledger)
+            self._wake.clear()
+            changes, self._changes = self._changes, []
+            ledger, written = self.ledger, []
+            for change, done in changes:
+                try:
+                    ledger = change(ledger)
+                except LedgerError as error:  # what it was computed from has changed meanwhile: its caller looks again
+                    if not done.done():
+                        done.set_exception(error)
+                else:
+                    written.append(done)
+            if ledger != self.ledger:
+                await self._write(ledger)
+            for done in written:
+                if not done.done():
+                    done.set_result(self.ledger)
+
+    async def _write(self, ledger: Ledger) -> Ledger:
+        ledger = replace(ledger, version=ledger.version + 1)
+        payload = codec.encode(ledger)
+        self._publish(payload)
+        await self._publisher.confirmed()
+        try:
+            async with asyncio.timeout(BACK_WITHIN):
+                while True:
+                    tag, received = await self._received.get()
+                    self._tag = tag
+                    if received == payload:
+                        break
+        except TimeoutError:
+            raise SessionOverError(
+                f"a write to {self._queue} did not come back: another router has taken over"
+            ) from None
+        # Everything before it: older ledgers, marks and notes of sessions that stand by.
+        if tag > 1:
+            self._channel.ack(tag - 1, multiple=True)
+        self._ledger = ledger
+        return ledger
+
+    def _publish(self, payload: bytes) -> None:
+        self._publisher.publish(self._frame, self._header(len(payload)), body_frames(payload))

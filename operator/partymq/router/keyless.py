@@ -1,0 +1,77 @@
+"""Messages without a usable key: to any member, or to the dead queue, as the group says.
+
+Invariant: such a message is as safe as any other (stamped, confirmed, backlogged when nobody has room); only its order is
+not kept.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from partymq.amqp.connection import PUBLISH_CHANNEL
+from partymq.amqp.frames import publish_frame
+from partymq.core.spec import OnMissing
+from partymq.router.lanes import Lane, Member, Sink
+from partymq.router.publisher import Publisher
+from partymq.router.segments import SegmentReader
+
+
+class Keyless:
+    """The destination of the pseudo-partition `spread`."""
+
+    def __init__(
+        self, *, lane: Lane, publisher: Publisher, members: Mapping[str, Member], on_missing: OnMissing, dead: str
+    ) -> None:
+        self._lane = lane
+        self._publisher = publisher
+        self._members = members
+        self._to_dead = publish_frame(PUBLISH_CHANNEL, "", dead)
+        self._spreads = on_missing is OnMissing.SPREAD
+        self._admitted: list[str] = []
+        self._turn = 0
+        self.spread = 0
+        self.dead = 0
+
+    def admit(self, members: frozenset[str]) -> None:
+        """Whose inboxes may be given messages: those that the journaled ledger admits."""
+        self._admitted = sorted(members)
+
+    def arrival(self, tag: int, origin: bytes, header: bytes, body: bytes) -> None:
+        """Hands on a message of the source that has no key."""
+        lane = self._lane
+        lane.seq += 1
+        stamped = lane.stamp(header, lane.seq, origin)
+        if not self._spreads:
+            self.dead += 1
+            self._publisher.arrival(self._to_dead, stamped, body, tag)
+            return
+        self.spread += 1
+        sink = self.next_sink() or lane.sink
+        if sink is None:
+            lane.park(tag, stamped, body)
+        else:
+            sink.left -= 1
+            self._publisher.arrival(sink.frame, stamped, body, tag)
+
+    def bury(self, header: bytes, body: bytes, reader: SegmentReader, tag: int) -> None:
+        """Moves what has no stamp, and so was never routed by us, to the dead queue."""
+        self.dead += 1
+        self._publisher.publish(self._to_dead, header, body, origin=_Stray(reader), tag=tag)
+
+    def next_sink(self) -> Sink | None:
+        """The next member's inbox that takes a message, in turns."""
+        for _ in self._admitted:
+            self._turn += 1
+            member = self._members.get(self._admitted[self._turn % len(self._admitted)])
+            if member is not None and member.takes:
+                return member.sink
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Stray:
+    """The segment that a stray message is taken out of."""
+
+    reader: SegmentReader
+
+    def confirmed(self, tag: int) -> None:
+        self.reader.channel.ack(tag)

@@ -1,0 +1,140 @@
+"""Where the messages of a partition go at this moment.
+
+Invariant: a lane's arrivals leave it in the order in which they came, and its destination changes only while arrivals are
+parked and everything sent to the old destination is confirmed.
+
+Parked arrivals are in memory, still unacknowledged at the source: parking is only for the milliseconds of a poll, a journal
+write or a fence; whatever lasts longer goes to the backlog.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from enum import Enum, auto
+
+from partymq.amqp.stamp import Stamper
+from partymq.core.window import Credit
+from partymq.router.publisher import Publisher
+
+UNLIMITED = 1 << 60
+
+
+class Sink:
+    """A queue to publish to: the publish frame, and how many messages it may take before somebody looks again."""
+
+    __slots__ = ("frame", "left")
+
+    def __init__(self, frame: bytes, left: int) -> None:
+        self.frame = frame
+        self.left = left
+
+
+class Member:
+    """A member's inbox as a destination."""
+
+    __slots__ = (
+        "closed",
+        "consuming",
+        "credit",
+        "full",
+        "name",
+        "news",
+        "polled_at",
+        "ready",
+        "sink",
+        "starved",
+        "was_full",
+    )
+
+    def __init__(self, name: str, frame: bytes, window: int) -> None:
+        self.name = name
+        self.credit = Credit(window)
+        self.sink = Sink(frame, 0)
+        self.closed = False
+        """True while it is a donor: nothing is published to its inbox, for whatever reason."""
+        self.full = False
+        """True from a poll that showed no room until one that shows half of it."""
+        self.ready = 0
+        self.was_full = False
+        """`full` before the last poll."""
+        self.consuming = False
+        self.news = False
+        """True when the last poll saw a consumer come or go."""
+        self.polled_at: float | None = None
+        self.starved: list[Lane] = []
+        """Lanes that wait for the next poll."""
+
+    @property
+    def low(self) -> int:
+        """Credit below which a poll is due."""
+        return self.credit.window // 2
+
+    def polled(self, *, ready: int, consuming: bool, published_since: int, now: float) -> None:
+        """Takes in what a poll saw; `published_since` counts what was published after it was sent."""
+        self.ready = ready
+        self.news = consuming != self.consuming
+        self.consuming = consuming
+        before = self.sink.left
+        self.credit.polled(ready=ready, published_since=published_since)
+        if self.polled_at is not None:
+            self.credit.observe_rate(consumed=self.credit.left - before, seconds=now - self.polled_at)
+        self.polled_at = now
+        self.sink.left = self.credit.left
+        self.was_full = self.full
+        self.full = self.sink.left <= 0 or (self.full and not self.credit.may_release)
+
+    @property
+    def takes(self) -> bool:
+        """True while one more message may be published to its inbox."""
+        return not self.closed and self.sink.left > 0
+
+
+class Mode(Enum):
+    """What a lane does with arrivals."""
+
+    DIRECT = auto()
+    """To the owner's inbox; parked while its credit is being looked up."""
+    WAITING = auto()
+    """To the backlog; parked while that is being listed and declared."""
+    SWITCHING = auto()
+    """Parked, while a fence proves that the backlog is empty."""
+
+
+class Lane:
+    """One partition, or the keyless messages, in this session."""
+
+    __slots__ = ("_on_park", "index", "mode", "owner", "parked", "seq", "sink", "stamp")
+
+    def __init__(self, index: int, epoch: int, on_park: "Callable[[Lane], None]") -> None:
+        self.index = index
+        self.stamp = Stamper(index, epoch).stamp
+        self.seq = 0
+        self.mode = Mode.WAITING
+        self.owner: Member | None = None
+        self.sink: Sink | None = None
+        """Where arrivals go now; None parks them."""
+        self.parked: deque[tuple[int, bytes, bytes]] = deque()
+        self._on_park = on_park
+
+    def park(self, tag: int, header: bytes, body: bytes) -> None:
+        """Keeps an arrival; the first one asks for help."""
+        self.sink = None
+        self.parked.append((tag, header, body))
+        if len(self.parked) == 1:
+            self._on_park(self)
+
+    def stop(self, mode: Mode) -> None:
+        """Changes the mode; arrivals are parked until `resume`."""
+        self.mode = mode
+        self.sink = None
+
+    def resume(self, sink: Sink, publisher: Publisher) -> bool:
+        """Publishes what is parked as far as `sink` takes it; True when arrivals flow again."""
+        parked = self.parked
+        while parked:
+            if sink.left <= 0:
+                return False
+            sink.left -= 1
+            tag, header, body = parked.popleft()
+            publisher.arrival(sink.frame, header, body, tag)
+        self.sink = sink
+        return True

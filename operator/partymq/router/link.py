@@ -1,0 +1,55 @@
+"""The data connection of one session, and the one way to fail.
+
+Invariant: any surprise on it (closed, a channel closed by the broker, a return, a nack, a cancel) ends the session: nothing is
+retried locally, what was unfinished is settled by the broker alone (design, section 6).
+"""
+
+import asyncio
+from collections.abc import Callable
+
+from partymq.amqp.channel import Channel
+from partymq.amqp.connection import Connection
+from partymq.errors import BrokerError
+
+
+class Link:
+    """The session's connection, with a single place where its failures arrive."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def channel(self) -> Channel:
+        """A new channel; should the broker close it, the session is over."""
+        channel = await self._connection.channel()
+        channel.closed.add_done_callback(self._channel_closed)
+        channel.on_return(lambda text: self.fail(BrokerError(f"a message came back: {text}; starting again")))
+        return channel
+
+    def _channel_closed(self, closed: "asyncio.Future[None]") -> None:
+        if not closed.cancelled() and (error := closed.exception()) is not None:
+            self.fail(error)
+
+    def fail(self, error: BaseException) -> None:
+        """Ends the session with the first failure."""
+        if not self._failed.done():
+            self._failed.set_exception(error)
+
+    def cancelled(self, queue: str) -> Callable[[], None]:
+        """What to do when the broker cancels the consumer of `queue`."""
+        return lambda: self.fail(BrokerError(f"the broker ended our consumer of {queue}: was the queue deleted?"))
+
+    def on_chunk(self, hook: Callable[[], None]) -> None:
+        """Calls `hook` once for every chunk that was read and processed."""
+        self._connection.add_chunk_hook(hook)
+
+    def off_chunk(self, hook: Callable[[], None]) -> None:
+        """The opposite of `on_chunk`."""
+        self._connection.remove_chunk_hook(hook)
+
+    async def watch(self) -> None:
+        """Raises what ends the session, when it happens."""
+        await asyncio.wait({self._failed, self._connection.lost}, return_when=asyncio.FIRST_COMPLETED)
+        if self._failed.done():
+            self._failed.result()
+        self._connection.lost.result()

@@ -1,0 +1,20 @@
+"""What a session tells its supervisor while it goes on."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from partymq.errors import PartyMQError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listener:
+    """All calls are made on the loop that runs the session, and return at once."""
+
+    standby: Callable[[], None]
+    """Another session is the router; called again and again."""
+    trouble: Callable[[PartyMQError | None], None]
+    """Something is in the way of routing (and this goes on), or not any more."""
+    changed: Callable[[], None]
+    """The picture has changed."""
+    committed: Callable[[str, int, float], None]
+    """A handoff is over: its donor, how many partitions moved, seconds from plan to commit."""

@@ -1,0 +1,41 @@
+"""The moments at which a crash leaves the most behind.
+
+Fault tests stop the process at each of them; `Checkpoint` is how they get there, and does nothing otherwise.
+"""
+
+from collections.abc import Callable
+from enum import StrEnum
+
+
+class Point(StrEnum):
+    """Named in the order in which a handoff, then a release, passes them."""
+
+    DRAIN = "handoff.drain"
+    """The handoff is journaled; nothing has happened yet."""
+    ATTACHED = "handoff.attached"
+    """The takeover consumes the donor's inbox, or waits to."""
+    COLLECTED = "handoff.collected"
+    """All that was in the inbox is in memory, unacknowledged."""
+    COPYING = "handoff.copying"
+    """The copies are sent to the transfer, not confirmed."""
+    COPIED = "handoff.copied"
+    """The copies are confirmed; the journal does not know."""
+    EXTRACTED = "handoff.extracted"
+    """The journal knows; the originals are not acknowledged."""
+    SETTLED = "handoff.settled"
+    """The originals are gone for certain; owners are as before."""
+    COMMITTED = "handoff.committed"
+    """The owners are new; the takeover is still attached."""
+    RELEASING = "release.begun"
+    """A segment's reader is attached, messages flow to their owner."""
+    SWITCHING = "release.switching"
+    """Arrivals are parked while a fence passes through the backlog."""
+    DIRECT = "release.direct"
+    """Arrivals go to the owner's inbox; the backlog is still listed."""
+
+
+Checkpoint = Callable[[Point], None]
+
+
+def nowhere(_point: Point) -> None:
+    """The checkpoint of every process that is not being tested."""

@@ -1,0 +1,25 @@
+"""Waiting until what an earlier session consumed is back in its queues.
+
+Invariant: no queue is read or purged while an earlier session may still hold messages of it: the journal's succession does
+not prove that the old session's other queues have settled (design, section 6).
+"""
+
+import asyncio
+from collections.abc import Iterable
+
+from partymq.amqp.topology import Topology
+
+RETRY = 0.02
+RETRY_MAX = 1.0
+
+
+async def await_quiet(topology: Topology, queues: Iterable[str]) -> None:
+    """Returns when none of `queues` has a consumer."""
+    await asyncio.gather(*(_settle(topology, queue) for queue in queues))
+
+
+async def _settle(topology: Topology, queue: str) -> None:
+    wait = RETRY
+    while (state := await topology.poll(queue)) is not None and state.consumers:
+        await asyncio.sleep(wait)
+        wait = min(2 * wait, RETRY_MAX)

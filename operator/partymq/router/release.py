@@ -1,0 +1,212 @@
+"""Giving waiting messages to their owners, segment after segment, until a partition is routed directly again.
+
+Invariant: of a partition, only the first segment that is not proven empty flows; arrivals go direct only when the backlog is
+proven empty while they were parked. A held partition releases nothing (design, section 4).
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+
+from partymq.core.ledger import Ledger, forget_garbage, unlist
+from partymq.core.names import SPREAD, Names
+from partymq.router.backlogs import Backlogs
+from partymq.router.journal import Journal
+from partymq.router.lanes import Lane, Mode, Sink
+from partymq.router.link import Link
+from partymq.router.points import Checkpoint, Point
+from partymq.router.publisher import Publisher
+from partymq.router.segments import BACKLOG_PREFETCH, Flow, SegmentReader, Stray
+
+NEAR = 64
+"""Messages within a fence's round trip (some ms) below which the end of a backlog counts as close."""
+SWITCH_WITHIN = 0.25
+"""Seconds for which a partition's arrivals are parked at most while the rest of its backlog is given out."""
+TIDY_EVERY = 1.0
+"""Seconds between journal writes that only forget segments: a listed empty one is harmless."""
+READERS = 1000
+"""Segments read at the same time; each needs a channel, of which a connection has 2047."""
+
+
+class Releaser:
+    """One task for each partition that is being released."""
+
+    def __init__(
+        self,
+        *,
+        link: Link,
+        publisher: Publisher,
+        journal: Journal,
+        names: Names,
+        backlogs: Backlogs,
+        lanes: Mapping[int, Lane],
+        go_direct: Callable[[Lane], None],
+        any_sink: Callable[[], Sink | None],
+        on_stray: Stray,
+        checkpoint: Checkpoint,
+    ) -> None:
+        self._link = link
+        self._publisher = publisher
+        self._journal = journal
+        self._names = names
+        self._backlogs = backlogs
+        self._lanes = lanes
+        self._go_direct = go_direct
+        self._any_sink = any_sink
+        self._on_stray = on_stray
+        self._reached = checkpoint
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._readers: dict[str, SegmentReader] = {}
+        self._opening: dict[str, asyncio.Lock] = {}
+        self._slots = asyncio.Semaphore(READERS)
+        self._emptied: dict[int, set[str]] = {}
+        self._wake = asyncio.Event()
+        self.released = 0
+
+    def wake(self) -> None:
+        """Something has changed that may let a partition be released."""
+        self._wake.set()
+
+    def pump(self) -> None:
+        """There is credit again: gives it to the flows in turns."""
+        flows = [flow for reader in self._readers.values() for flow in reader.flows if flow.pending]
+        while flows:
+            flows = [flow for flow in flows if flow.step() and flow.pending]
+
+    async def run(self) -> None:
+        """Starts releases where they may start, and forgets segments that are empty."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._tidy())
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                held = self._journal.ledger.held
+                for lane in self._lanes.values():
+                    if self._may_release(lane) and lane.index not in held:
+                        task = tasks.create_task(self._release(lane), name=f"release {lane.index}")
+                        task.add_done_callback(lambda _, p=lane.index: self._tasks.pop(p))
+                        self._tasks[lane.index] = task
+
+    def _may_release(self, lane: Lane) -> bool:
+        if lane.mode is not Mode.WAITING or lane.index in self._tasks:
+            return False
+        if lane.index == SPREAD:
+            return self._pending(lane)
+        return lane.owner is not None and not lane.owner.closed and not lane.owner.full
+
+    def _pending(self, lane: Lane) -> bool:
+        return bool(self._transfers(lane)) or self._backlogs.may_hold(lane.index)
+
+    def _transfers(self, lane: Lane) -> list[str]:
+        emptied = self._emptied.get(lane.index, set())
+        return [t for t in self._journal.ledger.partition(lane.index).transfers if t not in emptied]
+
+    async def hold(self, lanes: Iterable[Lane]) -> None:
+        """Stops the releases of these partitions, and parks their arrivals; what readers hold stays in them."""
+        stopped = []
+        for lane in lanes:
+            lane.stop(Mode.WAITING)
+            if (task := self._tasks.get(lane.index)) is not None:
+                task.cancel()
+                stopped.append(task)
+            for reader in self._readers.values():
+                reader.hold_back(lane.index)
+        await asyncio.gather(*stopped, return_exceptions=True)
+
+    async def _release(self, lane: Lane) -> None:
+        for transfer in self._transfers(lane):
+            async with self._slots:
+                reader = await self._reader(self._names.transfer(transfer), prefetch=0)
+                flow = self._open(reader, lane)
+                await reader.exhaust(flow)
+                flow.next_sink = None
+            self._emptied.setdefault(lane.index, set()).add(transfer)
+        if self._backlogs.may_hold(lane.index):
+            async with self._slots:
+                reader = await self._empty_backlog(lane)
+                self._go_direct(lane)
+                self._reached(Point.DIRECT)
+                del self._readers[reader.queue]
+                await reader.close()
+        else:
+            self._go_direct(lane)
+
+    async def _empty_backlog(self, lane: Lane) -> SegmentReader:
+        """Returns with the backlog proven empty and the arrivals parked."""
+        reader = await self._reader(self._names.backlog(lane.index), prefetch=BACKLOG_PREFETCH)
+        flow = self._open(reader, lane)
+        while True:
+            await reader.approach(flow, near=NEAR)
+            lane.stop(Mode.SWITCHING)
+            self._reached(Point.SWITCHING)
+            try:
+                async with asyncio.timeout(SWITCH_WITHIN):
+                    await self._publisher.confirmed()
+                    await reader.exhaust(flow)
+            except TimeoutError:  # its owner takes its time: the source must not wait for it
+                lane.stop(Mode.WAITING)
+                if lane.parked:
+                    self._backlogs.request(lane)
+            else:
+                self._backlogs.prove(lane.index)
+                flow.next_sink = None
+                return reader
+
+    def _open(self, reader: SegmentReader, lane: Lane) -> Flow:
+        flow = reader.flow(lane.index)
+        flow.next_sink = self._any_sink if lane.index == SPREAD else lambda: _sink_of(lane)
+        flow.pump()
+        self._reached(Point.RELEASING)
+        return flow
+
+    async def _reader(self, queue: str, *, prefetch: int) -> SegmentReader:
+        async with self._opening.setdefault(queue, asyncio.Lock()):
+            reader = self._readers.get(queue)
+            if reader is None:
+                reader = self._readers[queue] = await SegmentReader.open(
+                    link=self._link,
+                    publisher=self._publisher,
+                    queue=queue,
+                    prefetch=prefetch,
+                    on_stray=self._on_stray,
+                )
+            return reader
+
+    async def _tidy(self) -> None:
+        while True:
+            await asyncio.sleep(TIDY_EVERY)
+            ledger = await self._journal.write(self._unlist)
+            for p in list(self._emptied):
+                if not self._emptied[p] & set(ledger.partition(p).transfers):
+                    del self._emptied[p]
+            if ledger.garbage:
+                await asyncio.gather(*(self._delete(transfer) for transfer in ledger.garbage))
+                await self._journal.write(lambda now, gone=ledger.garbage: forget_garbage(now, gone))
+
+    def _unlist(self, ledger: Ledger) -> Ledger:
+        idle = [p for p in ledger.backlogs if self._lanes[p].mode is Mode.DIRECT or p == SPREAD]
+        return unlist(
+            ledger,
+            transfers=self._emptied,
+            backlogs=[p for p in idle if not self._backlogs.may_hold(p) and not self._lanes[p].parked],
+        )
+
+    async def _delete(self, transfer: str) -> None:
+        queue = self._names.transfer(transfer)
+        self._opening.pop(queue, None)
+        if (reader := self._readers.pop(queue, None)) is not None:
+            self.released += reader.released
+            await reader.close()
+        channel = await self._link.channel()
+        await channel.delete_queue(queue)
+        await channel.close()
+
+    async def close(self) -> None:
+        """Stops without a repeat: what was published is confirmed and acknowledged, the rest goes back."""
+        await self.hold(self._lanes.values())
+        await self._publisher.confirmed()
+        readers, self._readers = self._readers, {}
+        await asyncio.gather(*(reader.close() for reader in readers.values()))
+
+
+def _sink_of(lane: Lane) -> Sink | None:
+    return lane.owner.sink if lane.owner is not None and lane.owner.takes else None

@@ -1,0 +1,288 @@
+"""What people are shown of a group, put together from what its session holds.
+
+Invariant: a report is a picture of the journal and of the last polls; it decides nothing. Notices are for transitions only.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from partymq.core.report import Condition, Counters, GroupReport, HandoffReport, MemberReport, MemberState, Notice
+from partymq.core.spec import GroupConfig
+from partymq.errors import PartyMQError
+from partymq.router.routing import Routing
+from partymq.router.session import Session
+
+_NOTHING = Counters()
+
+
+class Reporter:
+    """Builds a group's reports, and says what has changed."""
+
+    def __init__(
+        self, config: GroupConfig, *, on_report: Callable[[GroupReport], None], on_notice: Callable[[Notice], None]
+    ) -> None:
+        self._config = config
+        self._on_report = on_report
+        self._on_notice = on_notice
+        self._session: Session | None = None
+        self._error: PartyMQError | None = None
+        self._trouble: PartyMQError | None = None
+        self._standby = False
+        self._changed = asyncio.Event()
+        self._last: GroupReport | None = None
+        self._before = _NOTHING
+        self._handoffs = 0
+        self._sessions = 0
+        self._noticed = ""
+        self._states: dict[str, tuple[MemberState, float]] = {}
+        self._overdue: set[str] = set()
+        self.known_members: frozenset[str] = frozenset()
+
+    def configure(self, config: GroupConfig) -> None:
+        """Takes a new configuration."""
+        self._config = config
+
+    # --- what happens
+
+    def begin(self, session: Session) -> None:
+        """A session starts."""
+        self._session = session
+        self._trouble = None
+        self._standby = False
+        self._sessions += 1
+
+    def standby(self) -> None:
+        """Another router holds the journal."""
+        self._standby = True
+        self._error = None
+        self._changed.set()
+
+    def trouble(self, error: PartyMQError | None) -> None:
+        """Something is in the way of routing, or not any more."""
+        if str(error) != str(self._trouble):
+            self._trouble = error
+            self._changed.set()
+
+    def changed(self) -> None:
+        """The picture has changed."""
+        self._standby = False
+        self._error = None
+        self._changed.set()
+
+    def committed(self, donor: str, moved: int, seconds: float) -> None:
+        """A handoff is over."""
+        self._handoffs += 1
+        self._notice(
+            "HandoffCommitted",
+            f"{moved} partition{'' if moved == 1 else 's'} moved from {donor} in {seconds * 1000:.0f} ms",
+        )
+        self._changed.set()
+
+    def failed(self, error: PartyMQError) -> None:
+        """The session has ended; another one follows."""
+        self._end()
+        self._error = error
+        self._changed.set()
+
+    def stopped(self) -> None:
+        """The session has ended in order."""
+        self._end()
+        self._changed.set()
+
+    def _end(self) -> None:
+        if self._session is not None and self._session.routing is not None:
+            self._before = self._counters(self._session.routing)
+        self._session = None
+        self._overdue.clear()
+
+    # --- what is shown
+
+    async def run(self, every: float) -> None:
+        """Reports changes at once (but not in bursts), and the depths now and then."""
+        while True:
+            try:
+                async with asyncio.timeout(every):
+                    await self._changed.wait()
+            except TimeoutError:
+                pass
+            self._changed.clear()
+            report = self._report()
+            if report != self._last:
+                self._transitions(self._last, report)
+                self._last = report
+                self._on_report(report)
+            await asyncio.sleep(0.05)
+
+    def _report(self) -> GroupReport:
+        routing = self._session.routing if self._session is not None else None
+        connected = self._connected(routing)
+        if routing is None:
+            return GroupReport(
+                routing=False,
+                epoch=self._last.epoch if self._last is not None else self._config.known_epoch,
+                partitions_total=self._config.spec.partitions,
+                partitions_assigned=0,
+                partitions_held=0,
+                source_ready=None,
+                backlog=0,
+                members=(),
+                handoffs=(),
+                ready=self._idle(connected),
+                broker_connected=connected,
+                balanced=Condition(ok=False, reason="NotRouting", message="this process does not route the group now"),
+                counters=self._before,
+            )
+        ledger = routing.journal.ledger
+        members = self._members(routing)
+        assigned = sum(part.owner is not None for part in ledger.partitions)
+        return GroupReport(
+            routing=True,
+            epoch=ledger.epoch,
+            partitions_total=len(ledger.partitions),
+            partitions_assigned=assigned,
+            partitions_held=len(ledger.held),
+            source_ready=routing.intake.ready,
+            backlog=max(0, routing.backlogs.appended - routing.releaser.released),
+            members=members,
+            handoffs=self._handoff_reports(routing),
+            ready=self._ready(routing, assigned),
+            broker_connected=connected,
+            balanced=self._balanced(routing),
+            counters=self._counters(routing),
+        )
+
+    def _connected(self, routing: Routing | None) -> Condition:
+        if routing is not None or self._standby:
+            return Condition(ok=True, reason="Connected", message="the broker answers")
+        if self._error is not None:
+            return Condition(ok=False, reason=self._error.reason, message=str(self._error))
+        return Condition(ok=False, reason="Connecting", message="connecting to the broker")
+
+    def _idle(self, connected: Condition) -> Condition:
+        if self._standby:
+            return Condition(
+                ok=False,
+                reason="Standby",
+                message="another router holds this group's journal; this one takes over when that is gone. If you know of no "
+                "other, look for a second PartyMQ that uses the same broker, namespace and group name",
+            )
+        return connected
+
+    def _ready(self, routing: Routing, assigned: int) -> Condition:
+        if self._trouble is not None:
+            return Condition(ok=False, reason=self._trouble.reason, message=str(self._trouble))
+        if self._config.spec.paused:
+            return Condition(ok=False, reason="Paused", message="spec.paused is true: the source is not read")
+        if not assigned:
+            return Condition(
+                ok=False,
+                reason="NoMembers",
+                message="no pod is ready and consumes its inbox: messages wait in the source. Pods opt in with the annotation "
+                f"partymq.io/group: {self._config.group.name}",
+            )
+        if routing.intake.full:
+            return Condition(
+                ok=False,
+                reason="BacklogFull",
+                message="members are slower than producers: backlogs are at spec.backlog.limit, the source waits. Add pods",
+            )
+        return Condition(ok=True, reason="Routing", message="messages are routed")
+
+    def _balanced(self, routing: Routing) -> Condition:
+        if routing.controller.balanced:
+            return Condition(ok=True, reason="Balanced", message="every member owns its share")
+        count = len(routing.handoffs.running)
+        if count:
+            text = f"{count} handoff{'' if count == 1 else 's'} under way"
+            return Condition(ok=False, reason="HandingOff", message=text)
+        return Condition(ok=False, reason="Rebalancing", message="members have changed; a plan follows")
+
+    def _members(self, routing: Routing) -> tuple[MemberReport, ...]:
+        ledger, now = routing.journal.ledger, time.time()
+        owned: dict[str, list[int]] = {}
+        for p, partition in enumerate(ledger.partitions):
+            if partition.owner is not None:
+                owned.setdefault(partition.owner, []).append(p)
+        known = routing.controller.membership.members
+        names = sorted(known.keys() | ledger.members)
+        self.known_members |= frozenset(names)
+        reports = []
+        for name in names:
+            state = known[name].state if name in known else MemberState.LEAVING
+            # A state's name follows from what is owned now; the membership was looked at before the last plan.
+            if state in (MemberState.ACTIVE, MemberState.IDLE):
+                state = MemberState.ACTIVE if owned.get(name) else MemberState.IDLE
+            if self._states.get(name, (None, 0.0))[0] is not state:
+                self._states[name] = (state, now)
+            inbox = routing.inboxes.members.get(name)
+            reports.append(
+                MemberReport(
+                    name=name,
+                    state=state,
+                    partitions=tuple(owned.get(name, ())),
+                    ready=inbox.ready if inbox is not None else 0,
+                    since=self._states[name][1],
+                )
+            )
+        self._states = {name: self._states[name] for name in names}
+        return tuple(reports)
+
+    def _handoff_reports(self, routing: Routing) -> tuple[HandoffReport, ...]:
+        handoffs = routing.journal.ledger.handoffs
+        reports = []
+        for progress in routing.handoffs.running.values():
+            handoff = handoffs.get(progress.id)
+            phase = handoff.phase.value if handoff is not None else "planned"
+            partitions = tuple(sorted(handoff.targets)) if handoff is not None else ()
+            waiting = progress.waiting_for
+            reports.append(
+                HandoffReport(
+                    id=progress.id, donor=progress.donor, phase=phase, partitions=partitions, since=progress.since,
+                    waiting_for=waiting,
+                )
+            )  # fmt: skip
+            age = time.time() - progress.since
+            if age > self._config.spec.handoff_timeout and progress.id not in self._overdue:
+                self._overdue.add(progress.id)
+                self._notice(
+                    "HandoffOverdue", f"the handoff from {progress.donor} has been waiting for {waiting} for {age:.0f} s",
+                    warning=True,
+                )  # fmt: skip
+        return tuple(reports)
+
+    def _counters(self, routing: Routing) -> Counters:
+        before = self._before
+        return Counters(
+            routed=before.routed + routing.intake.routed,
+            keyless=before.keyless + routing.keyless.spread,
+            dead=before.dead + routing.keyless.dead,
+            backlogged=before.backlogged + routing.backlogs.appended,
+            released=before.released + routing.releaser.released,
+            handoffs=self._handoffs,
+            sessions=self._sessions,
+        )
+
+    # --- transitions
+
+    def _transitions(self, before: GroupReport | None, after: GroupReport) -> None:
+        if (after.ready.ok, after.ready.reason) != ((before.ready.ok, before.ready.reason) if before else None):
+            if after.ready.reason not in ("Connecting",):
+                self._notice(
+                    after.ready.reason, after.ready.message, warning=not after.ready.ok and self._is_wrong(after)
+                )
+        old = {member.name: member for member in before.members} if before is not None else {}
+        for member in after.members:
+            was = old.pop(member.name, None)
+            if was is None or was.state is not member.state:
+                self._notice(f"Member{member.state.value}", f"{member.name} is {member.state.value.lower()}")
+        if after.routing and before is not None and before.routing:
+            for name in old:
+                self._notice("MemberGone", f"{name} is gone")
+
+    @staticmethod
+    def _is_wrong(report: GroupReport) -> bool:
+        return report.ready.reason not in ("Standby", "Paused", "NoMembers")
+
+    def _notice(self, reason: str, message: str, *, warning: bool = False) -> None:
+        self._on_notice(Notice(warning=warning, reason=reason, message=message))

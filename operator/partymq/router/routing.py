@@ -1,0 +1,222 @@
+"""The parts of a session put together, and what happens between them.
+
+Invariant: a lane's owner is the one in the last journaled ledger, and its destination follows from its mode; both change only
+here and in `release`.
+"""
+
+import asyncio
+from collections.abc import Collection, Coroutine
+
+from partymq.amqp.topology import Topology
+from partymq.core.ledger import Ledger
+from partymq.core.membership import Membership, Pod
+from partymq.core.names import SPREAD, Names
+from partymq.core.spec import GroupConfig
+from partymq.router.backlogs import Backlogs
+from partymq.router.controller import Controller
+from partymq.router.handoff import Handoffs, Progress
+from partymq.router.inboxes import Inboxes
+from partymq.router.intake import Intake
+from partymq.router.journal import Journal
+from partymq.router.keyless import Keyless
+from partymq.router.lanes import Lane, Member, Mode
+from partymq.router.link import Link
+from partymq.router.listener import Listener
+from partymq.router.points import Checkpoint
+from partymq.router.publisher import Publisher
+from partymq.router.release import Releaser
+from partymq.router.segments import SegmentReader
+from partymq.router.source import KeyReader
+
+
+class Routing:
+    """Routes one group, from a journaled ledger of this session on."""
+
+    def __init__(
+        self,
+        *,
+        config: GroupConfig,
+        names: Names,
+        link: Link,
+        topology: Topology,
+        publisher: Publisher,
+        journal: Journal,
+        read_key: KeyReader,
+        pods: tuple[Pod, ...] | None,
+        listener: Listener,
+        checkpoint: Checkpoint,
+    ) -> None:
+        spec, ledger = config.spec, journal.ledger
+        self._link = link
+        self._publisher = publisher
+        self._listener = listener
+        self._names = names
+        self.journal = journal
+        partitions = range(len(ledger.partitions))
+        self.lanes = {p: Lane(p, ledger.epoch, self._on_park) for p in (*partitions, SPREAD)}
+        self.inboxes = Inboxes(topology=topology, names=names, window=spec.inbox_window, on_polled=self._on_polled)
+        self.keyless = Keyless(
+            lane=self.lanes[SPREAD],
+            publisher=publisher,
+            members=self.inboxes.members,
+            on_missing=spec.key.on_missing,
+            dead=names.dead,
+        )
+        self.backlogs = Backlogs(
+            topology=topology, names=names, journal=journal, publisher=publisher, on_open=self._on_open
+        )
+        self.releaser = Releaser(
+            link=link,
+            publisher=publisher,
+            journal=journal,
+            names=names,
+            backlogs=self.backlogs,
+            lanes=self.lanes,
+            go_direct=self._go_direct,
+            any_sink=self.keyless.next_sink,
+            on_stray=self._on_stray,
+            checkpoint=checkpoint,
+        )
+        self.handoffs = Handoffs(
+            link=link,
+            topology=topology,
+            publisher=publisher,
+            journal=journal,
+            names=names,
+            inboxes=self.inboxes,
+            releaser=self.releaser,
+            lanes=self.lanes,
+            present=lambda member: self.controller.present(member),
+            on_commit=self._on_commit,
+            on_end=self._on_handed_off,
+            checkpoint=checkpoint,
+        )
+        self.controller = Controller(
+            spec=spec,
+            journal=journal,
+            inboxes=self.inboxes,
+            handoffs=self.handoffs,
+            pods=pods,
+            on_membership=self._on_membership,
+            on_ledger=self._on_ledger,
+        )
+        self.intake = Intake(
+            spec=spec,
+            link=link,
+            topology=topology,
+            publisher=publisher,
+            lanes=self.lanes,
+            read_key=read_key,
+            on_missing=self.keyless.arrival,
+            backlog=lambda: self.backlogs.appended - self.releaser.released,
+            trouble=listener.trouble,
+        )
+
+    async def prepare(self) -> None:
+        """Declares what the ledger names; what an earlier session held has settled."""
+        ledger = self.journal.ledger
+        await self.inboxes.ensure(ledger.members)
+        await self.backlogs.declare(ledger.backlogs)
+
+    def resume(self) -> None:
+        """Goes on where the ledger says."""
+        self._link.on_chunk(self.inboxes.look)
+        self._on_ledger(self.journal.ledger)
+        for handoff in self.journal.ledger.handoffs.values():
+            self.handoffs.resume(handoff)
+
+    def services(self) -> Collection[Coroutine[object, object, None]]:
+        """What runs for as long as the session does."""
+        return (
+            self.inboxes.run(),
+            self.backlogs.run(),
+            self.releaser.run(),
+            self.handoffs.run(),
+            self.controller.run(),
+            self.intake.run(),
+        )
+
+    async def stop(self) -> None:
+        """Gives everything back so that nothing is repeated."""
+        await self.intake.close()
+        await self.handoffs.stop()
+        await self.releaser.close()
+        await self._publisher.confirmed()
+
+    def _on_park(self, lane: Lane) -> None:
+        if lane.mode is Mode.WAITING:
+            self.backlogs.request(lane)
+        elif lane.mode is Mode.DIRECT and lane.owner is not None:
+            lane.owner.starved.append(lane)
+            self.inboxes.wake(lane.owner)
+
+    def _on_open(self, lane: Lane) -> None:
+        if lane.index == SPREAD or (lane.owner is not None and not lane.owner.full):
+            self.releaser.wake()
+
+    def _on_polled(self, member: Member) -> None:
+        starved, member.starved = member.starved, []
+        for lane in starved:
+            if lane.mode is Mode.DIRECT and lane.owner is member and not lane.resume(member.sink, self._publisher):
+                member.starved.append(lane)
+        if member.full:
+            member.starved.clear()
+            self._wait_for(member)
+        elif member.starved:
+            self.inboxes.wake(member)
+        self.releaser.pump()
+        if member.was_full and not member.full:
+            self.releaser.wake()
+        if member.news:
+            self.controller.wake()
+
+    def _wait_for(self, member: Member) -> None:
+        """The member's inbox has no room: what comes for it waits in backlogs."""
+        for lane in self.lanes.values():
+            if lane.owner is member and lane.mode is Mode.DIRECT:
+                lane.stop(Mode.WAITING)
+                if lane.parked:
+                    self.backlogs.request(lane)
+
+    def _go_direct(self, lane: Lane) -> None:
+        if lane.index == SPREAD:
+            lane.stop(Mode.WAITING)
+            if lane.parked:
+                self.backlogs.request(lane)
+            return
+        lane.stop(Mode.DIRECT)
+        owner = lane.owner
+        assert owner is not None and not owner.closed, "a partition is released to its owner only"
+        if not lane.resume(owner.sink, self._publisher):
+            owner.starved.append(lane)
+            self.inboxes.wake(owner)
+
+    def _on_ledger(self, ledger: Ledger) -> None:
+        """Takes over who owns what; partitions that have changed hands are waiting."""
+        for p, partition in enumerate(ledger.partitions):
+            lane = self.lanes[p]
+            owner = self.inboxes.members[partition.owner] if partition.owner is not None else None
+            if lane.owner is not owner:
+                assert lane.mode is Mode.WAITING, "an owner changes only while arrivals wait"
+                lane.owner = owner
+        self.keyless.admit(ledger.members)
+        self.intake.members(bool(ledger.members))
+        self.releaser.wake()
+        self._listener.changed()
+
+    def _on_commit(self, progress: Progress, moved: int) -> None:
+        self._on_ledger(self.journal.ledger)
+        self._listener.committed(progress.donor, moved, asyncio.get_running_loop().time() - progress.begun)
+
+    def _on_handed_off(self, donor: str) -> None:
+        self.controller.handed_off(donor)
+        self.releaser.wake()
+        self._listener.changed()
+
+    def _on_membership(self, membership: Membership) -> None:
+        self.intake.members(bool(membership.eligible or membership.keeping))
+        self._listener.changed()
+
+    def _on_stray(self, header: bytes, body: bytes, reader: SegmentReader, tag: int) -> None:
+        """Something unstamped in a queue of ours: somebody else's message."""
+        self.keyless.bury(header, body, reader, tag)

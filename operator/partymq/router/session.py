@@ -1,0 +1,155 @@
+"""One session: from attaching to the journal to the first surprise, or to a graceful stop.
+
+Invariant: nothing is published before this session's epoch is in the journal, and nothing is read before what an earlier
+session held has settled. A session fails as a whole: everything in memory is dropped, the next one starts from the journal.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Coroutine
+from typing import TypeVar
+
+from partymq.amqp.connection import Connection
+from partymq.amqp.keyread import key_reader
+from partymq.amqp.topology import Topology
+from partymq.core.ledger import Ledger, empty
+from partymq.core.membership import Pod
+from partymq.core.names import Names
+from partymq.core.spec import GroupConfig
+from partymq.errors import InvalidSpecError, PartyMQError
+from partymq.router.journal import Journal
+from partymq.router.link import Link
+from partymq.router.listener import Listener
+from partymq.router.points import Checkpoint
+from partymq.router.publisher import Publisher
+from partymq.router.quiet import await_quiet
+from partymq.router.routing import Routing
+
+T = TypeVar("T")
+
+
+class Session:
+    """One try at being a group's router."""
+
+    def __init__(
+        self,
+        *,
+        config: GroupConfig,
+        identity: str,
+        pods: tuple[Pod, ...] | None,
+        listener: Listener,
+        checkpoint: Checkpoint,
+    ) -> None:
+        self._config = config
+        self._identity = identity
+        self._pods = pods
+        self._listener = listener
+        self._checkpoint = checkpoint
+        self._names = Names(config.group)
+        self._stopping = asyncio.Event()
+        self.routing: Routing | None = None
+        """What routes, from the first journaled ledger on."""
+
+    def set_pods(self, pods: tuple[Pod, ...]) -> None:
+        """Takes the whole list of pods that opted in."""
+        self._pods = pods
+        if self.routing is not None:
+            self.routing.controller.set_pods(pods)
+
+    def stop(self) -> None:
+        """Asks for a graceful end: `run` returns when everything is given back, and nothing will be repeated."""
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Routes until `stop` or a failure; raises a PartyMQError for the latter."""
+        title = f"partymq {self._config.group} {self._identity}"
+        connection = await Connection.open(self._config.broker, name=title)
+        try:
+            topology = await Topology.open(self._config.broker, name=f"{title} topology")
+            try:
+                await self._serve(Link(connection), topology)
+            finally:
+                await topology.close()
+            await connection.close()
+        except BaseExceptionGroup as group:
+            raise _first(group) from group
+        finally:
+            connection.abort()
+
+    async def _serve(self, link: Link, topology: Topology) -> None:
+        channel = await link.channel()
+        publisher = Publisher(link, channel)
+        await publisher.open()
+        await topology.declare_quorum(self._names.journal, single_active=True)
+        journal = Journal(channel=channel, publisher=publisher, queue=self._names.journal)
+        await journal.attach(link.cancelled(self._names.journal))
+        async with asyncio.TaskGroup() as tasks:
+            services = [tasks.create_task(link.watch()), tasks.create_task(topology.watch())]
+            if await self._unless_stopped(self._win(journal)):
+                services.append(tasks.create_task(journal.run()))
+                routing = await self._unless_stopped(self._prepare(link, topology, publisher, journal))
+                if routing is not None:
+                    services.extend(tasks.create_task(service) for service in routing.services())
+                    self.routing = routing
+                    routing.resume()
+                    await self._stopping.wait()
+                    await routing.stop()
+            for service in services:
+                service.cancel()
+        await channel.close()
+
+    async def _unless_stopped(self, work: Coroutine[object, object, T]) -> T | None:
+        """The result of `work`, or None when the session is asked to stop first."""
+        task, stop = asyncio.ensure_future(work), asyncio.ensure_future(self._stopping.wait())
+        try:
+            await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
+            return task.result() if task.done() else None
+        finally:
+            for future in (task, stop):
+                future.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await future
+
+    async def _win(self, journal: Journal) -> Ledger:
+        partitions = self._config.spec.partitions
+        ledger = await journal.win(
+            on_standby=self._listener.standby, none=empty(partitions), known_epoch=self._config.known_epoch
+        )
+        if len(ledger.partitions) != partitions:
+            raise InvalidSpecError(
+                f"the journal of {self._config.group} has {len(ledger.partitions)} partitions, spec.partitions says "
+                f"{partitions}: that number can never change; restore it, or delete the group and its queues first"
+            )
+        return await journal.begin()
+
+    async def _prepare(self, link: Link, topology: Topology, publisher: Publisher, journal: Journal) -> Routing:
+        """Makes everything that the ledger names exist and be quiet, and puts the router's parts together."""
+        names, ledger = self._names, journal.ledger
+        await topology.declare_dead_letters(names.dlx, names.dead)
+        routing = Routing(
+            config=self._config,
+            names=names,
+            link=link,
+            topology=topology,
+            publisher=publisher,
+            journal=journal,
+            read_key=key_reader(self._config.spec.key),
+            pods=self._pods,
+            listener=self._listener,
+            checkpoint=self._checkpoint,
+        )
+        transfers = [names.transfer(id) for id in (*ledger.transfers, *ledger.handoffs)]  # noqa: A001
+        await asyncio.gather(*(topology.declare_quorum(transfer) for transfer in transfers))
+        backlogs = [names.backlog(p) for p in ledger.backlogs]
+        await asyncio.gather(*(topology.declare_quorum(backlog) for backlog in backlogs))
+        await await_quiet(topology, [*transfers, *backlogs])
+        await routing.prepare()
+        return routing
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """What happened first: the rest of the group are its consequences."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = next((e for e in error.exceptions if isinstance(e, PartyMQError)), error.exceptions[0])
+    return error

@@ -1,0 +1,111 @@
+"""The reader of the source queue: the per-message path.
+
+Invariant: messages of a partition are stamped and handed on in the order of the source, and a message is acknowledged only
+when it and all before it are confirmed in their next queue.
+
+The prefetch is a constant, within and between sessions: changing it can reorder what the broker takes back (design, section 4).
+"""
+
+from collections.abc import Callable, Sequence
+
+import mmh3
+
+from partymq.amqp.channel import Channel
+from partymq.router.lanes import Lane
+from partymq.router.link import Link
+from partymq.router.publisher import Publisher
+
+PREFETCH = 2000
+"""Covers the confirm's round trip at 100 000 messages a second, and bounds what may be parked."""
+
+KeyReader = Callable[[bytes, bytes, bytes], bytes | None]
+
+
+class Source:
+    """One opening of the source queue. Deliveries after `stop` are left to be taken back by the broker."""
+
+    def __init__(
+        self,
+        *,
+        link: Link,
+        publisher: Publisher,
+        lanes: Sequence[Lane],
+        spread: Lane,
+        read_key: KeyReader,
+        on_missing: Callable[[int, bytes, bytes, bytes], None],
+    ) -> None:
+        self._link = link
+        self._publisher = publisher
+        self._arrival = publisher.arrival
+        self._lanes = lanes
+        self._spread = spread
+        self._partitions = len(lanes)
+        self._read_key = read_key
+        self._on_missing = on_missing
+        self._channel: Channel | None = None
+        self._next = 1
+        self._acked = 0
+        self._done: set[int] = set()
+        self._stopped = False
+        self.routed = 0
+
+    async def open(self, queue: str) -> None:
+        """Starts to consume."""
+        self._publisher.serve(self)
+        self._channel = channel = await self._link.channel()
+        await channel.qos(PREFETCH)
+        self._link.on_chunk(self._ack)
+        await channel.consume(queue, self._on_delivery, on_cancel=self._link.cancelled(queue))
+
+    def _on_delivery(self, tag: int, origin: bytes, header: bytes, body: bytes) -> None:
+        if self._stopped:
+            return
+        key = self._read_key(header, body, origin)
+        if key is None:
+            self._on_missing(tag, origin, header, body)
+            return
+        # core.keys.partition_of, without its call
+        lane = self._lanes[mmh3.hash(key, 0, False) % self._partitions]  # noqa: FBT003 - the C function's fastest form
+        lane.seq = seq = lane.seq + 1
+        stamped = lane.stamp(header, seq, origin)
+        sink = lane.sink
+        if sink is not None and sink.left > 0:
+            sink.left -= 1
+            self._arrival(sink.frame, stamped, body, tag)
+        else:
+            lane.park(tag, stamped, body)
+
+    def confirmed(self, tag: int) -> None:
+        """The message of `tag` is in its next queue."""
+        self.routed += 1
+        if tag != self._next:
+            self._done.add(tag)
+            return
+        tag += 1
+        done = self._done
+        while tag in done:
+            done.remove(tag)
+            tag += 1
+        self._next = tag
+
+    def _ack(self) -> None:
+        last = self._next - 1
+        if last > self._acked and self._channel is not None:
+            self._acked = last
+            self._channel.ack(last, multiple=True)
+
+    async def close(self) -> None:
+        """Stops without a repeat: what was published is confirmed and acknowledged, the rest goes back to the source."""
+        self._stopped = True
+        for lane in (*self._lanes, self._spread):
+            lane.parked.clear()  # not published: the broker takes it back and delivers it again
+        channel = self._channel
+        if channel is None:
+            return
+        await self._publisher.confirmed()
+        self._ack()
+        self._link.off_chunk(self._ack)
+        for tag in sorted(self._done):
+            channel.ack(tag)
+        self._channel = None
+        await channel.close()

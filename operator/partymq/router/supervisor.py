@@ -1,0 +1,225 @@
+"""All groups of this process: sessions are started, and started again.
+
+Invariant: a group has at most one session at a time here, and a session that fails is followed by another after a pause that
+grows with failures, with jitter, so that a broker that comes back is not stormed. What this process knows of a group (its
+configuration, its pods) outlives sessions.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+
+from partymq.amqp.topology import Topology
+from partymq.core.membership import Pod
+from partymq.core.names import Names
+from partymq.core.report import Counters, GroupReport, Notice
+from partymq.core.spec import DeletionPolicy, GroupConfig, GroupId
+from partymq.errors import PartyMQError, SessionOverError
+from partymq.router.cleanup import delete_queues
+from partymq.router.listener import Listener
+from partymq.router.points import Checkpoint, nowhere
+from partymq.router.reporter import Reporter
+from partymq.router.session import Session
+
+LOG = logging.getLogger(__name__)
+
+BACKOFF = 0.1
+BACKOFF_MAX = 10.0
+"""Seconds; the first is the most that the first try again waits."""
+STEADY = 30.0
+"""Seconds after which a session counts as a success."""
+STOP_WITHIN = 20.0
+"""Seconds for a graceful stop, after which the broker settles what is left."""
+REPORT_EVERY = 0.5
+
+
+class Supervisor:
+    """Runs the routers of groups. All methods are called on the loop that runs `run`."""
+
+    def __init__(
+        self,
+        *,
+        identity: str,
+        on_report: Callable[[GroupId, GroupReport], None],
+        on_notice: Callable[[GroupId, Notice], None],
+        checkpoint: Checkpoint = nowhere,
+    ) -> None:
+        self._identity = identity
+        self._on_report = on_report
+        self._on_notice = on_notice
+        self._checkpoint = checkpoint
+        self._groups: dict[GroupId, _Group] = {}
+        self._pods: dict[GroupId, tuple[Pod, ...]] = {}
+        self._tasks: asyncio.TaskGroup | None = None
+
+    async def run(self) -> None:
+        """Owns all routers; cancelled, it stops every group gracefully."""
+        try:
+            async with asyncio.TaskGroup() as self._tasks:
+                for group in self._groups.values():
+                    group.start(self._tasks)
+                try:
+                    await asyncio.Event().wait()
+                except asyncio.CancelledError:
+                    await asyncio.gather(*(group.end() for group in self._groups.values()))
+                    raise
+        finally:
+            self._tasks = None
+
+    def configure(self, config: GroupConfig) -> None:
+        """Creates a group, or changes it: with a new configuration it gets a new session."""
+        group = self._groups.get(config.group)
+        if group is None:
+            group = self._groups[config.group] = _Group(
+                config=config,
+                identity=self._identity,
+                pods=self._pods.get(config.group),
+                on_report=lambda report: self._on_report(config.group, report),
+                on_notice=lambda notice: self._on_notice(config.group, notice),
+                checkpoint=self._checkpoint,
+            )
+            if self._tasks is not None:
+                group.start(self._tasks)
+        else:
+            group.configure(config)
+
+    def set_pods(self, group: GroupId, pods: tuple[Pod, ...]) -> None:
+        """Takes the whole list of pods that opted in to a group."""
+        self._pods[group] = pods
+        if group in self._groups:
+            self._groups[group].set_pods(pods)
+
+    async def release(self, group: GroupId) -> None:
+        """Stops routing a group here, gracefully; its queues stay."""
+        known = self._groups.pop(group, None)
+        if known is not None:
+            await known.end()
+
+    async def remove(self, group: GroupId, policy: DeletionPolicy) -> tuple[str, ...]:
+        """Stops routing and deletes the group's queues; returns those that stay because they hold messages."""
+        known = self._groups.get(group)
+        await self.release(group)
+        self._pods.pop(group, None)
+        if known is None:
+            return ()
+        topology = await Topology.open(known.config.broker, name=f"partymq {group} {self._identity} removal")
+        try:
+            members = {pod.name for pod in known.pods or ()} | known.members
+            return await delete_queues(
+                topology, Names(group), partitions=known.config.spec.partitions, members=members, policy=policy
+            )
+        finally:
+            await topology.close()
+
+
+class _Group:
+    """One group's sessions, one after the other."""
+
+    def __init__(
+        self,
+        *,
+        config: GroupConfig,
+        identity: str,
+        pods: tuple[Pod, ...] | None,
+        on_report: Callable[[GroupReport], None],
+        on_notice: Callable[[Notice], None],
+        checkpoint: Checkpoint,
+    ) -> None:
+        self.config = config
+        self.pods = pods
+        self._identity = identity
+        self._checkpoint = checkpoint
+        self._session: Session | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._ending = False
+        self._again = asyncio.Event()
+        self._reporter = Reporter(config, on_report=on_report, on_notice=on_notice)
+
+    @property
+    def members(self) -> frozenset[str]:
+        """Members whose inboxes may exist."""
+        return self._reporter.known_members
+
+    def start(self, tasks: asyncio.TaskGroup) -> None:
+        self._task = tasks.create_task(self._run(), name=f"group {self.config.group}")
+
+    def configure(self, config: GroupConfig) -> None:
+        if config == self.config:
+            return
+        same_broker = (config.broker, config.spec) == (self.config.broker, self.config.spec)
+        self.config = config
+        if not same_broker:
+            self._reporter.configure(config)
+            if self._session is not None:
+                self._session.stop()
+            self._again.set()
+
+    def set_pods(self, pods: tuple[Pod, ...]) -> None:
+        self.pods = pods
+        if self._session is not None:
+            self._session.set_pods(pods)
+
+    async def end(self) -> None:
+        self._ending = True
+        self._again.set()
+        if self._session is not None:
+            self._session.stop()
+        if self._task is not None:
+            _, late = await asyncio.wait({self._task}, timeout=STOP_WITHIN)
+            if late:
+                self._task.cancel()
+                await asyncio.wait(late)
+
+    async def _run(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            reports = tasks.create_task(self._reporter.run(REPORT_EVERY))
+            failures = 0
+            loop = asyncio.get_running_loop()
+            while not self._ending:
+                self._again.clear()
+                begun = loop.time()
+                failed = await self._one_session()
+                if not failed:
+                    continue
+                failures = 1 if loop.time() - begun > STEADY else failures + 1
+                pause = random.uniform(0, min(BACKOFF * 2**failures, BACKOFF_MAX))  # noqa: S311 - jitter
+                try:
+                    async with asyncio.timeout(pause):
+                        await self._again.wait()
+                except TimeoutError:
+                    pass
+            reports.cancel()
+
+    async def _one_session(self) -> bool:
+        """Runs a session; True when it failed."""
+        reporter = self._reporter
+        listener = Listener(
+            standby=reporter.standby, trouble=reporter.trouble, changed=reporter.changed, committed=reporter.committed
+        )
+        try:
+            self._session = Session(
+                config=self.config,
+                identity=self._identity,
+                pods=self.pods,
+                listener=listener,
+                checkpoint=self._checkpoint,
+            )
+            reporter.begin(self._session)
+            await self._session.run()
+        except SessionOverError as error:
+            LOG.warning("%s: %s", self.config.group, error)
+            reporter.failed(error)
+            return True
+        except PartyMQError as error:
+            LOG.warning("%s: session ended: %s", self.config.group, error)
+            reporter.failed(error)
+            return True
+        except Exception as error:  # a defect: say it loudly, and start again as for any other failure
+            LOG.exception("%s: session ended by a defect", self.config.group)
+            reporter.failed(PartyMQError(f"internal error: {error!r}; please report it"))
+            return True
+        finally:
+            self._session = None
+        reporter.stopped()
+        return False

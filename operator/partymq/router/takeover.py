@@ -1,0 +1,113 @@
+"""Becoming the active consumer of a donor's inbox, and proving what that means.
+
+Invariant: `collect` returns only when everything that was in the inbox is in our hands and no client holds any of it;
+`settle` returns only when no acknowledged message can come back to the inbox (design, section 5).
+
+The broker enforces it: a consumer of higher priority quiesces the active one, and is activated once that holds nothing.
+`consumer_count` counts consumers that are active or were cancelled while holding messages, so 1 means: us alone.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from partymq.amqp.channel import Channel
+from partymq.amqp.frames import publish_frame
+from partymq.amqp.stamp import Stamp, fence_header, read_fence, read_stamp
+from partymq.router.link import Link
+
+PRIORITY = 2147483647
+"""The highest there is: a client with any other priority is taken over."""
+FENCE_RETRY = 0.01
+FENCE_RETRY_MAX = 0.25
+"""Seconds between fences: one that meets no active takeover vanishes, on purpose."""
+COUNT_RETRY = 0.05
+
+Message = tuple[int, Stamp | None, bytes, bytes]
+ConsumerCount = Callable[[], Awaitable[int]]
+
+
+class Takeover:
+    """One takeover of one inbox."""
+
+    def __init__(self, *, link: Link, channel: Channel, inbox: str, epoch: int) -> None:
+        self._cancelled = link.cancelled(inbox)
+        self._channel = channel
+        self._inbox = inbox
+        self._prefix = f"{epoch}.{channel.number}."
+        self._frame = publish_frame(channel.number, "", inbox)
+        self._messages: list[Message] = []
+        self._fences: set[str] = set()
+        self._fence_back = asyncio.Event()
+        self._sent = 0
+        self._deleting = False
+        self.waiting_for = "the donor's consumer to acknowledge what it holds"
+
+    @classmethod
+    async def attach(cls, *, link: Link, inbox: str, epoch: int) -> "Takeover":
+        """Consumes the inbox, before its client and without a prefetch (a limit would deadlock behind what is kept)."""
+        takeover = cls(link=link, channel=await link.channel(), inbox=inbox, epoch=epoch)
+        await takeover._channel.consume(
+            inbox, takeover._on_delivery, arguments={"x-priority": PRIORITY}, on_cancel=takeover._on_cancel
+        )
+        return takeover
+
+    def _on_delivery(self, tag: int, _origin: bytes, header: bytes, body: bytes) -> None:
+        stamp = read_stamp(header)
+        if stamp is None and (fence := read_fence(header)) is not None:
+            self._channel.ack(tag)
+            if fence in self._fences:
+                self._fence_back.set()
+            return
+        self._messages.append((tag, stamp, header, body))
+
+    def _on_cancel(self) -> None:
+        if not self._deleting:
+            self._cancelled()
+
+    async def collect(self, consumer_count: ConsumerCount) -> list[tuple[Stamp | None, bytes, bytes]]:
+        """Everything that the inbox held, by stamp, each stamp once; unstamped messages first."""
+        await self._prove()
+        while await consumer_count() != 1:
+            self.waiting_for = "a cancelled consumer of the donor to acknowledge what it holds, or to close its channel"
+            await asyncio.sleep(COUNT_RETRY)
+        await self._prove()  # the fence that counts: sent when nobody else could hold anything
+        self.waiting_for = "the copy of what the donor's inbox held"
+        found: dict[tuple[int, int, int, int], tuple[Stamp | None, bytes, bytes]] = {}
+        for tag, stamp, header, body in self._messages:
+            key = (0, tag, 0, 0) if stamp is None else (1, stamp.epoch, stamp.seq, stamp.partition)
+            found.setdefault(key, (stamp, header, body))
+        return [found[key] for key in sorted(found)]
+
+    async def settle(self) -> None:
+        """Acknowledges everything collected, at once, and proves that it took effect."""
+        if self._messages:
+            self._channel.ack(self._messages[-1][0], multiple=True)
+            self._messages.clear()
+            await self._prove()
+
+    async def _prove(self) -> None:
+        """Sends fences until one comes back; earlier ones do not count."""
+        self._fences = set()
+        self._fence_back.clear()
+        wait = FENCE_RETRY
+        while True:
+            self._sent += 1
+            fence = f"{self._prefix}{self._sent}"
+            self._fences.add(fence)
+            self._channel.publish(self._frame, fence_header(fence, expires=True), b"")
+            try:
+                async with asyncio.timeout(wait):
+                    await self._fence_back.wait()
+            except TimeoutError:
+                wait = min(2 * wait, FENCE_RETRY_MAX)
+            else:
+                return
+
+    async def delete_inbox(self) -> None:
+        """Deletes the inbox, on the connection that publishes to it; the broker cancels us for it."""
+        self._deleting = True
+        await self._channel.delete_queue(self._inbox)
+
+    async def close(self) -> None:
+        """Lets the donor's client go on."""
+        await self._channel.close()
