@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 
 from partymq.amqp.connection import PUBLISH_CHANNEL
 from partymq.amqp.frames import publish_frame
+from partymq.amqp.stamp import Stamp
 from partymq.amqp.topology import Topology
 from partymq.core.ledger import Handoff, LedgerError, Phase, begin_handoff, commit, extracted
 from partymq.core.names import Names
@@ -170,7 +171,7 @@ class Handoffs:
     async def _extract(
         self,
         id: str,
-        found: Iterable[tuple[object, bytes, bytes]],
+        found: Iterable[tuple[Stamp | None, bytes, bytes]],
         *,
         resumed: bool,  # noqa: A002
     ) -> Collection[int]:

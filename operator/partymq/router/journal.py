@@ -158,4 +158,4 @@ class Journal:
         return ledger
 
     def _publish(self, payload: bytes) -> None:
-        self._publisher.publish(self._frame, self._header(len(payload)), body_frames(payload))
+        self._publisher.publish(self._frame, self._header(len(payload)), body_frames(payload, PUBLISH_CHANNEL))

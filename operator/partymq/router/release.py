@@ -60,7 +60,12 @@ class Releaser:
         self._slots = asyncio.Semaphore(READERS)
         self._emptied: dict[int, set[str]] = {}
         self._wake = asyncio.Event()
-        self.released = 0
+        self._released = 0
+
+    @property
+    def released(self) -> int:
+        """Messages that this session has given from segments to their owners."""
+        return self._released + sum(reader.released for reader in self._readers.values())
 
     def wake(self) -> None:
         """Something has changed that may let a partition be released."""
@@ -125,8 +130,7 @@ class Releaser:
                 reader = await self._empty_backlog(lane)
                 self._go_direct(lane)
                 self._reached(Point.DIRECT)
-                del self._readers[reader.queue]
-                await reader.close()
+                await self._close(reader)
         else:
             self._go_direct(lane)
 
@@ -193,19 +197,22 @@ class Releaser:
     async def _delete(self, transfer: str) -> None:
         queue = self._names.transfer(transfer)
         self._opening.pop(queue, None)
-        if (reader := self._readers.pop(queue, None)) is not None:
-            self.released += reader.released
-            await reader.close()
+        if (reader := self._readers.get(queue)) is not None:
+            await self._close(reader)
         channel = await self._link.channel()
         await channel.delete_queue(queue)
         await channel.close()
+
+    async def _close(self, reader: SegmentReader) -> None:
+        del self._readers[reader.queue]
+        self._released += reader.released
+        await reader.close()
 
     async def close(self) -> None:
         """Stops without a repeat: what was published is confirmed and acknowledged, the rest goes back."""
         await self.hold(self._lanes.values())
         await self._publisher.confirmed()
-        readers, self._readers = self._readers, {}
-        await asyncio.gather(*(reader.close() for reader in readers.values()))
+        await asyncio.gather(*(self._close(reader) for reader in list(self._readers.values())))
 
 
 def _sink_of(lane: Lane) -> Sink | None:

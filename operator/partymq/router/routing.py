@@ -200,7 +200,7 @@ class Routing:
                 assert lane.mode is Mode.WAITING, "an owner changes only while arrivals wait"
                 lane.owner = owner
         self.keyless.admit(ledger.members)
-        self.intake.members(bool(ledger.members))
+        self._admit()
         self.releaser.wake()
         self._listener.changed()
 
@@ -213,9 +213,15 @@ class Routing:
         self.releaser.wake()
         self._listener.changed()
 
-    def _on_membership(self, membership: Membership) -> None:
-        self.intake.members(bool(membership.eligible or membership.keeping))
+    def _on_membership(self, _membership: Membership) -> None:
+        self._admit()
         self._listener.changed()
+
+    def _admit(self) -> None:
+        """Lets the source be read while somebody owns partitions and is there to take them."""
+        membership = self.controller.membership
+        owned = any(partition.owner is not None for partition in self.journal.ledger.partitions)
+        self.intake.members(owned and bool(membership.eligible or membership.keeping))
 
     def _on_stray(self, header: bytes, body: bytes, reader: SegmentReader, tag: int) -> None:
         """Something unstamped in a queue of ours: somebody else's message."""

@@ -1,0 +1,143 @@
+"""AMQP 0-9-1 frames as bytes.
+
+Invariant: what is built here is a whole frame (or a whole content-header payload), ready to be joined to others and written.
+
+Only what is needed per message, or what pamqp refuses, is built by hand: pamqp allows fewer characters in queue names than
+RabbitMQ does, and a source queue is named by its owner.
+"""
+
+from collections.abc import Mapping
+from struct import Struct
+from typing import Final
+
+from pamqp.base import Frame
+from pamqp.encode import field_table
+from pamqp.frame import marshal
+
+FRAME_END: Final = b"\xce"
+HEARTBEAT: Final = b"\x08\x00\x00\x00\x00\x00\x00\xce"
+PROTOCOL_HEADER: Final = b"AMQP\x00\x00\x09\x01"
+DEFAULT_FRAME_MAX: Final = 131_072
+"""What RabbitMQ offers as it comes; a connection's own bound is `Connection.frame_max`."""
+
+METHOD: Final = 1
+HEADER: Final = 2
+BODY: Final = 3
+
+DELIVER: Final = 60 << 16 | 60
+RETURN: Final = 60 << 16 | 50
+CONFIRM: Final = 60 << 16 | 80
+NACK: Final = 60 << 16 | 120
+
+FRAME_HEAD: Final = Struct(">BHI")
+"""Type, channel, size of the payload."""
+FRAME_OVERHEAD: Final = 8
+HEADER_HEAD: Final = Struct(">HHQ")
+"""Start of a content header's payload: class, weight, size of the body. The property flags follow."""
+
+_ACK: Final = Struct(">BHIIQBB")
+_METHOD_HEAD: Final = Struct(">BHII")
+_ACK_SIZE: Final = 13
+_BASIC: Final = 60
+
+_HEADERS_FLAG: Final = 0x2000
+_DELIVERY_MODE_FLAG: Final = 0x1000
+_EXPIRATION_FLAG: Final = 0x0100
+
+Arguments = Mapping[str, int | str | bool]
+
+
+def shortstr(text: str) -> bytes:
+    """A short string: one byte of length, then at most 255 bytes of UTF-8."""
+    encoded = text.encode()
+    if len(encoded) > 255:
+        raise ValueError(f"{text[:60]!r}... has {len(encoded)} bytes; names on the broker have at most 255.")
+    return bytes((len(encoded),)) + encoded
+
+
+def method_frame(channel: int, method: Frame) -> bytes:
+    """A method that pamqp knows how to write."""
+    return marshal(method, channel)
+
+
+def publish_frame(channel: int, exchange: str, routing_key: str, *, mandatory: bool = True) -> bytes:
+    """The whole Basic.Publish method frame; build it once for each channel and destination."""
+    arguments = b"\x00\x00" + shortstr(exchange) + shortstr(routing_key) + (b"\x01" if mandatory else b"\x00")
+    return _method(channel, 40, arguments, class_id=_BASIC)
+
+
+def ack_frame(channel: int, tag: int, multiple: bool) -> bytes:  # noqa: FBT001 - on the per-message path, by position
+    """A Basic.Ack method frame."""
+    return _ACK.pack(METHOD, channel, _ACK_SIZE, CONFIRM, tag, multiple, 0xCE)
+
+
+def consume_frame(channel: int, queue: str, tag: str, *, exclusive: bool, arguments: Arguments) -> bytes:
+    """Basic.Consume with manual acknowledgement."""
+    rest = shortstr(queue) + shortstr(tag) + (b"\x04" if exclusive else b"\x00") + field_table(dict(arguments))
+    return _method(channel, 20, b"\x00\x00" + rest, class_id=_BASIC)
+
+
+def declare_frame(channel: int, queue: str, *, arguments: Arguments | None = None, passive: bool = False) -> bytes:
+    """Queue.Declare of a durable queue, or a passive one: asks for the counts of a queue of any kind."""
+    flags = b"\x01" if passive else b"\x02"
+    return _method(channel, 10, b"\x00\x00" + shortstr(queue) + flags + field_table(dict(arguments or {})))
+
+
+def bind_frame(channel: int, queue: str, exchange: str, *, arguments: Arguments) -> bytes:
+    """Queue.Bind without routing key."""
+    names = shortstr(queue) + shortstr(exchange) + shortstr("")
+    return _method(channel, 20, b"\x00\x00" + names + b"\x00" + field_table(dict(arguments)))
+
+
+def purge_frame(channel: int, queue: str) -> bytes:
+    """Queue.Purge."""
+    return _method(channel, 30, b"\x00\x00" + shortstr(queue) + b"\x00")
+
+
+def delete_frame(channel: int, queue: str) -> bytes:
+    """Queue.Delete without conditions (quorum queues close the connection over them)."""
+    return _method(channel, 40, b"\x00\x00" + shortstr(queue) + b"\x00")
+
+
+def header_frame(channel: int, header: bytes) -> bytes:
+    """The frame of a content header's payload."""
+    return FRAME_HEAD.pack(HEADER, channel, len(header)) + header + FRAME_END
+
+
+def plain_header(body_size: int) -> bytes:
+    """The content header of a persistent message without headers."""
+    return HEADER_HEAD.pack(_BASIC, 0, body_size) + _DELIVERY_MODE_FLAG.to_bytes(2, "big") + b"\x02"
+
+
+def marker_header(headers: Mapping[str, str], *, expires: bool) -> bytes:
+    """The content header of a persistent message with an empty body; with `expires` it lives for the time of a glance."""
+    flags = _HEADERS_FLAG | _DELIVERY_MODE_FLAG | (_EXPIRATION_FLAG if expires else 0)
+    tail = b"\x02" + (shortstr("0") if expires else b"")
+    return HEADER_HEAD.pack(_BASIC, 0, 0) + flags.to_bytes(2, "big") + field_table(dict(headers)) + tail
+
+
+def body_frames(payload: bytes, channel: int, frame_max: int = DEFAULT_FRAME_MAX) -> bytes:
+    """A body as frames; empty for an empty one."""
+    step = frame_max - FRAME_OVERHEAD
+    parts = (payload[at : at + step] for at in range(0, len(payload), step))
+    return b"".join(FRAME_HEAD.pack(BODY, channel, len(part)) + part + FRAME_END for part in parts)
+
+
+def body_payload(frames: bytes) -> bytes:
+    """The body that was cut into these frames."""
+    if not frames:
+        return b""
+    size = int.from_bytes(frames[3:7], "big")
+    if size + FRAME_OVERHEAD == len(frames):
+        return frames[7:-1]
+    parts, at = [], 0
+    while at < len(frames):
+        size = int.from_bytes(frames[at + 3 : at + 7], "big")
+        parts.append(frames[at + 7 : at + 7 + size])
+        at += size + FRAME_OVERHEAD
+    return b"".join(parts)
+
+
+def _method(channel: int, method_id: int, arguments: bytes, *, class_id: int = 50) -> bytes:
+    head = _METHOD_HEAD.pack(METHOD, channel, len(arguments) + 4, class_id << 16 | method_id)
+    return head + arguments + FRAME_END
