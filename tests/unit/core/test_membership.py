@@ -1,0 +1,234 @@
+"""A member that is given up too early moves partitions for nothing; too late, and its partitions stand still."""
+
+import pytest
+
+from partymq.core.membership import Membership, Pod, PodState
+from partymq.core.report import MemberState
+
+REJOIN = 30.0
+
+READY = Pod(name="a", state=PodState.READY)
+STARTING = Pod(name="a", state=PodState.STARTING)
+TERMINATING = Pod(name="a", state=PodState.TERMINATING)
+SET_READY = Pod(name="a", state=PodState.READY, returns=True)
+SET_STARTING = Pod(name="a", state=PodState.STARTING, returns=True)
+SET_TERMINATING = Pod(name="a", state=PodState.TERMINATING, returns=True)
+
+
+class History:
+    """What happens to one member `a`, step by step."""
+
+    def __init__(self, *, owns: bool = False) -> None:
+        self.membership = Membership()
+        self.owns = owns
+
+    def see(self, pod: Pod | None, *, at: float, consuming: bool | None = None) -> MemberState | None:
+        self.membership = self.membership.observe(
+            pods=[] if pod is None else [pod],
+            consuming={} if consuming is None else {"a": consuming},
+            owners=["a"] if self.owns else [],
+            now=at,
+            rejoin_seconds=REJOIN,
+        )
+        member = self.membership.members.get("a")
+        return None if member is None else member.state
+
+
+def active(pod: Pod = READY) -> History:
+    """A member that works: seen ready and consuming, and an owner."""
+    history = History(owns=True)
+    assert history.see(pod, at=0, consuming=True) is MemberState.ACTIVE
+    return history
+
+
+@pytest.mark.parametrize(("pod", "consuming"), [(STARTING, None), (STARTING, True), (READY, None), (READY, False)])
+def test_who_is_not_ready_and_consuming_is_given_nothing(pod: Pod, consuming: bool | None) -> None:
+    history = History()
+    assert history.see(pod, at=0, consuming=consuming) is MemberState.JOINING
+    assert history.see(pod, at=1000, consuming=consuming) is MemberState.JOINING
+    assert not history.membership.eligible
+    assert not history.membership.keeping
+    assert not history.membership.leaving(["a"])
+
+
+def test_who_is_ready_and_consuming_may_be_given_partitions() -> None:
+    history = History()
+    assert history.see(READY, at=0, consuming=True) is MemberState.IDLE
+    assert history.membership.eligible == {"a"}
+    history.owns = True
+    assert history.see(READY, at=1) is MemberState.ACTIVE
+    assert history.membership.eligible == {"a"}
+
+
+def test_a_container_restart_keeps_what_it_owns_until_the_rejoin_time_is_over() -> None:
+    history = active()
+    assert history.see(STARTING, at=10, consuming=False) is MemberState.ABSENT
+    assert history.membership.keeping == {"a"}
+    assert not history.membership.eligible
+    assert history.membership.next_change == 40
+    assert history.see(READY, at=39.9, consuming=False) is MemberState.ABSENT, "half a return does not extend it"
+    assert history.see(READY, at=40) is MemberState.LEAVING
+    assert history.membership.leaving(["a"]) == {"a"}
+    assert history.membership.next_change is None
+
+
+def test_a_container_that_returns_in_time_is_active_and_has_the_whole_time_again() -> None:
+    history = active()
+    history.see(READY, at=10, consuming=False)
+    assert history.see(READY, at=20, consuming=True) is MemberState.ACTIVE
+    assert history.membership.next_change is None
+    assert history.see(READY, at=35, consuming=False) is MemberState.ABSENT
+    assert history.membership.next_change == 65
+
+
+@pytest.mark.parametrize("pod", [TERMINATING, None])
+def test_who_is_gone_and_does_not_return_leaves_at_once(pod: Pod | None) -> None:
+    history = active()
+    assert history.see(pod, at=1, consuming=True) is MemberState.LEAVING
+    assert history.membership.leaving(["a"]) == {"a"}
+
+
+def test_an_absent_pod_that_is_deleted_leaves_at_once() -> None:
+    history = active()
+    history.see(STARTING, at=1, consuming=False)
+    assert history.see(None, at=2) is MemberState.LEAVING
+
+
+def test_a_pod_that_returns_under_its_name_keeps_what_it_owns() -> None:
+    """A rolling update of a StatefulSet: terminating, gone, starting, ready, consuming."""
+    history = active(SET_READY)
+    assert history.see(SET_TERMINATING, at=1, consuming=True) is MemberState.ABSENT
+    assert history.see(None, at=5) is MemberState.ABSENT
+    assert history.see(SET_STARTING, at=8, consuming=False) is MemberState.ABSENT
+    assert history.see(SET_READY, at=12, consuming=True) is MemberState.ACTIVE
+
+
+def test_a_pod_of_a_set_that_was_scaled_down_leaves_after_its_rejoin_time() -> None:
+    history = active(SET_READY)
+    assert history.see(None, at=1) is MemberState.ABSENT
+    assert history.see(None, at=31) is MemberState.LEAVING
+
+
+def test_a_successor_of_the_same_name_must_be_seen_consuming_itself() -> None:
+    """Otherwise it is given messages on the word of the pod before."""
+    history = active(SET_READY)
+    history.see(None, at=1)
+    assert history.see(SET_READY, at=2) is MemberState.ABSENT
+    assert history.see(SET_READY, at=3, consuming=True) is MemberState.ACTIVE
+
+
+def test_an_inbox_that_cannot_be_polled_keeps_its_last_answer() -> None:
+    history = active()
+    assert history.see(READY, at=1) is MemberState.ACTIVE
+    history.see(READY, at=2, consuming=False)
+    assert history.see(READY, at=3) is MemberState.ABSENT
+
+
+def test_the_rejoin_time_starts_anew_after_a_handoff() -> None:
+    """While the router held the inbox its member could not be seen to consume it."""
+    history = active()
+    history.see(READY, at=1, consuming=False)
+    history.membership = history.membership.restart_grace("a", 25)
+    assert history.membership.next_change == 55
+    assert history.see(READY, at=54) is MemberState.ABSENT
+    assert history.see(READY, at=55) is MemberState.LEAVING
+
+
+def test_only_who_is_away_has_a_rejoin_time_to_restart() -> None:
+    history = active()
+    assert history.membership.restart_grace("a", 5) is history.membership
+    assert history.membership.restart_grace("unknown", 5) is history.membership
+    history.see(None, at=1)
+    assert history.membership.restart_grace("a", 5) is history.membership, "who leaves goes on leaving"
+
+
+@pytest.mark.parametrize("pod", [READY, SET_READY])
+def test_who_leaves_and_comes_back_is_active_again(pod: Pod) -> None:
+    history = active(pod)
+    history.see(pod, at=1, consuming=False)
+    assert history.see(pod, at=31) is MemberState.LEAVING
+    assert history.see(pod, at=32, consuming=False) is MemberState.LEAVING, "there is no second rejoin time"
+    assert history.see(pod, at=33, consuming=True) is MemberState.ACTIVE
+
+
+def test_who_has_given_all_up_joins_again() -> None:
+    history = active()
+    history.see(READY, at=1, consuming=False)
+    history.see(READY, at=31)
+    history.owns = False
+    assert history.see(READY, at=32) is MemberState.JOINING
+    assert history.see(READY, at=33, consuming=True) is MemberState.IDLE
+
+
+def test_who_is_gone_and_owns_nothing_is_forgotten_and_its_inbox_emptied() -> None:
+    history = active()
+    history.see(None, at=1)
+    history.owns = False
+    assert history.see(None, at=2) is None
+    assert history.membership.leaving(["a"]) == {"a"}
+    assert not history.membership.leaving([])
+
+
+def test_an_idle_pod_that_returns_under_its_name_keeps_its_inbox() -> None:
+    """Deleting it would cancel the consumer of the pod that is just coming back."""
+    history = History()
+    history.see(SET_READY, at=0, consuming=True)
+    assert history.see(None, at=1) is MemberState.JOINING
+    assert not history.membership.leaving(["a"])
+    assert history.membership.next_change == 31
+    assert history.see(SET_STARTING, at=5) is MemberState.JOINING
+    assert history.membership.next_change is None
+    assert history.see(None, at=10) is MemberState.JOINING
+    assert history.see(None, at=40) is None
+
+
+def test_an_idle_pod_that_terminates_leaves() -> None:
+    history = History()
+    history.see(READY, at=0, consuming=True)
+    assert history.see(TERMINATING, at=1, consuming=True) is MemberState.LEAVING
+    assert history.see(None, at=2) is None
+
+
+@pytest.mark.parametrize(
+    ("pod", "state"),
+    [
+        (READY, MemberState.ABSENT),
+        (STARTING, MemberState.ABSENT),
+        (TERMINATING, MemberState.LEAVING),
+        (SET_TERMINATING, MemberState.ABSENT),
+        (None, MemberState.LEAVING),
+    ],
+)
+def test_a_router_that_starts_believes_the_pods_and_waits_for_polls(pod: Pod | None, state: MemberState) -> None:
+    """The ledger names an owner that this process has never seen."""
+    history = History(owns=True)
+    assert history.see(pod, at=100) is state
+    assert history.membership.next_change == (130 if state is MemberState.ABSENT else None)
+
+
+def test_no_rejoin_time_means_leaving_at_once() -> None:
+    membership = Membership().observe(pods=[READY], consuming={"a": True}, owners=["a"], now=0, rejoin_seconds=0)
+    membership = membership.observe(pods=[READY], consuming={"a": False}, owners=["a"], now=1, rejoin_seconds=0)
+    assert membership.members["a"].state is MemberState.LEAVING
+
+
+def test_a_member_shows_since_when_it_has_its_state() -> None:
+    history = History()
+    history.see(STARTING, at=5)
+    history.see(READY, at=7, consuming=False)
+    assert history.membership.members["a"].since == 5
+    history.see(READY, at=9, consuming=True)
+    history.see(READY, at=11)
+    assert history.membership.members["a"].since == 9
+
+
+def test_members_do_not_disturb_each_other() -> None:
+    pods = [Pod(name=name, state=PodState.READY) for name in "abc"]
+    membership = Membership()
+    for at, consuming in ((0, {"a": True, "b": True, "c": True}), (1, {"b": False}), (2, {"c": False})):
+        membership = membership.observe(
+            pods=pods, consuming=consuming, owners=["b", "c"], now=at, rejoin_seconds=REJOIN
+        )
+    assert membership.eligible == {"a"}
+    assert membership.keeping == {"b", "c"}
+    assert membership.next_change == 31

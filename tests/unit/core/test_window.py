@@ -1,0 +1,94 @@
+"""Too much credit makes handoffs long; too little makes a fast member wait for bookkeeping."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from partymq.core.window import MAX_GROWTH, Credit
+
+
+def polled(window: int, *, ready: int, published_since: int = 0) -> Credit:
+    credit = Credit(window)
+    credit.polled(ready=ready, published_since=published_since)
+    return credit
+
+
+def test_nothing_is_published_to_an_inbox_that_was_never_polled() -> None:
+    """A returning pod's inbox may be full of messages."""
+    credit = Credit(256)
+    assert credit.left == 0
+    assert credit.low
+    assert not credit.may_release
+
+
+def test_credit_is_the_window_less_what_the_inbox_may_hold() -> None:
+    assert polled(256, ready=100, published_since=30).left == 126
+    assert polled(256, ready=300).left == -44
+
+
+@given(st.integers(1, 1000), st.lists(st.tuples(st.integers(0, 400), st.integers(0, 400), st.integers(0, 400))))
+def test_an_inbox_never_holds_more_than_its_window(window: int, history: list[tuple[int, int, int]]) -> None:
+    """Whatever is consumed and published while a poll is under way, and however late its answer comes."""
+    credit = Credit(window)
+    ready = 0
+    for consumed, published_meanwhile, wanted in history:
+        ready -= min(ready, consumed)
+        counted = ready
+        meanwhile = min(published_meanwhile, max(0, credit.left))
+        credit.left -= meanwhile
+        ready += meanwhile
+        credit.polled(ready=counted, published_since=meanwhile)
+        published = min(wanted, max(0, credit.left))
+        credit.left -= published
+        ready += published
+        assert ready <= window
+
+
+def test_a_poll_is_due_when_half_the_window_is_used() -> None:
+    credit = polled(256, ready=128)
+    assert not credit.low
+    credit.left -= 1
+    assert credit.low
+
+
+def test_a_full_inbox_is_released_only_when_half_of_it_is_free() -> None:
+    assert not polled(256, ready=129).may_release
+    assert polled(256, ready=128, published_since=100).may_release
+
+
+def test_the_window_grows_to_a_tenth_of_a_second_of_a_fast_members_work() -> None:
+    credit = polled(256, ready=0)
+    for _ in range(1000):
+        credit.observe_rate(consumed=200, seconds=0.01)
+    assert 1990 <= credit.window <= 2000
+    assert credit.left == credit.window
+
+
+def test_the_window_shrinks_to_the_configured_one_when_the_member_slows_down() -> None:
+    credit = polled(256, ready=0)
+    credit.observe_rate(consumed=20_000, seconds=1.0)
+    assert credit.window == 2000
+    credit.observe_rate(consumed=10, seconds=1.0)
+    assert credit.window == 256
+    assert credit.left == 256
+
+
+@given(
+    st.integers(1, 10_000),
+    st.lists(st.tuples(st.integers(-1000, 1_000_000), st.floats(0, 100)), max_size=50),
+    st.integers(0, 10_000),
+)
+def test_the_window_stays_within_its_bounds(window: int, history: list[tuple[int, float]], ready: int) -> None:
+    credit = polled(window, ready=ready)
+    for consumed, seconds in history:
+        credit.observe_rate(consumed=consumed, seconds=seconds)
+        assert window <= credit.window <= window * MAX_GROWTH
+        assert credit.left == credit.window - ready
+        assert credit.rate >= 0
+
+
+def test_polls_in_quick_succession_do_not_make_a_rate_up() -> None:
+    """A hundred messages are a hundred in about a second, however close the polls that show them."""
+    for seconds in (0.0, 5e-324, 1e-9):
+        credit = polled(256, ready=0)
+        credit.observe_rate(consumed=100, seconds=seconds)
+        assert credit.rate == 100.0
