@@ -60,7 +60,7 @@ class ChannelClosedError(BrokerError):
 
 
 class BrokerTooOldError(BrokerError):
-    """The broker is older than RabbitMQ 4.0: consumer priorities on single-active-consumer quorum queues are missing."""
+    """The broker is older than RabbitMQ 4.0: single-active-consumer quorum queues ignore consumer priorities."""
 
     reason = "BrokerTooOld"
 
@@ -90,6 +90,6 @@ class JournalLostError(BrokerError):
 
 
 class SessionOverError(PartyMQError):
-    """This session ends without fault: another router takes over, or the group stops."""
+    """The session ends without fault: another router takes over, or the group stops."""
 
     reason = "SessionOver"

@@ -1,11 +1,11 @@
 """A group's routing state, and the only ways in which it may change.
 
 Invariant: every message that is between the source and an inbox stands in a queue that the ledger names, and for each
-partition the queues are named in the order in which its owner must be given them: transfers, then the backlog, then (with
-neither) the owner's inbox directly.
+partition the queues are named in the order in which its owner must be given them: transfers, then the backlog, then
+(with neither) the owner's inbox directly.
 
-A transition is a pure function from ledger to ledger that raises `LedgerError` where the protocol forbids it. The router
-writes the result to the journal *before* it does what depends on it.
+A transition is a pure function from ledger to ledger that raises `LedgerError` where the protocol forbids it. The
+router writes the result to the journal *before* it does what depends on it.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -57,7 +57,10 @@ class Handoff:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ledger:
-    """The whole state. `epoch` grows with every session, `version` with every write of it; `writer` names the session."""
+    """The whole state.
+
+    `epoch` grows with every session, `version` with every write of it; `writer` names the session.
+    """
 
     epoch: int = 0
     version: int = 0
@@ -118,7 +121,7 @@ def empty(partitions: int) -> Ledger:
     return Ledger(partitions=(Partition(),) * partitions)
 
 
-def _require(condition: bool, text: str) -> None:  # noqa: FBT001 - an assertion's shape
+def _require(condition: bool, text: str) -> None:
     if not condition:
         raise LedgerError(text)
 
@@ -186,8 +189,8 @@ def extracted(ledger: Ledger, *, id: str, found: Collection[int]) -> Ledger:  # 
 def commit(ledger: Ledger, *, id: str, drop: bool) -> Ledger:  # noqa: A002
     """Gives the partitions to their targets; the donor's inbox is proven empty.
 
-    The transfer is put first for every partition found in it, whoever owns it; `drop` says that the donor's inbox is to be
-    deleted where the ledger names the donor nowhere else.
+    The transfer is put first for every partition found in it, whoever owns it; `drop` says that the donor's inbox is to
+    be deleted where the ledger names the donor nowhere else.
     """
     handoff = ledger.handoffs[id]
     found = handoff.found

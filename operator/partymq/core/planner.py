@@ -1,7 +1,7 @@
 """What to do so that the ledger comes to what the membership asks for.
 
-Invariant: a plan aims at the whole current membership, starts from what the ledger says (a partition on its way counts as
-its target's), and planning again after a plan was carried out gives nothing to do.
+Invariant: a plan aims at the whole current membership, starts from what the ledger says (a partition on its way counts
+as its target's), and planning again after a plan was carried out gives nothing to do.
 """
 
 from collections.abc import Collection, Mapping
@@ -37,8 +37,8 @@ def plan(
 ) -> Plan:
     """Compares the ledger with the membership.
 
-    `eligible` members get their share; `keeping` ones keep what they have and get nothing more; `leaving` ones give all up,
-    and their inboxes are emptied even if they own nothing. `eligible` inboxes exist and were polled.
+    `eligible` members get their share; `keeping` ones keep what they have and get nothing more; `leaving` ones give all
+    up, and their inboxes are emptied even if they own nothing. `eligible` inboxes exist and were polled.
     """
     held = ledger.held
     intended = tuple(

@@ -32,7 +32,7 @@ class Condition:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemberReport:
-    """A member: the partitions that it owns, its inbox's ready messages, and since when (Unix seconds) it has this state."""
+    """A member: the partitions that it owns, its inbox's ready messages, since when (Unix seconds) it has its state."""
 
     name: str
     state: MemberState

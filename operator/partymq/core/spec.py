@@ -71,7 +71,10 @@ class DeletionPolicy(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeySpec:
-    """How to find a message's key; `name` is a header, a property, a top-level JSON field or a JSON pointer (RFC 6901)."""
+    """How to find a message's key.
+
+    `name` is a header, a property, a top-level JSON field or a JSON pointer (RFC 6901).
+    """
 
     source: KeyFrom = KeyFrom.HEADER
     name: str = "partitionKey"

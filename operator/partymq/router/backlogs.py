@@ -1,11 +1,12 @@
 """Letting arrivals of partitions into their backlogs.
 
-Invariant: no message enters `backlog.<p>` before a journaled ledger lists it, and none before everything that was sent to the
-partition's old destination is confirmed.
+Invariant: no message enters `backlog.<p>` before a journaled ledger lists it, and none before everything that was sent
+to the partition's old destination is confirmed.
 """
 
 import asyncio
 from collections.abc import Callable, Collection
+from functools import partial
 
 from partymq.amqp.connection import PUBLISH_CHANNEL
 from partymq.amqp.frames import publish_frame
@@ -78,7 +79,7 @@ class Backlogs:
             self._wake.clear()
             lanes, self._requests = self._requests, {}
             await asyncio.gather(
-                self.declare(lanes), self._journal.write(lambda ledger, ps=tuple(lanes): list_backlogs(ledger, ps))
+                self.declare(lanes), self._journal.write(partial(list_backlogs, partitions=tuple(lanes)))
             )
             await self._publisher.confirmed()
             for lane in lanes.values():

@@ -1,6 +1,7 @@
 """From pods to plans: what should change, and when.
 
-Invariant: every decision is made from the whole current membership and the last journaled ledger; events only wake this up.
+Invariant: every decision is made from the whole current membership and the last journaled ledger; events only wake this
+up.
 """
 
 import asyncio

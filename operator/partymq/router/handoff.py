@@ -1,9 +1,9 @@
 """Emptying one donor's inbox, so that its partitions can go to their owners.
 
-Invariant: at any moment at most one client holds unacknowledged messages of a partition. The donor gets nothing after the
-takeover, `collect` proves that it holds nothing, `settle` that nothing can come back to it, and no target gets anything
-before the commit. Every step is journaled before what depends on it, so a successor goes on where this session stopped
-(design, section 5).
+Invariant: at any moment at most one client holds unacknowledged messages of a partition. The donor gets nothing after
+the takeover, `collect` proves that it holds nothing, `settle` that nothing can come back to it, and no target gets
+anything before the commit. Every step is journaled before what depends on it, so a successor goes on where this session
+stopped (design, section 5).
 """
 
 import asyncio
@@ -170,13 +170,13 @@ class Handoffs:
 
     async def _extract(
         self,
-        id: str,
+        handoff: str,
         found: Iterable[tuple[Stamp | None, bytes, bytes]],
         *,
-        resumed: bool,  # noqa: A002
+        resumed: bool,
     ) -> Collection[int]:
         """Copies what was collected to the transfer, in order; returns the partitions that are in it."""
-        transfer = self._names.transfer(id)
+        transfer = self._names.transfer(handoff)
         await self._topology.declare_quorum(transfer)
         if resumed:
             await self._topology.purge(transfer)  # an earlier session's copy may be there in part

@@ -1,7 +1,8 @@
 """The members' inboxes: that they exist, how full they are, and whether somebody consumes them.
 
-Invariant: nothing is published to an inbox beyond the credit that its last poll gave. Polls are exact and cheap; a member
-that runs out of credit is polled at once, so that a fast consumer is never throttled by bookkeeping (design, section 7).
+Invariant: nothing is published to an inbox beyond the credit that its last poll gave. Polls are exact and cheap; a
+member that runs out of credit is polled at once, so that a fast consumer is never throttled by bookkeeping (design,
+section 7).
 """
 
 import asyncio

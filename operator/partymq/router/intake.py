@@ -1,7 +1,7 @@
 """When the source is read.
 
-Invariant: the source is read only while there is somebody to give its messages to, nobody else reads it, and the backlogs have
-room; otherwise its messages stand in it, unread, and no acknowledgement timeout runs.
+Invariant: the source is read only while there is somebody to give its messages to, nobody else reads it, and the
+backlogs have room; otherwise its messages stand in it, unread, and no acknowledgement timeout runs.
 """
 
 import asyncio
@@ -74,7 +74,7 @@ class Intake:
         """Messages that this session has taken from the source and handed on."""
         return self._routed + (self._source.routed if self._source is not None else 0)
 
-    def members(self, any_member: bool) -> None:  # noqa: FBT001 - an event
+    def members(self, any_member: bool) -> None:
         """Says whether there is somebody to give messages to."""
         if any_member != self._members:
             self._members = any_member
@@ -137,8 +137,8 @@ class Intake:
         queue = self._spec.source_queue
         if state is None:
             return SourceMissingError(
-                f"the source queue {queue!r} does not exist: declare it (of any type), or mend spec.source.queue; routing "
-                "starts as soon as it is there"
+                f"the source queue {queue!r} does not exist: declare it (of any type), or mend spec.source.queue; "
+                "routing starts as soon as it is there"
             )
         others = state.consumers - (1 if self._source is not None else 0)
         now = asyncio.get_running_loop().time()
@@ -150,6 +150,6 @@ class Intake:
         if self._source is None and now - self._foreign_since < FOREIGN_AFTER:
             return None
         return SourceSharedError(
-            f"the source queue {queue!r} has {others} other consumer{'s' if others > 1 else ''}: they would take messages out "
-            "of the order; stop them, and routing starts by itself"
+            f"the source queue {queue!r} has {others} other consumer{'s' if others > 1 else ''}: they would take "
+            "messages out of the order; stop them, and routing starts by itself"
         )

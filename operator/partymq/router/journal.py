@@ -1,7 +1,7 @@
 """The journal: the queue that holds the ledger, and by whose single active consumer a group has one router.
 
-Invariant: nothing is done that depends on a ledger before that ledger came back from the journal; one write is in flight at
-a time, and each is computed from the last one that came back. The last ledger is never acknowledged.
+Invariant: nothing is done that depends on a ledger before that ledger came back from the journal; one write is in
+flight at a time, and each is computed from the last one that came back. The last ledger is never acknowledged.
 
 Whoever is the journal's active consumer is the router. A write that is confirmed but does not come back was given to
 somebody else: this session has been replaced and stops.
@@ -102,8 +102,9 @@ class Journal:
     async def write(self, change: Change) -> Ledger:
         """Applies `change` to the ledger and returns once that is in the journal.
 
-        Raises `LedgerError` where the protocol forbids the change (by then). Changes that are waiting are written together, in order. One that changes nothing costs no write, but waits for
-        the write that is in flight: what it saw is what the journal holds.
+        Raises `LedgerError` where the protocol forbids the change (by then). Changes that are waiting are written
+        together, in order. One that changes nothing costs no write, but waits for the write that is in flight: what it
+        saw is what the journal holds.
         """
         done: asyncio.Future[Ledger] = asyncio.get_running_loop().create_future()
         self._changes.append((change, done))

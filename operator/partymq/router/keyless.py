@@ -1,7 +1,7 @@
 """Messages without a usable key: to any member, or to the dead queue, as the group says.
 
-Invariant: such a message is as safe as any other (stamped, confirmed, backlogged when nobody has room); only its order is
-not kept.
+Invariant: such a message is as safe as any other (stamped, confirmed, backlogged when nobody has room); only its order
+is not kept.
 """
 
 from collections.abc import Mapping

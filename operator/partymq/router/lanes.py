@@ -1,10 +1,10 @@
 """Where the messages of a partition go at this moment.
 
-Invariant: a lane's arrivals leave it in the order in which they came, and its destination changes only while arrivals are
-parked and everything sent to the old destination is confirmed.
+Invariant: a lane's arrivals leave it in the order in which they came, and its destination changes only while arrivals
+are parked and everything sent to the old destination is confirmed.
 
-Parked arrivals are in memory, still unacknowledged at the source: parking is only for the milliseconds of a poll, a journal
-write or a fence; whatever lasts longer goes to the backlog.
+Parked arrivals are in memory, still unacknowledged at the source: parking is only for the milliseconds of a poll, a
+journal write or a fence; whatever lasts longer goes to the backlog.
 """
 
 from collections import deque

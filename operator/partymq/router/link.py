@@ -1,7 +1,7 @@
 """The data connection of one session, and the one way to fail.
 
-Invariant: any surprise on it (closed, a channel closed by the broker, a return, a nack, a cancel) ends the session: nothing is
-retried locally, what was unfinished is settled by the broker alone (design, section 6).
+Invariant: any surprise on it (closed, a channel closed by the broker, a return, a nack, a cancel) ends the session:
+nothing is retried locally, what was unfinished is settled by the broker alone (design, section 6).
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """Every message that a session publishes leaves through one channel, which also consumes the journal.
 
-Invariant: what was published and is not confirmed is known, in order. One channel is one process at the broker: when this
-session's hold on the journal is released, nothing that it published can still be on its way (design, section 3).
+Invariant: what was published and is not confirmed is known, in order. One channel is one process at the broker: when
+this session's hold on the journal is released, nothing that it published can still be on its way (design, section 3).
 """
 
 import asyncio
@@ -63,7 +63,7 @@ class Publisher:
         self._barriers.append((self.sent, barrier))
         await barrier
 
-    def _on_confirm(self, tag: int, multiple: bool) -> None:  # noqa: FBT001 - the field of the method
+    def _on_confirm(self, tag: int, multiple: bool) -> None:
         if multiple:
             for sequence in range(self._low, tag + 1):
                 self._settle(sequence)
@@ -91,5 +91,5 @@ class Publisher:
             if not barrier.done():
                 barrier.set_result(None)
 
-    def _on_nack(self, tag: int, multiple: bool) -> None:  # noqa: FBT001, ARG002 - the fields of the method
+    def _on_nack(self, tag: int, multiple: bool) -> None:  # noqa: ARG002 - the fields of the method
         self._link.fail(BrokerError(f"the broker could not store publish {tag} (basic.nack): a queue has failed"))

@@ -1,7 +1,7 @@
 """Waiting until what an earlier session consumed is back in its queues.
 
-Invariant: no queue is read or purged while an earlier session may still hold messages of it: the journal's succession does
-not prove that the old session's other queues have settled (design, section 6).
+Invariant: no queue is read or purged while an earlier session may still hold messages of it: the journal's succession
+does not prove that the old session's other queues have settled (design, section 6).
 """
 
 import asyncio

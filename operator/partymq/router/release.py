@@ -1,11 +1,12 @@
 """Giving waiting messages to their owners, segment after segment, until a partition is routed directly again.
 
-Invariant: of a partition, only the first segment that is not proven empty flows; arrivals go direct only when the backlog is
-proven empty while they were parked. A held partition releases nothing (design, section 4).
+Invariant: of a partition, only the first segment that is not proven empty flows; arrivals go direct only when the
+backlog is proven empty while they were parked. A held partition releases nothing (design, section 4).
 """
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 from partymq.core.ledger import Ledger, forget_garbage, unlist
 from partymq.core.names import SPREAD, Names
@@ -88,8 +89,11 @@ class Releaser:
                 for lane in self._lanes.values():
                     if self._may_release(lane) and lane.index not in held:
                         task = tasks.create_task(self._release(lane), name=f"release {lane.index}")
-                        task.add_done_callback(lambda _, p=lane.index: self._tasks.pop(p))
+                        task.add_done_callback(partial(self._over, lane.index))
                         self._tasks[lane.index] = task
+
+    def _over(self, partition: int, _task: "asyncio.Task[None]") -> None:
+        del self._tasks[partition]
 
     def _may_release(self, lane: Lane) -> bool:
         if lane.mode is not Mode.WAITING or lane.index in self._tasks:
@@ -184,7 +188,7 @@ class Releaser:
                     del self._emptied[p]
             if ledger.garbage:
                 await asyncio.gather(*(self._delete(transfer) for transfer in ledger.garbage))
-                await self._journal.write(lambda now, gone=ledger.garbage: forget_garbage(now, gone))
+                await self._journal.write(partial(forget_garbage, transfers=ledger.garbage))
 
     def _unlist(self, ledger: Ledger) -> Ledger:
         idle = [p for p in ledger.backlogs if self._lanes[p].mode is Mode.DIRECT or p == SPREAD]

@@ -1,6 +1,7 @@
 """What people are shown of a group, put together from what its session holds.
 
-Invariant: a report is a picture of the journal and of the last polls; it decides nothing. Notices are for transitions only.
+Invariant: a report is a picture of the journal and of the last polls; it decides nothing. Notices are for transitions
+only.
 """
 
 import asyncio
@@ -160,16 +161,17 @@ class Reporter:
         return Condition(ok=False, reason="Connecting", message="connecting to the broker")
 
     def _idle(self, connected: Condition) -> Condition:
-        if self._standby:
-            return Condition(
-                ok=False,
-                reason="Standby",
-                message="another router holds this group's journal; this one takes over when that is gone. If you know of no "
-                "other, look for a second PartyMQ that uses the same broker, namespace and group name",
-            )
-        return connected
+        if not self._standby:
+            return connected
+        return Condition(
+            ok=False,
+            reason="Standby",
+            message="another router holds this group's journal; this one takes over when that is gone. If you know of "
+            "no other, look for a second PartyMQ that uses the same broker, namespace and group name",
+        )
 
     def _ready(self, routing: Routing, assigned: int) -> Condition:
+        name = self._config.group.name
         if self._trouble is not None:
             return Condition(ok=False, reason=self._trouble.reason, message=str(self._trouble))
         if self._config.spec.paused:
@@ -178,14 +180,15 @@ class Reporter:
             return Condition(
                 ok=False,
                 reason="NoMembers",
-                message="no pod is ready and consumes its inbox: messages wait in the source. Pods opt in with the annotation "
-                f"partymq.io/group: {self._config.group.name}",
+                message="no pod is ready and consumes its inbox: messages wait in the source. "
+                f"Pods opt in with the annotation partymq.io/group: {name}",
             )
         if routing.intake.full:
             return Condition(
                 ok=False,
                 reason="BacklogFull",
-                message="members are slower than producers: backlogs are at spec.backlog.limit, the source waits. Add pods",
+                message="members are slower than producers: the backlogs are at spec.backlog.limit and the source "
+                "waits. Add pods",
             )
         return Condition(ok=True, reason="Routing", message="messages are routed")
 
@@ -245,10 +248,8 @@ class Reporter:
             age = time.time() - progress.since
             if age > self._config.spec.handoff_timeout and progress.id not in self._overdue:
                 self._overdue.add(progress.id)
-                self._notice(
-                    "HandoffOverdue", f"the handoff from {progress.donor} has been waiting for {waiting} for {age:.0f} s",
-                    warning=True,
-                )  # fmt: skip
+                text = f"the handoff from {progress.donor} has been waiting for {waiting} for {age:.0f} s"
+                self._notice("HandoffOverdue", text, warning=True)
         return tuple(reports)
 
     def _counters(self, routing: Routing) -> Counters:
@@ -266,11 +267,9 @@ class Reporter:
     # --- transitions
 
     def _transitions(self, before: GroupReport | None, after: GroupReport) -> None:
-        if (after.ready.ok, after.ready.reason) != ((before.ready.ok, before.ready.reason) if before else None):
-            if after.ready.reason not in ("Connecting",):
-                self._notice(
-                    after.ready.reason, after.ready.message, warning=not after.ready.ok and self._is_wrong(after)
-                )
+        was = None if before is None else (before.ready.ok, before.ready.reason)
+        if was != (after.ready.ok, after.ready.reason) and after.ready.reason != "Connecting":
+            self._notice(after.ready.reason, after.ready.message, warning=_is_wrong(after.ready))
         old = {member.name: member for member in before.members} if before is not None else {}
         for member in after.members:
             was = old.pop(member.name, None)
@@ -280,9 +279,9 @@ class Reporter:
             for name in old:
                 self._notice("MemberGone", f"{name} is gone")
 
-    @staticmethod
-    def _is_wrong(report: GroupReport) -> bool:
-        return report.ready.reason not in ("Standby", "Paused", "NoMembers")
-
     def _notice(self, reason: str, message: str, *, warning: bool = False) -> None:
         self._on_notice(Notice(warning=warning, reason=reason, message=message))
+
+
+def _is_wrong(ready: Condition) -> bool:
+    return not ready.ok and ready.reason not in ("Standby", "Paused", "NoMembers")

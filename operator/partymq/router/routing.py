@@ -1,7 +1,7 @@
 """The parts of a session put together, and what happens between them.
 
-Invariant: a lane's owner is the one in the last journaled ledger, and its destination follows from its mode; both change only
-here and in `release`.
+Invariant: a lane's owner is the one in the last journaled ledger, and its destination follows from its mode; both
+change only here and in `release`.
 """
 
 import asyncio
@@ -186,7 +186,8 @@ class Routing:
             return
         lane.stop(Mode.DIRECT)
         owner = lane.owner
-        assert owner is not None and not owner.closed, "a partition is released to its owner only"
+        assert owner is not None, "a partition without an owner is not released"
+        assert not owner.closed, "nothing is released to a donor"
         if not lane.resume(owner.sink, self._publisher):
             owner.starved.append(lane)
             self.inboxes.wake(owner)

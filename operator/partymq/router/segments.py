@@ -1,11 +1,11 @@
 """Reading a segment (a backlog or a transfer) and giving it to its owners.
 
-Invariant: messages of a partition leave a segment in its order; each is acknowledged after it is confirmed in the owner's
-inbox, and a segment counts as empty for a partition only when that is proven: an acknowledgement has no confirm, but a fence
-sent after it on the same channel comes back only after it took effect (design, section 4).
+Invariant: messages of a partition leave a segment in its order; each is acknowledged after it is confirmed in the
+owner's inbox, and a segment counts as empty for a partition only when that is proven: an acknowledgement has no
+confirm, but a fence sent after it on the same channel comes back only after it took effect (design, section 4).
 
-What has been read but may not be published (the partition is held, or its owner has no credit) stays here, unacknowledged
-and in order.
+What has been read but may not be published (the partition is held, or its owner has no credit) stays here,
+unacknowledged and in order.
 """
 
 import asyncio
@@ -133,7 +133,7 @@ class SegmentReader:
         flow.pump()
 
     async def fence(self) -> None:
-        """Returns when all that stood in the segment has been read, and every acknowledgement sent before took effect."""
+        """Returns when all that stood in the segment has been read, and all acknowledgements before took effect."""
         self._fence_count += 1
         name = f"{self.channel.number}.{self._fence_count}.{id(self)}"
         back = self._fences[name] = asyncio.get_running_loop().create_future()

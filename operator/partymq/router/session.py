@@ -1,7 +1,8 @@
 """One session: from attaching to the journal to the first surprise, or to a graceful stop.
 
-Invariant: nothing is published before this session's epoch is in the journal, and nothing is read before what an earlier
-session held has settled. A session fails as a whole: everything in memory is dropped, the next one starts from the journal.
+Invariant: nothing is published before this session's epoch is in the journal, and nothing is read before what an
+earlier session held has settled. A session fails as a whole: everything in memory is dropped, the next one starts from
+the journal.
 """
 
 import asyncio

@@ -1,9 +1,10 @@
 """The reader of the source queue: the per-message path.
 
-Invariant: messages of a partition are stamped and handed on in the order of the source, and a message is acknowledged only
-when it and all before it are confirmed in their next queue.
+Invariant: messages of a partition are stamped and handed on in the order of the source, and a message is acknowledged
+only when it and all before it are confirmed in their next queue.
 
-The prefetch is a constant, within and between sessions: changing it can reorder what the broker takes back (design, section 4).
+The prefetch is a constant, within and between sessions: changing it can reorder what the broker takes back (design,
+section 4).
 """
 
 from collections.abc import Callable, Sequence
@@ -65,7 +66,7 @@ class Source:
             self._on_missing(tag, origin, header, body)
             return
         # core.keys.partition_of, without its call
-        lane = self._lanes[mmh3.hash(key, 0, False) % self._partitions]  # noqa: FBT003 - the C function's fastest form
+        lane = self._lanes[mmh3.hash(key, 0, False) % self._partitions]
         lane.seq = seq = lane.seq + 1
         stamped = lane.stamp(header, seq, origin)
         sink = lane.sink
@@ -95,7 +96,7 @@ class Source:
             self._channel.ack(last, multiple=True)
 
     async def close(self) -> None:
-        """Stops without a repeat: what was published is confirmed and acknowledged, the rest goes back to the source."""
+        """Stops without a repeat: what was published is confirmed and acknowledged, the rest goes back."""
         self._stopped = True
         for lane in (*self._lanes, self._spread):
             lane.parked.clear()  # not published: the broker takes it back and delivers it again

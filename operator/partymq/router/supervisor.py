@@ -1,8 +1,8 @@
 """All groups of this process: sessions are started, and started again.
 
-Invariant: a group has at most one session at a time here, and a session that fails is followed by another after a pause that
-grows with failures, with jitter, so that a broker that comes back is not stormed. What this process knows of a group (its
-configuration, its pods) outlives sessions.
+Invariant: a group has at most one session at a time here, and a session that fails is followed by another after a pause
+that grows with failures, with jitter, so that a broker that comes back is not stormed. What this process knows of a
+group (its configuration, its pods) outlives sessions.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from partymq.amqp.topology import Topology
 from partymq.core.membership import Pod
 from partymq.core.names import Names
-from partymq.core.report import Counters, GroupReport, Notice
+from partymq.core.report import GroupReport, Notice
 from partymq.core.spec import DeletionPolicy, GroupConfig, GroupId
 from partymq.errors import PartyMQError, SessionOverError
 from partymq.router.cleanup import delete_queues
