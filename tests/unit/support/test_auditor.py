@@ -353,7 +353,7 @@ def test_a_producer_whose_numbers_do_not_grow_is_refused(history: History) -> No
         history.verdict()
 
 
-# -- against an oracle that follows the definitions and nothing else ------------------------------------------------------
+# -- against an oracle that follows the definitions and nothing else --------------------------------------------------
 
 
 def oracle(events: Sequence[Event]) -> tuple[int, int, int, int, int]:

@@ -1,0 +1,56 @@
+"""The broker that tests use, and queues of their own on it.
+
+Invariant: a queue made here has a name that nobody else has, and is gone after its `async with` block.
+"""
+
+import os
+import secrets
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from urllib.parse import urlsplit, urlunsplit
+
+import aio_pika
+
+DEFAULT_URL = "amqp://guest:guest@127.0.0.1:5673/"
+QUORUM = {"x-queue-type": "quorum"}
+ONE_ACTIVE_CONSUMER = {**QUORUM, "x-single-active-consumer": True}
+
+
+def amqp_url() -> str:
+    """The broker's address, from `PARTYMQ_AMQP_URL` or the one that `hack/broker.sh up` starts."""
+    return os.environ.get("PARTYMQ_AMQP_URL", DEFAULT_URL)
+
+
+def management_url() -> str:
+    """The management API's address with credentials, from `PARTYMQ_MANAGEMENT_URL` or beside the default broker."""
+    url = urlsplit(os.environ.get("PARTYMQ_MANAGEMENT_URL", "http://127.0.0.1:15673"))
+    if url.username is None:
+        broker = urlsplit(amqp_url())
+        url = url._replace(netloc=f"{broker.username or 'guest'}:{broker.password or 'guest'}@{url.netloc}")
+    return urlunsplit(url).rstrip("/")
+
+
+def unique(prefix: str) -> str:
+    """A name that no other test has."""
+    return f"{prefix}-{secrets.token_hex(4)}"
+
+
+@asynccontextmanager
+async def temporary_queue(url: str, prefix: str, arguments: Mapping[str, object] | None = None) -> AsyncIterator[str]:
+    """The name of a durable queue that is deleted in the end, with whatever is in it."""
+    name = unique(prefix)
+    async with await aio_pika.connect(url) as connection:
+        channel = await connection.channel()
+        await channel.declare_queue(name, durable=True, arguments=dict(arguments or {}))  # type: ignore[arg-type]
+        try:
+            yield name
+        finally:
+            await channel.queue_delete(name)
+
+
+async def depth(url: str, queue: str) -> tuple[int, int]:
+    """A queue's ready messages and its consumers."""
+    async with await aio_pika.connect(url) as connection:
+        channel = await connection.channel()
+        result = (await channel.get_queue(queue)).declaration_result
+        return result.message_count or 0, result.consumer_count or 0

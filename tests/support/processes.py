@@ -1,0 +1,169 @@
+"""Starts and stops client processes for a test.
+
+Invariant: no process outlives the `async with` block that started it; a kill is reported to the auditor before the
+signal is sent.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+from asyncio.subprocess import PIPE, Process
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from support.events import KILLED, Kind
+from support.options import ConsumerOptions, Leave, Library, ProducerOptions, to_argument
+from support.spool import Spool
+
+_ROOT = Path(__file__).parent.parent
+
+
+class Client:
+    """A running client."""
+
+    def __init__(self, name: str, process: Process, spool: Spool, log: Path) -> None:
+        self.name = name
+        self._process = process
+        self._spool = spool
+        self._log = log
+
+    @property
+    def pid(self) -> int:
+        """The process's id, for signals of a test's own."""
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether the process has not ended yet."""
+        return self._process.returncode is None
+
+    async def started(self, deadline: float = 20.0) -> Self:
+        """Wait until it produces or consumes; a consumer waits for its queue to be declared."""
+        assert self._process.stdout is not None
+        async with asyncio.timeout(deadline):
+            line = await self._process.stdout.readline()
+        if not line:
+            await self._process.wait()
+            raise AssertionError(f"{self.name} did not start: {self._log.read_text()}")
+        return self
+
+    def terminate(self) -> None:
+        """Ask it to leave as its options say, and do not wait."""
+        if self.running:
+            self._process.send_signal(signal.SIGTERM)
+
+    async def ended(self, deadline: float = 30.0) -> None:
+        """Wait until it has ended by itself; it is an error if it failed."""
+        async with asyncio.timeout(deadline):
+            code = await self._process.wait()
+        if code:
+            raise AssertionError(f"{self.name} ended with {code}: {self._log.read_text()}")
+
+    async def stop(self, deadline: float = 30.0) -> None:
+        """Ask it to leave, and wait until it has."""
+        self.terminate()
+        await self.ended(deadline)
+
+    async def kill(self) -> None:
+        """Kill it without grace."""
+        if self.running:
+            self._spool.note(self.name, Kind.GONE, KILLED)
+            self._process.kill()
+        await self._process.wait()
+
+
+class Clients:
+    """The clients of one test: `async with Clients(spool, url) as clients`."""
+
+    def __init__(self, spool: Spool, url: str) -> None:
+        self._spool = spool
+        self._url = url
+        self._clients: list[Client] = []
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await asyncio.shield(asyncio.gather(*(client.kill() for client in self._clients)))
+
+    async def consumer(
+        self,
+        queue: str,
+        *,
+        name: str,
+        library: Library = Library.AIO_PIKA,
+        prefetch: int = 20,
+        work: float = 0.0,
+        leave: Leave = Leave.FINISH,
+        linger: float = 0.2,
+        hold_after: int | None = None,
+        report_queue: str = "",
+    ) -> Client:
+        """Start a consumer; `name` must be new, also for a client that comes back."""
+        options = ConsumerOptions(
+            url=self._url,
+            queue=queue,
+            name=name,
+            spool=str(self._spool.directory),
+            library=library,
+            prefetch=prefetch,
+            work=work,
+            leave=leave,
+            linger=linger,
+            hold_after=hold_after,
+            report_queue=report_queue,
+        )
+        return await self._start("consume", options)
+
+    async def producer(
+        self,
+        queue: str,
+        *,
+        name: str = "p",
+        rate: float = 500.0,
+        keys: int = 100,
+        count: int | None = None,
+        size: int = 200,
+        in_header: bool = True,
+        keyless: float = 0.0,
+    ) -> Client:
+        """Start a producer; its keys are named `<name>-<number>`."""
+        options = ProducerOptions(
+            url=self._url,
+            queue=queue,
+            name=name,
+            spool=str(self._spool.directory),
+            rate=rate,
+            keys=keys,
+            count=count,
+            size=size,
+            in_header=in_header,
+            keyless=keyless,
+        )
+        return await self._start("produce", options)
+
+    async def _start(self, role: str, options: ConsumerOptions | ProducerOptions) -> Client:
+        if any(client.name == options.name for client in self._clients):
+            raise ValueError(f"there was a client {options.name} before: names are not used twice")
+        log = self._spool.directory / f"{options.name}.log"
+        path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
+        with log.open("wb") as errors:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "support.client",
+                role,
+                to_argument(options),
+                stdout=PIPE,
+                stderr=errors,
+                env={**os.environ, "PYTHONPATH": path},
+                # Ctrl-C at the terminal is for the test, which then stops its clients.
+                start_new_session=True,
+            )
+        client = Client(options.name, process, self._spool, log)
+        self._clients.append(client)
+        return client
