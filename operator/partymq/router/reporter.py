@@ -272,8 +272,8 @@ class Reporter:
             self._notice(after.ready.reason, after.ready.message, warning=_is_wrong(after.ready))
         old = {member.name: member for member in before.members} if before is not None else {}
         for member in after.members:
-            was = old.pop(member.name, None)
-            if was is None or was.state is not member.state:
+            known = old.pop(member.name, None)
+            if known is None or known.state is not member.state:
                 self._notice(f"Member{member.state.value}", f"{member.name} is {member.state.value.lower()}")
         if after.routing and before is not None and before.routing:
             for name in old:
