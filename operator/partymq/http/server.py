@@ -1,0 +1,67 @@
+"""The operator's own HTTP endpoints.
+
+Invariant: an answer is made from what is in memory: a probe never waits for the broker, the API server or another
+thread.
+"""
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from partymq.errors import InvalidSpecError
+
+log = logging.getLogger(__name__)
+
+Check = Callable[[], str]
+"""What is wrong, as a sentence; empty if nothing is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Views:
+    """What the endpoints show."""
+
+    alive: Check
+    ready: Check
+    metrics: Callable[[], bytes]
+
+
+@asynccontextmanager
+async def serve(host: str, port: int, views: Views) -> AsyncIterator[int]:
+    """Answer until the block is over; gives the port, which the system chooses for 0."""
+    runner = web.AppRunner(_application(views), handle_signals=False, access_log=None, shutdown_timeout=1.0)
+    await runner.setup()
+    try:
+        try:
+            await web.TCPSite(runner, host, port).start()
+        except OSError as error:
+            raise InvalidSpecError(
+                f"--http-port {port} (PARTYMQ_HTTP_PORT): {host}:{port} cannot be served ({error.strerror})."
+            ) from error
+        bound: int = runner.addresses[0][1]
+        log.info("Serving /healthz, /readyz and /metrics at %s:%d", host, bound)
+        yield bound
+    finally:
+        await runner.cleanup()
+
+
+def _application(views: Views) -> web.Application:
+    async def healthz(_: web.Request) -> web.Response:
+        return _verdict(views.alive())
+
+    async def readyz(_: web.Request) -> web.Response:
+        return _verdict(views.alive() or views.ready())
+
+    async def metrics(_: web.Request) -> web.Response:
+        return web.Response(body=views.metrics(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    application = web.Application()
+    application.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", metrics)])
+    return application
+
+
+def _verdict(wrong: str) -> web.Response:
+    return web.Response(text=f"{wrong or 'ok'}\n", status=503 if wrong else 200)

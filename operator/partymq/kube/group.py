@@ -1,0 +1,229 @@
+"""One group's affairs on this side: its spec, Secret and pods to the router, the router's reports to its status.
+
+Invariant: what works is replaced only by what is usable. A spec or a Secret that cannot be used is shown as the group's
+problem while the router goes on with what it had; an API server that is away changes nothing at all.
+"""
+
+import asyncio
+import logging
+from contextlib import suppress
+from dataclasses import replace
+from typing import Final, Protocol
+
+from partymq.core.membership import Pod
+from partymq.core.report import Condition, GroupReport, Notice
+from partymq.core.spec import BrokerAddress, GroupConfig, GroupSpec
+from partymq.errors import InvalidSecretError, InvalidSpecError, PartyMQError
+from partymq.kube.bridge import Router
+from partymq.kube.client import ApiError
+from partymq.kube.connection import REREAD, REREAD_IN_TROUBLE, Connection, SecretsApi
+from partymq.kube.events import Recorder
+from partymq.kube.removal import Removal
+from partymq.kube.resource import Resource, group_spec, secret_name
+from partymq.kube.status import View
+from partymq.kube.writer import StatusApi, StatusWriter
+
+log = logging.getLogger(__name__)
+
+_TELLING: Final = 5.0
+"""Seconds that a deletion waits for its Events."""
+
+
+class GroupApi(SecretsApi, StatusApi, Protocol):
+    """What a group needs of the client."""
+
+    async def is_terminating(self, namespace: str) -> bool:
+        """True while a namespace is being deleted."""
+
+
+class Group:
+    """A PartitionGroup from the first list that has it to the first that has it no more."""
+
+    def __init__(self, resource: Resource, *, api: GroupApi, router: Router, recorder: Recorder, identity: str) -> None:
+        self._resource = resource
+        self._pods: tuple[Pod, ...] = ()
+        self._refused: tuple[str, ...] = ()
+        self._api = api
+        self._router = router
+        self._recorder = recorder
+        self._identity = identity
+        self._connection = Connection(api, resource.group.namespace)
+        self._writer = StatusWriter(resource, api=api, identity=identity)
+        self._applied: tuple[GroupSpec, BrokerAddress] | None = None
+        self._generation = resource.status.get("observedGeneration", 0)
+        self._sent: tuple[Pod, ...] | None = None
+        self._told: tuple[str, ...] = ()
+        self._report: GroupReport | None = None
+        self._problem: Condition | None = None
+        self._change = asyncio.Event()
+        self.removed = asyncio.Event()
+        """Set when the group is being deleted and the resource may go."""
+
+    @property
+    def resource(self) -> Resource:
+        """The resource as it was listed last."""
+        return self._resource
+
+    @property
+    def configured(self) -> bool:
+        """True if the router here knows the group."""
+        return self._applied is not None
+
+    @property
+    def routed_elsewhere(self) -> bool:
+        """True if another replica is known to route the group."""
+        return self._writer.foreign is not None
+
+    def knows(self, pod: str) -> bool:
+        """True if a pod of this name is among the group's."""
+        return any(known.name == pod for known in self._pods)
+
+    def observe(self, resource: Resource, pods: tuple[Pod, ...], refused: tuple[str, ...], *, listed_at: float) -> None:
+        """What the API server lists now; `listed_at` is when it was asked."""
+        self._resource, self._pods, self._refused = resource, pods, refused
+        self._writer.observe(resource, listed_at=listed_at)
+        self._change.set()
+
+    def report(self, report: GroupReport) -> None:
+        """What the router reports."""
+        connected = report.broker_connected.ok
+        if self._report is None or self._report.broker_connected.ok != connected:
+            self._change.set()
+        self._report = report
+        self._show()
+
+    def notice(self, notice: Notice) -> None:
+        """What the router notices."""
+        self._recorder.tell(self._resource.group, self._resource.uid, notice)
+
+    async def follow(self) -> None:
+        """Bring what the API server says to the router, for ever."""
+        while not self._resource.deleting:
+            await self.changed(await self._bring())
+        await Removal(self, self._router, self._api.is_terminating).run()
+        self.removed.set()
+
+    async def present(self) -> None:
+        """Bring what the router says to the API server, for ever."""
+        await self._writer.run()
+
+    async def flush(self) -> None:
+        """Show the last word before the operator stops."""
+        await self._writer.flush()
+
+    async def changed(self, timeout: float) -> None:  # noqa: ASYNC109 - it returns, it does not raise
+        """Wait until the resource or the broker's connection changed, or for so many seconds."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self._change.wait()
+                self._change.clear()
+
+    async def prepare_removal(self) -> None:
+        """Make the router know the group and the newest address; raises what keeps it from knowing any."""
+        resource = self._resource
+        try:
+            spec = group_spec(resource.group, resource.spec)
+            address = await self._connection.address(secret_name(resource.spec), trouble=self._trouble)
+        except PartyMQError:
+            if self._applied is None:
+                raise
+        else:
+            if self._applied is None:
+                # Nothing is routed any more, and a journal that is gone was deleted by us before a restart.
+                self._configure(replace(spec, paused=True), address, known_epoch=0)
+            elif address != self._applied[1]:
+                self._configure(self._applied[0], address)
+        self._hand_over_pods()
+
+    def forget(self) -> None:
+        """The router is told to remove the group, and knows it no more however that ends."""
+        self._applied = self._sent = None
+
+    def explain(self, problem: Condition) -> None:
+        """Show why the group is not ready."""
+        self._problem = problem
+        self._generation = self._resource.generation
+        self._show()
+
+    async def tell(self, notice: Notice) -> None:
+        """Post an Event and wait for it, for a while: the resource may be gone afterwards."""
+        self.notice(notice)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_TELLING):
+                await self._recorder.idle()
+
+    def says(self) -> str:
+        """What the router said last."""
+        if self._report is None:
+            return "the router has not reported yet"
+        condition = self._report.ready if self._report.broker_connected.ok else self._report.broker_connected
+        return f"the router says: {condition.message}"
+
+    async def _bring(self) -> float:
+        """Hand over what changed; seconds until it should be looked at again."""
+        try:
+            await self._hand_over()
+        except InvalidSpecError as error:
+            self._generation = self._resource.generation
+            self._set_problem(self._described(error))
+            return REREAD_IN_TROUBLE if isinstance(error, InvalidSecretError) else REREAD
+        except ApiError as error:
+            log.info("%s: goes on with what is known: %s", self._resource.group, error)
+            return REREAD_IN_TROUBLE
+        self._set_problem(None)
+        return REREAD_IN_TROUBLE if self._trouble else REREAD
+
+    async def _hand_over(self) -> None:
+        resource = self._resource
+        # Pods first: that the spec is bad or the Secret is gone must not keep the router from knowing who is there.
+        if self._applied:
+            self._hand_over_pods()
+        wanted = (
+            group_spec(resource.group, resource.spec),
+            await self._connection.address(secret_name(resource.spec), trouble=self._trouble),
+        )
+        if wanted != self._applied:
+            self._configure(*wanted)
+        self._hand_over_pods()
+        if self._generation != resource.generation:
+            self._generation = resource.generation
+            self._show()
+
+    def _hand_over_pods(self) -> None:
+        if self._pods != self._sent:
+            self._router.set_pods(self._resource.group, self._pods)
+            self._sent = self._pods
+        for sentence in set(self._refused) - set(self._told):
+            self.notice(Notice(warning=True, reason="PodRefused", message=sentence))
+        self._told = self._refused
+
+    def _configure(self, spec: GroupSpec, broker: BrokerAddress, *, known_epoch: int | None = None) -> None:
+        epoch = max(self._resource.status.get("epoch", 0), self._report.epoch if self._report else 0)
+        group = self._resource.group
+        known = epoch if known_epoch is None else known_epoch
+        self._router.configure(GroupConfig(group=group, spec=spec, broker=broker, known_epoch=known))
+        self._applied = (spec, broker)
+
+    @property
+    def _trouble(self) -> bool:
+        return self._report is not None and not self._report.broker_connected.ok
+
+    def _described(self, error: InvalidSpecError) -> Condition:
+        goes_on = " Routing goes on with the settings from before." if self._applied else ""
+        return Condition(ok=False, reason=error.reason, message=f"{error}{goes_on}")
+
+    def _set_problem(self, problem: Condition | None) -> None:
+        if problem == self._problem:
+            return
+        self._problem = problem
+        if problem:
+            self.notice(Notice(warning=True, reason=problem.reason, message=problem.message))
+        else:
+            text = "The spec and the connection Secret can be used now."
+            self.notice(Notice(warning=False, reason="Accepted", message=text))
+        self._show()
+
+    def _show(self) -> None:
+        self._writer.show(
+            View(identity=self._identity, generation=self._generation, report=self._report, problem=self._problem)
+        )

@@ -1,0 +1,136 @@
+"""From a report to the resource's status.
+
+Invariant: what is shown is a pure function of what is known; a condition's lastTransitionTime moves only when its
+status does.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from partymq.core import ranges
+from partymq.core.report import Condition, GroupReport, HandoffReport, MemberReport, MemberState
+
+Status = dict[str, Any]
+
+_STARTING: Final = ("Unknown", "Starting", "The operator has taken the group up; the router has not reported yet.")
+_NOT_TRIED: Final = ("Unknown", "NotTried", "Nothing was tried yet; the condition Ready says why.")
+_CAPACITY: Final = 32_768
+"""Characters of a condition's message that the schema takes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """What is known of a group at one moment."""
+
+    identity: str
+    """This operator."""
+    generation: int
+    """The generation of the spec that this is about."""
+    report: GroupReport | None
+    problem: Condition | None
+    """What the router cannot know, because it concerns the resource itself: it decides whether the group is ready."""
+
+
+def render(view: View, previous: Mapping[str, Any], now: float) -> Status:
+    """The whole status; `previous` is the one shown until now, for the times of the conditions."""
+    report = view.report
+    status: Status = {
+        "observedGeneration": view.generation,
+        "memberCount": sum(map(_counts, report.members)) if report else 0,
+        "members": [_member(member) for member in report.members] if report else [],
+        "handoffs": [_handoff(handoff) for handoff in report.handoffs] if report else [],
+        "conditions": _conditions(view, previous.get("conditions") or (), now),
+    }
+    if report:
+        status["epoch"] = report.epoch
+        status["partitions"] = {
+            "total": report.partitions_total,
+            "assigned": report.partitions_assigned,
+            "held": report.partitions_held,
+        }
+        status["messages"] = {"backlog": report.backlog}
+        if report.source_ready is not None:
+            status["messages"]["source"] = report.source_ready
+        if report.routing:
+            status["router"] = view.identity
+    elif "epoch" in previous:
+        # The epoch tells an empty journal from a lost one: it outlives the time in which nothing else is known.
+        status["epoch"] = previous["epoch"]
+    return status
+
+
+def steady(status: Mapping[str, Any]) -> Status:
+    """A status without the numbers that change with every message: two of them differ when something happened."""
+    members = [{**member, "ready": 0} for member in status.get("members") or ()]
+    return {key: value for key, value in status.items() if key != "messages"} | {"members": members}
+
+
+def patch(previous: Mapping[str, Any], status: Status) -> dict[str, Any]:
+    """The merge patch from one to the other: what is no longer said must be taken back by name."""
+    changes: dict[str, Any] = dict.fromkeys(previous.keys() - status.keys())
+    for key, value in status.items():
+        before = previous.get(key)
+        if isinstance(value, dict) and isinstance(before, Mapping):
+            changes[key] = dict.fromkeys(before.keys() - value.keys()) | value
+        elif value != before:
+            changes[key] = value
+    return changes
+
+
+def timestamp(seconds: float) -> str:
+    """A time as Kubernetes writes it."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _counts(member: MemberReport) -> bool:
+    return bool(member.partitions) or member.state in (MemberState.ACTIVE, MemberState.IDLE)
+
+
+def _member(member: MemberReport) -> dict[str, Any]:
+    return {
+        "name": member.name,
+        "state": member.state.value,
+        "partitions": ranges.text(member.partitions),
+        "ready": member.ready,
+        "since": timestamp(member.since),
+    }
+
+
+def _handoff(handoff: HandoffReport) -> dict[str, Any]:
+    return {
+        "id": handoff.id,
+        "donor": handoff.donor,
+        "phase": handoff.phase,
+        "partitions": ranges.text(handoff.partitions),
+        "since": timestamp(handoff.since),
+        "waitingFor": handoff.waiting_for,
+    }
+
+
+def _conditions(view: View, previous: Iterable[Mapping[str, Any]], now: float) -> list[dict[str, Any]]:
+    before = {condition["type"]: condition for condition in previous}
+    report = view.report
+    said: dict[str, Condition | None] = {
+        "Ready": view.problem or (report.ready if report else None),
+        "BrokerConnected": report.broker_connected if report else None,
+        "Balanced": report.balanced if report else None,
+    }
+    unknown = _NOT_TRIED if view.problem else _STARTING
+    conditions = []
+    for kind, condition in said.items():
+        state, reason, message = (str(condition.ok), condition.reason, condition.message) if condition else unknown
+        last = before.get(kind)
+        since = last["lastTransitionTime"] if last and last["status"] == state else timestamp(now)
+        conditions.append(
+            {
+                "type": kind,
+                "status": state,
+                "observedGeneration": view.generation,
+                "lastTransitionTime": since,
+                "reason": reason,
+                "message": message[:_CAPACITY],
+            }
+        )
+    return conditions

@@ -1,0 +1,81 @@
+"""The running operator: the router and the HTTP server in this thread, Kubernetes in another.
+
+Invariant: the parts live and die together. When one ends unasked the process ends with its reason; when the process is
+asked to end, Kubernetes hands nothing on any more, then the router stops gracefully, then its last words are shown.
+"""
+
+import asyncio
+import logging
+import signal
+from typing import Any
+
+from partymq.core.membership import Pod
+from partymq.core.report import GroupReport
+from partymq.core.spec import DeletionPolicy, GroupConfig, GroupId
+from partymq.http.server import Views, serve
+from partymq.kube.thread import KubernetesThread
+from partymq.metrics import Metrics
+from partymq.router.supervisor import Supervisor
+from partymq.settings import VERSION, Settings
+
+log = logging.getLogger(__name__)
+
+
+class Operator:
+    """One process's parts, for one run."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._metrics = Metrics()
+        self._kubernetes = KubernetesThread(self, identity=settings.identity, namespaces=settings.namespaces)
+        self._supervisor = Supervisor(
+            identity=settings.identity, on_report=self._reported, on_notice=self._kubernetes.notice
+        )
+        self._stopping = asyncio.Event()
+
+    def configure(self, config: GroupConfig) -> None:
+        """Create or change a group."""
+        self._supervisor.configure(config)
+
+    def set_pods(self, group: GroupId, pods: tuple[Pod, ...]) -> None:
+        """The whole current list of the group's pods."""
+        self._supervisor.set_pods(group, pods)
+
+    async def remove(self, group: GroupId, policy: DeletionPolicy) -> tuple[str, ...]:
+        """Stop routing and delete the group's queues; the names of those that stay."""
+        left = await self._supervisor.remove(group, policy)
+        self._metrics.forget(group)
+        return left
+
+    async def release(self, group: GroupId) -> None:
+        """Stop routing here and touch no queue."""
+        await self._supervisor.release(group)
+        self._metrics.forget(group)
+
+    async def run(self) -> None:
+        """Run until a signal comes; raises what ended it otherwise."""
+        settings, loop = self._settings, asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stopping.set)
+        views = Views(alive=self._kubernetes.stuck, ready=self._kubernetes.unready, metrics=self._metrics.text)
+        async with serve(settings.http_host, settings.http_port, views):
+            where = f"namespaces {', '.join(settings.namespaces)}" if settings.namespaces else "all namespaces"
+            log.info("PartyMQ %s serves %s as %s", VERSION, where, settings.identity)
+            routing = asyncio.create_task(self._supervisor.run(), name="router")
+            self._kubernetes.start()
+            stopping = asyncio.create_task(self._stopping.wait(), name="signals")
+            parts: set[asyncio.Future[Any]] = {routing, self._kubernetes.ended, stopping}
+            await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
+            stopping.cancel()
+            log.info("Stopping")
+            await self._kubernetes.quiesce()
+            routing.cancel()
+            await asyncio.wait({routing})
+            await self._kubernetes.stop()
+        for part in (routing, self._kubernetes.ended):
+            if part.done() and not part.cancelled() and (failure := part.exception()):
+                raise failure
+
+    def _reported(self, group: GroupId, report: GroupReport) -> None:
+        self._metrics.report(group, report)
+        self._kubernetes.report(group, report)

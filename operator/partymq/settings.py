@@ -1,0 +1,93 @@
+"""What the operator is told by flags and the environment.
+
+Invariant: a value that comes out of here is usable; what is not is refused with one sentence that names the flag.
+A flag wins over its variable, a variable over the default.
+"""
+
+import os
+import re
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib.metadata import version
+from typing import Final
+
+from partymq.errors import InvalidSpecError
+
+VERSION: Final = version("partymq")
+
+LEVELS: Final = ("debug", "info", "warning", "error")
+
+_NAMESPACE: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+
+
+class LogFormat(StrEnum):
+    """How log lines look."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What `partymq operator` needs to know."""
+
+    namespaces: tuple[str, ...] = ()
+    """The namespaces that it serves; none means all of them."""
+    http_host: str = "0.0.0.0"  # noqa: S104 - probes and scrapes come from outside of the pod
+    http_port: int = 8080
+    log_format: LogFormat = LogFormat.TEXT
+    log_level: str = "info"
+    identity: str = ""
+    """Names this process in statuses, Events and on the broker; the pod's name."""
+
+
+def load(
+    *,
+    namespaces: tuple[str, ...] | None = None,
+    http_host: str | None = None,
+    http_port: str | None = None,
+    log_format: str | None = None,
+    log_level: str | None = None,
+    identity: str | None = None,
+    environ: Mapping[str, str] = os.environ,
+) -> Settings:
+    """Settings from flags (None: not given) and the environment; raises InvalidSpecError."""
+    default = Settings()
+    return Settings(
+        namespaces=_namespaces(namespaces or tuple(environ.get("PARTYMQ_NAMESPACES", "").split(","))),
+        http_host=http_host or environ.get("PARTYMQ_HTTP_HOST") or default.http_host,
+        http_port=_port(http_port or environ.get("PARTYMQ_HTTP_PORT") or str(default.http_port)),
+        log_format=_log_format(log_format or environ.get("PARTYMQ_LOG_FORMAT") or default.log_format),
+        log_level=_log_level(log_level or environ.get("PARTYMQ_LOG_LEVEL") or default.log_level),
+        identity=identity or environ.get("PARTYMQ_IDENTITY") or socket.gethostname(),
+    )
+
+
+def _namespaces(names: tuple[str, ...]) -> tuple[str, ...]:
+    chosen = tuple(dict.fromkeys(name.strip() for name in names if name.strip()))
+    for name in chosen:
+        if not _NAMESPACE.fullmatch(name):
+            raise InvalidSpecError(
+                f"--namespace {name!r} (PARTYMQ_NAMESPACES) is no namespace: give its name, once for each namespace."
+            )
+    return chosen
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and int(text) <= 65_535):
+        raise InvalidSpecError(f"--http-port {text!r} (PARTYMQ_HTTP_PORT) is no port: give a number from 0 to 65535.")
+    return int(text)
+
+
+def _log_format(text: str) -> LogFormat:
+    if text not in [form.value for form in LogFormat]:
+        raise InvalidSpecError(f"--log-format {text!r} (PARTYMQ_LOG_FORMAT) is unknown: give text or json.")
+    return LogFormat(text)
+
+
+def _log_level(text: str) -> str:
+    if text.lower() not in LEVELS:
+        raise InvalidSpecError(f"--log-level {text!r} (PARTYMQ_LOG_LEVEL) is unknown: give {', '.join(LEVELS)}.")
+    return text.lower()
