@@ -118,6 +118,12 @@ class Group:
         )
         self._tell()
 
+    @property
+    def router_pid(self) -> int:
+        """The process of the router that was spawned."""
+        assert self._process is not None
+        return self._process.pid
+
     async def died(self, deadline: float = 30.0) -> None:
         """Waits until the router's process has killed itself."""
         assert self._process is not None

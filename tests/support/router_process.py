@@ -10,6 +10,8 @@ import signal
 import sys
 from contextlib import suppress
 
+import uvloop
+
 from partymq.core.membership import Pod, PodState
 from partymq.core.spec import GroupConfig, GroupId, GroupSpec
 from partymq.router.points import Point
@@ -49,4 +51,4 @@ async def _read_pods(reader: asyncio.StreamReader, supervisor: Supervisor, group
 
 
 if __name__ == "__main__":
-    asyncio.run(run(json.loads(sys.argv[1])))
+    uvloop.run(run(json.loads(sys.argv[1])))

@@ -1,0 +1,1 @@
+"""Figures, never verdicts: what is compared runs in the same rounds on the same machine."""
