@@ -135,10 +135,10 @@ fi
 mkdir -p "$STATE"
 
 case $WHICH-${1:-} in
-*-up) locked "$WHICH" "${PREFIX}_up"; config_path ;;
-*-down) locked "$WHICH" "${PREFIX}_down" "${@:2}" ;;
+*-up) locked "cluster-$WHICH" "${PREFIX}_up"; config_path ;;
+*-down) locked "cluster-$WHICH" "${PREFIX}_down" "${@:2}" ;;
 *-kubeconfig) config_path ;;
 kube-kind) echo "$KIND" ;;
-kube-load) locked "$WHICH" "${PREFIX}_load" "${2:?load takes an archive}" ;;
+kube-load) locked "cluster-$WHICH" "${PREFIX}_load" "${2:?load takes an archive}" ;;
 *) sed -n '2,/^\./s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac

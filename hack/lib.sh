@@ -79,6 +79,31 @@ has_docker() { # a client without an engine is no Docker; asked once
   [ $HAS_DOCKER = yes ]
 }
 
+# --- Go
+
+go_minor() { go version 2>/dev/null | sed -n 's/^go version go1\.\([0-9]*\).*/\1/p'; }
+
+# Any Go since 1.21 fetches the version that a module asks for; older ones can't. Debian's versioned packages are not on PATH.
+need_go() {
+  local package found
+  found=$(printf '%s\n' /usr/local/go/bin /usr/lib/go-1.*/bin | sort -V | tail -1)
+  PATH=$PATH:/usr/local/go/bin:$found
+  if [ "$(go_minor)" -lt 21 ] 2>/dev/null || [ -z "$(go_minor)" ]; then
+    if is_root && command -v apt-get >/dev/null; then
+      locked apt step apt-update "reading the package lists" apt-get -o DPkg::Lock::Timeout=300 update -q
+      package=$(apt-cache search --names-only '^golang-1\.[0-9]+-go$' | awk '{print $1}' | sort -V | tail -1)
+      package=${package%-go} # golang-1.24
+      if [ "${package#golang-1.}" -ge 21 ] 2>/dev/null; then
+        locked apt apt_install "$package-go" "$package-src"
+        PATH=/usr/lib/go-${package#golang-}/bin:$PATH
+      fi
+    fi
+  fi
+  [ "$(go_minor)" -ge 21 ] 2>/dev/null ||
+    lack "Go 1.26 is missing here and apt has none that is new enough: install it from https://go.dev/dl."
+  if [ "$(go_minor)" -lt 26 ]; then export GOTOOLCHAIN=auto; fi
+}
+
 # --- Debian 13 in a folder, for the broker and for images
 
 debian_root() { # debian_root FOLDER PACKAGE,PACKAGE
