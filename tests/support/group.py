@@ -113,7 +113,7 @@ class Group:
             "support.router_process",
             json.dumps(options),
             stdin=PIPE,
-            env={**os.environ, "PYTHONPATH": str(_ROOT)},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))},
             start_new_session=True,
         )
         self._tell()
