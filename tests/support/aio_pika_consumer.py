@@ -6,6 +6,7 @@ right after.
 """
 
 import asyncio
+import secrets
 import signal
 import sys
 from pathlib import Path
@@ -137,7 +138,8 @@ async def consume(options: ConsumerOptions) -> str:
         channel, queue = await _when_declared(connection, options.queue)
         sink: _Sink
         if options.report_queue:
-            sink = _QueueSink(channel, options.report_queue, options.name)
+            # A pod's container may start again under the same name: each start is an actor of its own.
+            sink = _QueueSink(channel, options.report_queue, f"{options.name}~{secrets.token_hex(2)}")
         else:
             sink = _FileSink(Path(options.spool), options.name)
         try:

@@ -1,0 +1,237 @@
+"""What the demo and the end-to-end tests put on the cluster: the operator, groups, and pods that report to the auditor.
+
+Invariant: everything is in a namespace of its own and carries its name on the broker; leaving the block takes all of it
+back, groups before the operator, so that no finalizer is left without somebody to honour it.
+"""
+
+import os
+import socket
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import aiohttp
+
+from support.broker import amqp_url, management_url
+from support.kube import CommandError, Kube, run
+from support.options import ConsumerOptions, to_argument
+
+ROOT = Path(__file__).parent.parent.parent
+CHART = ROOT / "helm" / "partymq"
+_CLIENT = Path(__file__).parent
+_CLIENT_FILES = (
+    "__init__.py",
+    "aio_pika_consumer.py",
+    "auditor.py",
+    "client.py",
+    "conditions.py",
+    "events.py",
+    "message.py",
+    "options.py",
+    "spool.py",
+    "verdict.py",
+)
+_PATH = "/opt/audit"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """What the caller (`hack/run.sh`) has prepared."""
+
+    operator_image: str
+    example_image: str
+    host_network: bool
+    amqp_url: str
+    amqp_url_in_pods: str
+
+    @classmethod
+    def read(cls) -> Self:
+        """From the environment variables; a missing one is named."""
+        missing = [
+            name
+            for name in ("KUBECONFIG", "PARTYMQ_OPERATOR_IMAGE", "PARTYMQ_EXAMPLE_IMAGE")
+            if not os.environ.get(name)
+        ]
+        if missing:
+            raise CommandError(
+                f"{', '.join(missing)} not set: start this with `make demo` or `make e2e`, which prepare it"
+            )
+        return cls(
+            operator_image=os.environ["PARTYMQ_OPERATOR_IMAGE"],
+            example_image=os.environ["PARTYMQ_EXAMPLE_IMAGE"],
+            host_network=os.environ.get("PARTYMQ_HOST_NETWORK") == "1",
+            amqp_url=amqp_url(),
+            amqp_url_in_pods=os.environ.get("PARTYMQ_POD_AMQP_URL") or amqp_url(),
+        )
+
+
+@asynccontextmanager
+async def operator(cluster: Kube, environment: Environment, *, everywhere: bool = False) -> AsyncIterator[str]:
+    """The chart's release in the namespace, watching that namespace alone or all of them; its name."""
+    release = "partymq"
+    repository, _, tag = environment.operator_image.rpartition(":")
+    values = {
+        "image.repository": repository,
+        "image.tag": tag,
+        "hostNetwork": str(environment.host_network).lower(),
+        "http.port": str(_free_port() if environment.host_network else 8080),
+    }
+    if environment.host_network:
+        values["http.host"] = "127.0.0.1"
+    if not everywhere:
+        values["watchNamespaces"] = f"{{{cluster.namespace}}}"
+    crd = await run("kubectl", "get", "crd", "partitiongroups.partymq.io", "--ignore-not-found", "-o", "name")
+    if crd:
+        # Another release brought the kind: it is not ours to take over, but it has to be this version.
+        await run("kubectl", "apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds"))
+        values["crds.install"] = "false"
+    pairs = [part for name, value in values.items() for part in ("--set", f"{name}={value}")]
+    try:
+        await run("helm", "install", release, str(CHART), "-n", cluster.namespace, "--wait", "--timeout", "90s", *pairs)
+        yield release
+    finally:
+        await cluster.kubectl("delete", "partitiongroups", "--all", "--timeout=60s", "--ignore-not-found", deadline=70)
+        await run(
+            "helm", "uninstall", release, "-n", cluster.namespace, "--wait", "--timeout", "60s", "--ignore-not-found"
+        )
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def secret(uri: str, name: str = "rabbitmq") -> dict[str, object]:
+    """The Secret of a group."""
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": {"uri": uri}}
+
+
+def partition_group(name: str, source: str, **spec: object) -> dict[str, object]:
+    """A PartitionGroup that takes its queues with it when it goes."""
+    return {
+        "apiVersion": "partymq.io/v1alpha1",
+        "kind": "PartitionGroup",
+        "metadata": {"name": name},
+        "spec": {
+            "broker": {"connectionSecret": {"name": "rabbitmq"}},
+            "source": {"queue": source},
+            "deletionPolicy": "Delete",
+            **spec,
+        },
+    }
+
+
+def client_code() -> dict[str, object]:
+    """The reporting client's modules, which pods of the example's image mount beside the example."""
+    data = {name: (_CLIENT / name).read_text(encoding="utf-8") for name in _CLIENT_FILES}
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "audited-client"}, "data": data}
+
+
+def consumers(
+    name: str,
+    group: str,
+    environment: Environment,
+    report_queue: str,
+    *,
+    replicas: int,
+    kind: str = "Deployment",
+    prefetch: int = 20,
+    work: float = 0.002,
+) -> dict[str, object]:
+    """A workload of consumers that differ from the example in nothing but their reports."""
+    options = ConsumerOptions(
+        url=environment.amqp_url_in_pods,
+        queue=f"partymq.$(NAMESPACE).{group}.inbox.$(POD_NAME)",
+        name="$(POD_NAME)",
+        report_queue=report_queue,
+        prefetch=prefetch,
+        work=work,
+    )
+    container = {
+        "name": "consumer",
+        "image": environment.example_image,
+        "command": ["python", "-m", "support.client", "consume", to_argument(options)],
+        "env": [
+            {"name": "NAMESPACE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}},
+            {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+            {"name": "PYTHONPATH", "value": _PATH},
+        ],
+        "volumeMounts": [{"name": "audited-client", "mountPath": f"{_PATH}/support", "readOnly": True}],
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+    }
+    pod: dict[str, Any] = {
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        # So that the client is not process 1 and a real SIGKILL can be sent from within.
+        "shareProcessNamespace": True,
+        "hostNetwork": environment.host_network,
+        "securityContext": {"runAsNonRoot": True, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}},
+        "containers": [container],
+        "volumes": [{"name": "audited-client", "configMap": {"name": "audited-client"}}],
+    }
+    spec: dict[str, Any] = {
+        "replicas": replicas,
+        "selector": {"matchLabels": {"app": name}},
+        "template": {
+            "metadata": {"labels": {"app": name}, "annotations": {"partymq.io/group": group}},
+            "spec": pod,
+        },
+    }
+    if kind == "StatefulSet":
+        spec |= {"serviceName": name, "podManagementPolicy": "Parallel"}
+    return {"apiVersion": "apps/v1", "kind": kind, "metadata": {"name": name}, "spec": spec}
+
+
+_KILL = """
+import os, signal
+for pid in filter(str.isdigit, os.listdir("/proc")):
+    with open(f"/proc/{pid}/cmdline", "rb") as file:
+        if b"support.client" in file.read():
+            os.kill(int(pid), signal.SIGKILL)
+"""
+
+
+async def kill_process(cluster: Kube, pod: str) -> None:
+    """SIGKILL the client in a pod; Kubernetes starts its container again."""
+    await cluster.kubectl("exec", pod, "--", "python", "-c", _KILL)
+
+
+async def kill_pod(cluster: Kube, pod: str) -> None:
+    """Take a pod away without grace: its process gets SIGKILL, its object goes at once."""
+    await kill_process(cluster, pod)
+    await cluster.kubectl("delete", "pod", pod, "--grace-period=0", "--force")
+
+
+def owners(group: Mapping[str, Any]) -> dict[str, str]:
+    """The members that own partitions, with their partitions as text."""
+    members = group.get("status", {}).get("members") or []
+    return {member["name"]: member["partitions"] for member in members if member.get("partitions")}
+
+
+def condition(group: Mapping[str, Any], kind: str) -> Mapping[str, str]:
+    """A condition of the group; empty while there is none."""
+    for one in group.get("status", {}).get("conditions") or []:
+        if one["type"] == kind:
+            return dict(one)
+    return {}
+
+
+async def delete_queues(prefix: str) -> list[str]:
+    """Delete what is left on the broker under a prefix; what that was."""
+    async with aiohttp.ClientSession() as session:
+        async with session.get(f"{management_url()}/api/queues?columns=vhost,name&disable_stats=true") as answer:
+            answer.raise_for_status()
+            left = [queue["name"] for queue in await answer.json() if queue["name"].startswith(prefix)]
+        for name in left:
+            async with session.delete(f"{management_url()}/api/queues/%2F/{name}") as answer:
+                answer.raise_for_status()
+        async with session.delete(f"{management_url()}/api/exchanges/%2F/{prefix}dlx") as answer:
+            assert answer.status in (204, 404)
+    return left
