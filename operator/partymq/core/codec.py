@@ -16,12 +16,15 @@ import orjson
 
 from partymq.core.ledger import Handoff, Ledger, Partition, Phase
 from partymq.core.names import SPREAD
+from partymq.errors import PartyMQError
 
 FORMAT = 1
 
 
-class UnknownFormatError(Exception):
+class UnknownFormatError(PartyMQError):
     """The bytes are no ledger of this format: another version of PartyMQ, or not PartyMQ at all."""
+
+    reason = "JournalUnreadable"
 
 
 def encode(ledger: Ledger) -> bytes:

@@ -89,8 +89,9 @@ class Journal:
                 best = found
         if best is None and known_epoch:
             raise JournalLostError(
-                f"{self._queue} is empty, but this group has been routed before (epoch {known_epoch}): "
-                "the journal was deleted or lost"
+                f"{self._queue} is empty, but this group has been routed before (epoch {known_epoch}): the journal was "
+                "deleted or lost. Stop the pods, look whether the inboxes hold messages that you need, then delete and "
+                "create the PartitionGroup again"
             )
         self._ledger = best or none
         return self._ledger
