@@ -2,7 +2,7 @@
 # broker.sh: a RabbitMQ 4 for tests and the demo, on loopback, with the management and shovel plugins.
 #
 #   broker.sh [--instance NAME] up              start it (or find it running); prints the AMQP URL
-#   broker.sh [--instance NAME] url|management-url
+#   broker.sh [--instance NAME] url|management-url|pod-url      pod-url: the AMQP URL as a kind cluster's pods see it
 #   broker.sh [--instance NAME] ctl ARGS...     rabbitmqctl
 #   broker.sh [--instance NAME] kill            SIGKILL, for fault tests; `up` starts it again with its data
 #   broker.sh [--instance NAME] status          exit code 0 while it runs
@@ -15,8 +15,7 @@
 # goes with it). With a Docker engine the broker is a container, else RabbitMQ from Debian 13 in a chroot, which takes root.
 . "$(dirname "$0")/lib.sh"
 
-NAME=default PURGE= ALL=
-COMMAND= ARGS=()
+NAME=default PURGE='' ALL='' COMMAND='' ARGS=()
 while [ $# -gt 0 ]; do
   case $1 in
   --instance) NAME=${2:?--instance takes a name}; shift 2 ;;
@@ -65,6 +64,7 @@ build_root() {
   step broker-root "building RabbitMQ's Debian root (50 to 80 s, once)" debian_root "$DEBIAN" rabbitmq-server
 }
 
+# shellcheck disable=SC2016 # $1 and its kind are for the inner shell
 enter() { # sets ENTER, a command prefix: NAME's folder is /data in the root. The mounts are private and end with the process.
   local data; data=$(folder "$1")
   mkdir -p "$DEBIAN/data" "$data"
@@ -122,11 +122,13 @@ chroot_down() {
   stop epmd # with the last instance
 }
 
+gone() { ! alive "$NAME"; }
+
 chroot_kill() {
   local pid
   pid=$(pid_of "$NAME") || die "RabbitMQ ($NAME) does not run."
   kill -9 "$pid"
-  wait_for 10 eval '! alive "$NAME"'
+  wait_for 10 gone
 }
 
 chroot_ctl() { # only while it runs: rabbitmqctl would start an epmd of its own
@@ -134,6 +136,9 @@ chroot_ctl() { # only while it runs: rabbitmqctl would start an epmd of its own
   enter "$NAME"
   "${ENTER[@]}" "$SBIN/rabbitmqctl" "$@"
 }
+
+chroot_status() { alive "$NAME"; }
+chroot_pod_url() { amqp_url; }
 
 # --- commands
 
@@ -147,12 +152,12 @@ down() {
 }
 
 status() {
-  if alive "$NAME"; then echo "$NAME runs as process $(pid_of "$NAME") at $(amqp_url)"; else echo "$NAME does not run"; return 1; fi
+  if "$1_status"; then echo "$NAME runs at $(amqp_url)"; else echo "$NAME does not run"; return 1; fi
 }
 
 if is_external; then
   case $COMMAND in
-  up | url) echo "$PARTYMQ_AMQP_URL" ;;
+  up | url | pod-url) echo "$PARTYMQ_AMQP_URL" ;;
   management-url) echo "${PARTYMQ_MANAGEMENT_URL:?set it to the management API of the broker at PARTYMQ_AMQP_URL}" ;;
   down) ;;
   *) lack "broker.sh $COMMAND works on brokers that this script started, and PARTYMQ_AMQP_URL names another." ;;
@@ -160,7 +165,7 @@ if is_external; then
   exit
 fi
 
-# shellcheck source=hack/broker-docker.sh
+# shellcheck source=SCRIPTDIR/broker-docker.sh
 if [ "$(engine)" = docker ]; then . "$REPO/hack/broker-docker.sh"; fi
 
 case $COMMAND in
@@ -169,7 +174,8 @@ url) locked broker claim_port; amqp_url ;;
 management-url) locked broker claim_port; management_url ;;
 ctl) "$(engine)_ctl" "${ARGS[@]}" ;;
 kill) locked broker "$(engine)_kill" ;;
-status) status ;;
+status) status "$(engine)" ;;
+pod-url) "$(engine)_pod_url" ;;
 down) locked broker down "$(engine)" ;;
 *) sed -n '2,/^\./s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac

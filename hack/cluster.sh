@@ -6,7 +6,8 @@
 #   cluster.sh load ARCHIVE    import an image archive into its container runtime
 #   cluster.sh kubeconfig      print the path alone
 #   cluster.sh kind            which one it is: external, kind or node
-#   cluster.sh api [up|down [--purge]|kubeconfig]    the same for the bare API server
+#   cluster.sh status          exit code 0 while it runs
+#   cluster.sh api [up|down [--purge]|kubeconfig|status]    the same for the bare API server
 #
 # external  KUBECONFIG names a cluster of your own: nothing is started, `up` checks that it answers
 # kind      there is a Docker engine and kind
@@ -121,6 +122,14 @@ kind_up() {
 kind_down() { kind delete cluster --name partymq >&2; }
 kind_load() { kind load image-archive --name partymq "$1" >&2; }
 
+answers() {
+  case $KIND in
+  external) kubectl --request-timeout=15s get --raw /readyz ;;
+  kind) kind get clusters | grep -qx partymq ;;
+  node) alive apiserver && k get --raw /readyz ;;
+  esac >/dev/null 2>&1
+}
+
 config_path() { if is_external; then echo "$KUBECONFIG"; else echo "$STATE/kubeconfig"; fi; }
 
 KIND=$(kind_of)
@@ -128,7 +137,7 @@ if [ $WHICH = api ]; then
   if [ "$1" = up ]; then "$REPO/hack/tools.sh" kube; fi
   PREFIX=bare
 else
-  # shellcheck source=hack/node.sh
+  # shellcheck source=SCRIPTDIR/node.sh
   . "$REPO/hack/node.sh"
   PREFIX=$KIND
 fi
@@ -138,6 +147,7 @@ case $WHICH-${1:-} in
 *-up) locked "cluster-$WHICH" "${PREFIX}_up"; config_path ;;
 *-down) locked "cluster-$WHICH" "${PREFIX}_down" "${@:2}" ;;
 *-kubeconfig) config_path ;;
+*-status) answers && echo "$WHICH runs" ;;
 kube-kind) echo "$KIND" ;;
 kube-load) locked "cluster-$WHICH" "${PREFIX}_load" "${2:?load takes an archive}" ;;
 *) sed -n '2,/^\./s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;

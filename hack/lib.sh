@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034 # some variables are for the scripts that source this
 # lib.sh: what the scripts in hack/ share. Sourced, never run.
 #
 # Rules that every script keeps: progress goes to stderr and results to stdout; what is missing is said in one sentence and ends
@@ -16,9 +16,14 @@ die() { say "$*"; exit 1; }
 lack() { say "$*"; exit 3; } # this machine lacks something: not a failure of what was to be done
 
 # Unix sockets and podman's run folder lie in the cache, and both have a limit on the length of their path.
-MAX_CACHE=34
+MAX_CACHE=39
 [ ${#CACHE} -le $MAX_CACHE ] || lack "The cache folder $CACHE has a path of more than $MAX_CACHE characters: set PARTYMQ_CACHE to a shorter one."
 [[ $CACHE =~ ^/[A-Za-z0-9/._-]+$ ]] || lack "The cache folder '$CACHE' must be an absolute path of letters, digits and ._-: set PARTYMQ_CACHE."
+if ! [ -e "$CACHE/CACHEDIR.TAG" ]; then # the tag says that the folder is ours: `make distclean` removes it
+  [ -z "$(ls -A "$CACHE" 2>/dev/null)" ] || lack "The folder $CACHE holds something else: set PARTYMQ_CACHE to a new or an empty folder."
+  mkdir -p "$CACHE"
+  echo 'Signature: 8a477f597d28d172789f06886806bc55' >"$CACHE/CACHEDIR.TAG"
+fi
 mkdir -p "$BIN" "$CACHE/log" "$CACHE/lock"
 
 # --- locks and steps
@@ -76,7 +81,13 @@ need() { # need TOOL:PACKAGE...: install what is missing, or say so
 
 has_docker() { # a client without an engine is no Docker; asked once
   [ -n "${HAS_DOCKER:-}" ] || { HAS_DOCKER=no; if timeout 10 docker info >/dev/null 2>&1; then HAS_DOCKER=yes; fi; }
-  [ $HAS_DOCKER = yes ]
+  [ "$HAS_DOCKER" = yes ]
+}
+
+unmount_below() { # unmount_below FOLDER: deepest first
+  local mount
+  awk -v s="$1/" 'index($2, s) == 1 {print $2}' /proc/self/mounts | sort -r |
+    while read -r mount; do umount "$mount" || umount -l "$mount"; done
 }
 
 # --- Go
@@ -109,6 +120,7 @@ need_go() {
 debian_root() { # debian_root FOLDER PACKAGE,PACKAGE
   local mirror
   # where apt itself finds Debian; none on a derivative, where debootstrap takes its own default
+  # shellcheck disable=SC2016 # apt's own variable
   mirror=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' 'Origin: Debian' 'Label: Debian' 2>/dev/null | head -1 || true)
   mkdir -p "$CACHE/debs"
   rm -rf --one-file-system "$1" "$1.new"

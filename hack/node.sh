@@ -126,9 +126,7 @@ sweep_containers() {
   done
 }
 
-sweep_mounts() { # deepest first
-  local mount
-  awk -v s="$STATE/" 'index($2, s) == 1 {print $2}' /proc/self/mounts | sort -r |
-    while read -r mount; do umount "$mount" || umount -l "$mount"; done
+sweep_mounts() {
+  unmount_below "$STATE"
   find /var/log/containers -lname "$STATE/*" -delete 2>/dev/null || true
 }

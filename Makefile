@@ -1,0 +1,61 @@
+# Each target is a call of a script in hack/, which says what it needs and how long it takes. ARGS go to pytest or to the program:
+#   make test-unit ARGS="-k ledger -x"
+.DEFAULT_GOAL := help
+.PHONY: help venv lint format test test-unit test-integration e2e demo bench cluster-up cluster-down broker-up broker-down image clean distclean
+
+help: ## Show what there is to make
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+venv: ## The project and its tools in .venv
+	@hack/venv.sh
+
+lint: ## ruff, mypy, import-linter, shellcheck, helm lint
+	@hack/run.sh lint
+
+format: ## Let ruff format the code and mend what it can
+	@hack/run.sh format
+
+test: test-unit test-integration ## Unit and integration tests
+
+test-unit: ## Unit tests: no network, no services
+	@hack/run.sh unit $(ARGS)
+
+test-integration: ## Integration tests, with a real RabbitMQ and a bare API server
+	@hack/run.sh integration $(ARGS)
+
+e2e: ## End-to-end tests, with RabbitMQ and a Kubernetes cluster
+	@hack/run.sh e2e $(ARGS)
+
+demo: ## See it work: a cluster, a broker, the operator and some clients
+	@hack/run.sh demo $(ARGS)
+
+bench: ## Throughput, beside the shovel's
+	@hack/run.sh bench $(ARGS)
+
+cluster-up: ## Start the Kubernetes cluster; prints its KUBECONFIG
+	@hack/cluster.sh up
+
+cluster-down: ## Stop the cluster and the API server of the integration tests
+	@hack/cluster.sh down
+	@hack/cluster.sh api down
+
+broker-up: ## Start RabbitMQ; prints its URL
+	@hack/broker.sh up
+
+broker-down: ## Stop every RabbitMQ that was started here
+	@hack/broker.sh down --all
+
+image: ## Build the images and load them into the cluster
+	@hack/cluster.sh up >/dev/null
+	@hack/image.sh build
+
+clean: broker-down cluster-down ## Stop everything and remove what was built here
+	rm -rf build dist .coverage htmlcov .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +
+
+distclean: clean ## The same, and .venv and the cache folder (tools, broker, cluster): the next run takes 15 minutes more
+	@hack/cluster.sh down --purge
+	@hack/cluster.sh api down --purge
+	@hack/broker.sh down --all --purge
+	@hack/clean-cache.sh
+	rm -rf .venv

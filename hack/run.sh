@@ -1,0 +1,82 @@
+#!/usr/bin/env bash
+# run.sh unit|integration|e2e|demo|bench|lint|format [ARGS...]: makes sure that what a run needs is there, puts its addresses into
+# the environment, and runs it. The Makefile's targets are calls of this script; ARGS go to pytest, or to the program.
+#
+#   PARTYMQ_AMQP_URL, PARTYMQ_MANAGEMENT_URL      the broker, with credentials            integration, e2e, demo, bench
+#   PARTYMQ_POD_AMQP_URL                          the same broker as pods see it          e2e, demo
+#   KUBECONFIG                                    bare API server for integration, cluster for e2e and demo
+#   PARTYMQ_OPERATOR_IMAGE, PARTYMQ_EXAMPLE_IMAGE                                         e2e, demo
+#   PARTYMQ_HOST_NETWORK=1                        where pods have to use the host's network
+#   PARTYMQ_CACHE, and PATH with kubectl and helm                                         all
+. "$(dirname "$0")/lib.sh"
+
+cd "$REPO" || exit
+PYTHON=$REPO/.venv/bin/python
+hack() { local script=$1; shift; "$REPO/hack/$script.sh" "$@"; }
+
+with_broker() {
+  local external=${PARTYMQ_AMQP_URL:-}
+  PARTYMQ_AMQP_URL=$(hack broker up)
+  if [ -z "$external" ] || [ -n "${PARTYMQ_MANAGEMENT_URL:-}" ]; then PARTYMQ_MANAGEMENT_URL=$(hack broker management-url); fi
+  export PARTYMQ_AMQP_URL PARTYMQ_MANAGEMENT_URL
+}
+
+with_api() {
+  KUBECONFIG=$(hack cluster api up)
+  export KUBECONFIG
+}
+
+with_cluster() {
+  local kind images
+  kind=$(hack cluster kind)
+  [ "$kind" != external ] || [ -n "${PARTYMQ_AMQP_URL:-}" ] ||
+    lack "For a cluster of your own (KUBECONFIG) set PARTYMQ_AMQP_URL, too, to a RabbitMQ 4 that its pods can reach."
+  with_broker
+  hack tools helm
+  KUBECONFIG=$(hack cluster up)
+  images=$(hack image build)
+  PARTYMQ_OPERATOR_IMAGE=$(sed -n 's/^operator=//p' <<<"$images")
+  PARTYMQ_EXAMPLE_IMAGE=$(sed -n 's/^example=//p' <<<"$images")
+  case $kind in
+  node) export PARTYMQ_HOST_NETWORK=1 ;;
+  kind) : "${PARTYMQ_POD_AMQP_URL:=$(hack broker pod-url)}" ;;
+  esac
+  : "${PARTYMQ_POD_AMQP_URL:=$PARTYMQ_AMQP_URL}"
+  export KUBECONFIG PARTYMQ_OPERATOR_IMAGE PARTYMQ_EXAMPLE_IMAGE PARTYMQ_POD_AMQP_URL KUBECACHEDIR=$CACHE/kube/kube-cache
+}
+
+lint() {
+  hack tools helm
+  "$PYTHON" -m ruff check .
+  "$PYTHON" -m ruff format --check .
+  "$PYTHON" -m mypy
+  .venv/bin/lint-imports
+  .venv/bin/shellcheck -x hack/*.sh .ci/run
+  if [ -d helm/partymq ]; then helm lint --strict helm/partymq; fi
+}
+
+format() {
+  "$PYTHON" -m ruff check --fix-only .
+  "$PYTHON" -m ruff format .
+}
+
+what=${1:-}
+[ $# = 0 ] || shift
+hack venv
+case $what in
+lint | format) "$what" ;;
+unit) exec "$PYTHON" -m pytest tests/unit "$@" ;;
+integration)
+  with_broker; with_api
+  exec "$PYTHON" -m pytest tests/integration "$@" ;;
+e2e)
+  with_cluster
+  exec "$PYTHON" -m pytest tests/e2e "$@" ;;
+demo)
+  with_cluster
+  exec "$PYTHON" hack/demo.py "$@" ;;
+bench)
+  with_broker
+  PYTHONPATH=tests exec "$PYTHON" -m benchmarks.throughput "$@" ;;
+*) sed -n '2,/^\./s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+esac
