@@ -1,8 +1,9 @@
 """How many messages a second the router forwards, beside RabbitMQ's own shovel: `make bench`.
 
-Both move the same preloaded messages (800 bytes, persistent, key in a header) out of one classic queue with confirms: the
-shovel (on-confirm, prefetch 1000) into one queue, the router, which stamps them, into the inboxes of three members that hold
-one message each and take no more (their window is lifted). They take turns; the rate is that of the middle 80 % of a round.
+Both move the same preloaded messages (800 bytes, persistent, key in a header) out of one classic queue with confirms:
+the shovel (on-confirm, prefetch 1000) into one queue, the router, which stamps them, into the inboxes of three members
+that hold one message each and take no more (their window is lifted). They take turns; the rate is that of the middle
+80 % of a round.
 """
 
 import argparse
@@ -33,7 +34,9 @@ async def preload(channel: aio_pika.abc.AbstractChannel, queue: str, messages: i
             *(
                 channel.default_exchange.publish(
                     aio_pika.Message(
-                        body, headers={"partitionKey": f"key-{i % KEYS}"}, delivery_mode=aio_pika.DeliveryMode.PERSISTENT
+                        body,
+                        headers={"partitionKey": f"key-{i % KEYS}"},
+                        delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
                     ),
                     queue,
                 )

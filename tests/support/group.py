@@ -105,7 +105,7 @@ class Group:
             self.supervisor = None
 
     async def spawn(self, kill_at: str = "") -> None:
-        """Starts the router in a process of its own, which kills itself at a named point, the first time it gets there."""
+        """Starts the router in a process of its own, which kills itself when it first gets to a named point."""
         options = {"group": self.config.group.name, "spec": _spec(self.config.spec), "kill_at": kill_at}
         self._process = await asyncio.create_subprocess_exec(
             sys.executable,

@@ -34,9 +34,7 @@ class Protocol(RuleBasedStateMachine):
 
     @rule()
     def plans(self) -> None:
-        todo = plan(
-            self.ledger, eligible=self.present, keeping=frozenset(), leaving=self.ledger.members - self.present
-        )
+        todo = plan(self.ledger, eligible=self.present, keeping=frozenset(), leaving=self.ledger.members - self.present)
         after = transitions.claim(transitions.admit(self.ledger, todo.admissions), todo.claims)
         for handoff, targets in todo.retargets.items():
             after = transitions.retarget(after, id=handoff, targets=targets)
@@ -106,8 +104,8 @@ class Protocol(RuleBasedStateMachine):
                 ledger = transitions.begin_handoff(ledger, id=f"9.{number}.{donor}", donor=donor, targets=targets)
             if not todo and not ledger.handoffs:
                 break
-            for handoff in list(ledger.handoffs.values()):
-                ledger = transitions.commit(ledger, id=handoff.id, drop=handoff.donor not in present)
+            for running in list(ledger.handoffs.values()):
+                ledger = transitions.commit(ledger, id=running.id, drop=running.donor not in present)
         else:
             raise AssertionError("plans go on for ever")
         owners = {partition.owner for partition in ledger.partitions}
