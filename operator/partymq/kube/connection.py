@@ -4,7 +4,7 @@ Invariant: an address that was read stays in use until another one can be read: 
 a working connection away.
 """
 
-import time
+import asyncio
 from collections.abc import Mapping
 from typing import Final, Protocol
 
@@ -39,7 +39,7 @@ class Connection:
 
     async def address(self, name: str, *, trouble: bool) -> BrokerAddress:
         """The address, at most REREAD seconds old; raises InvalidSecretError, or ApiError if it cannot be read now."""
-        age = time.monotonic() - self._read_at
+        age = asyncio.get_running_loop().time() - self._read_at
         fresh = age < (REREAD_IN_TROUBLE if trouble or self._failure else REREAD)
         if name != self._name or not fresh or (self._address is None and self._failure is None):
             await self._read(name)
@@ -54,7 +54,7 @@ class Connection:
             self._address = await self._parsed(name)
         except InvalidSecretError as error:
             self._failure = error
-        self._name, self._read_at = name, time.monotonic()
+        self._name, self._read_at = name, asyncio.get_running_loop().time()
 
     async def _parsed(self, name: str) -> BrokerAddress:
         where = f"Secret {self._namespace}/{name}"

@@ -82,7 +82,8 @@ class Removal:
         if self._host.routed_elsewhere and not self._host.resource.forced:
             await asyncio.sleep(OTHERS_TURN)
         while not await self._attempt():
-            await self._host.changed(RETRY)
+            if not self._host.resource.forced:
+                await self._host.changed(RETRY)
 
     async def _attempt(self) -> bool:
         if self._host.resource.forced:
@@ -148,7 +149,7 @@ class Removal:
         message = (
             f"The group's queues cannot be deleted yet: {why.rstrip('.')}. It is tried again until it works. "
             "To let the resource go and leave the queues: "
-            f" kubectl -n {group.namespace} annotate pgrp {group.name} {FORCE_ANNOTATION}=true"
+            f"kubectl -n {group.namespace} annotate pgrp {group.name} {FORCE_ANNOTATION}=true"
         )
         if message != self._told:
             self._told = message

@@ -48,7 +48,7 @@ class StatusWriter:
         self._view: View | None = None
         self._dirty = asyncio.Event()
         self._written_at = float("-inf")
-        self._foreign_since = time.monotonic()
+        self._foreign_since: float | None = None
         self._overruled = ""
 
     @property
@@ -64,7 +64,7 @@ class StatusWriter:
         if listed_at > self._written_at:
             before, self._shown = self._shown, resource.status
             if before.get("router") != self._shown.get("router"):
-                self._foreign_since = time.monotonic()
+                self._foreign_since = None
             self._dirty.set()
 
     def show(self, view: View) -> None:
@@ -94,7 +94,7 @@ class StatusWriter:
         status = render(self._view, self._shown, time.time())
         if status == self._shown:
             return None
-        now = time.monotonic()
+        now = asyncio.get_running_loop().time()
         wait = self._foreign_wait(now)
         if wait is None:
             return None
@@ -111,6 +111,7 @@ class StatusWriter:
         # A name that came back after it was written over is alive.
         if other == self._overruled or (report and report.ready.reason == STANDBY):
             return None
+        self._foreign_since = now if self._foreign_since is None else self._foreign_since
         wait = self._foreign_since + FOREIGN - now
         if wait <= 0:
             self._overruled = other
@@ -123,6 +124,6 @@ class StatusWriter:
             if error.status != 404:  # gone: the next list says so
                 log.info("%s: the status is not written: %s", self._group, error)
             return RETRY
-        self._written_at = time.monotonic()
+        self._written_at = asyncio.get_running_loop().time()
         self._shown = body.get("status") or {}
         return None

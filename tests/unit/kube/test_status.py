@@ -1,0 +1,116 @@
+"""What a report looks like on the resource."""
+
+from dataclasses import replace
+from typing import Any
+
+from partymq.core.report import Condition, GroupReport, HandoffReport, MemberReport, MemberState
+from partymq.kube.status import View, patch, render, steady
+from support.fake_kubernetes import report
+
+A = MemberReport(name="a", state=MemberState.ACTIVE, partitions=(0, 1, 2, 3, 7), ready=5, since=0.0)
+B = MemberReport(name="b", state=MemberState.JOINING, partitions=(), ready=0, since=1.0)
+GOOD = report()
+BAD = Condition(ok=False, reason="InvalidSecret", message="Mend it.")
+
+
+def view(*, generation: int = 3, report: GroupReport | None = GOOD, problem: Condition | None = None) -> View:
+    return View(identity="operator-a", generation=generation, report=report, problem=problem)
+
+
+def conditions(status: dict[str, Any]) -> dict[str, tuple[str, str]]:
+    return {c["type"]: (c["status"], c["reason"]) for c in status["conditions"]}
+
+
+def test_a_report_is_shown_whole() -> None:
+    handoff = HandoffReport(id="4.1", donor="a", phase="drain", partitions=(1, 2), since=61.0, waiting_for="5 messages")
+    shown = render(view(report=report(epoch=4, members=(A, B), handoffs=(handoff,), backlog=9, source_ready=2)), {}, 0)
+    assert shown == {
+        "observedGeneration": 3,
+        "epoch": 4,
+        "router": "operator-a",
+        "memberCount": 1,
+        "partitions": {"total": 64, "assigned": 64, "held": 0},
+        "messages": {"source": 2, "backlog": 9},
+        "members": [
+            {"name": "a", "state": "Active", "partitions": "0-3,7", "ready": 5, "since": "1970-01-01T00:00:00Z"},
+            {"name": "b", "state": "Joining", "partitions": "", "ready": 0, "since": "1970-01-01T00:00:01Z"},
+        ],
+        "handoffs": [
+            {
+                "id": "4.1",
+                "donor": "a",
+                "phase": "drain",
+                "partitions": "1-2",
+                "since": "1970-01-01T00:01:01Z",
+                "waitingFor": "5 messages",
+            }
+        ],
+        "conditions": [
+            {
+                "type": kind,
+                "status": "True",
+                "observedGeneration": 3,
+                "lastTransitionTime": "1970-01-01T00:00:00Z",
+                "reason": "Routing",
+                "message": "messages are routed",
+            }
+            for kind in ("Ready", "BrokerConnected", "Balanced")
+        ],
+    }
+
+
+def test_before_the_first_report_nothing_is_claimed() -> None:
+    shown = render(view(report=None), {}, 0)
+    assert conditions(shown) == dict.fromkeys(("Ready", "BrokerConnected", "Balanced"), ("Unknown", "Starting"))
+    assert "router" not in shown
+
+
+def test_a_problem_of_the_resource_decides_whether_the_group_is_ready() -> None:
+    assert conditions(render(view(problem=BAD), {}, 0))["Ready"] == ("False", "InvalidSecret")
+    untried = conditions(render(view(problem=BAD, report=None), {}, 0))
+    assert untried["BrokerConnected"] == ("Unknown", "NotTried")
+
+
+def test_a_condition_keeps_its_time_until_its_status_changes() -> None:
+    first = render(view(), {}, 100)
+    same = render(view(generation=4), first, 200)
+    assert {c["lastTransitionTime"] for c in same["conditions"]} == {"1970-01-01T00:01:40Z"}
+    other = render(view(problem=BAD), same, 300)
+    assert [c["lastTransitionTime"] for c in other["conditions"]] == [
+        "1970-01-01T00:05:00Z",
+        "1970-01-01T00:01:40Z",
+        "1970-01-01T00:01:40Z",
+    ]
+
+
+def test_the_epoch_outlives_the_time_in_which_the_router_is_silent() -> None:
+    assert render(view(report=None), {"epoch": 7}, 0)["epoch"] == 7
+
+
+def test_a_member_that_owns_partitions_counts_whatever_its_state() -> None:
+    absent = replace(A, name="c", state=MemberState.ABSENT)
+    idle = replace(B, name="d", state=MemberState.IDLE)
+    leaving = replace(B, name="e", state=MemberState.LEAVING)
+    assert render(view(report=report(members=(A, B, absent, idle, leaving))), {}, 0)["memberCount"] == 3
+
+
+def test_numbers_are_no_change_but_everything_else_is() -> None:
+    base = render(view(report=report(members=(A,))), {}, 0)
+    numbers = render(view(report=report(members=(replace(A, ready=99),), backlog=5, source_ready=7)), base, 9)
+    owner = render(view(report=report(members=(replace(A, partitions=(1,)),))), base, 9)
+    assert steady(numbers) == steady(base)
+    assert steady(owner) != steady(base)
+
+
+def test_a_patch_takes_back_what_is_no_longer_said() -> None:
+    before = render(view(report=report(source_ready=3)), {}, 0)
+    after = render(view(report=report(routing=False, source_ready=None)), before, 0)
+    changes = patch(before, after)
+    assert changes["router"] is None
+    assert changes["messages"] == {"backlog": 0, "source": None}
+    assert "members" not in changes
+
+
+def test_a_message_is_cut_to_what_the_schema_takes() -> None:
+    long = Condition(ok=False, reason="Long", message="x" * 40_000)
+    assert len(render(view(problem=long), {}, 0)["conditions"][0]["message"]) == 32_768

@@ -1,0 +1,183 @@
+"""The chart renders what it should, refuses what it cannot, and gives the operator no right that it does not need."""
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from partymq import settings
+
+ROOT = Path(__file__).parents[2]
+CHART = ROOT / "helm/partymq"
+CACHE = Path(
+    os.environ.get("PARTYMQ_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "partymq"
+)
+HELM = shutil.which("helm", path=f"{CACHE / 'bin'}:{os.environ.get('PATH', '')}")
+
+needs_helm = pytest.mark.skipif(HELM is None, reason="helm is not installed: hack/tools.sh builds it")
+
+Manifest = dict[str, Any]
+
+
+def helm(*arguments: str) -> subprocess.CompletedProcess[str]:
+    assert HELM
+    return subprocess.run([HELM, *arguments], capture_output=True, text=True, timeout=60, check=False)
+
+
+def render(*values: str) -> list[Manifest]:
+    done = helm("template", "release", str(CHART), "--namespace", "ops", *(f"--set={value}" for value in values))
+    assert done.returncode == 0, done.stderr
+    return [manifest for manifest in yaml.safe_load_all(done.stdout) if manifest]
+
+
+def of_kind(manifests: list[Manifest], kind: str) -> list[Manifest]:
+    return [manifest for manifest in manifests if manifest["kind"] == kind]
+
+
+def one(manifests: list[Manifest], kind: str) -> Manifest:
+    (found,) = of_kind(manifests, kind)
+    return found
+
+
+def pod(manifests: list[Manifest]) -> Manifest:
+    found: Manifest = one(manifests, "Deployment")["spec"]["template"]["spec"]
+    return found
+
+
+def container(manifests: list[Manifest]) -> Manifest:
+    found: Manifest = pod(manifests)["containers"][0]
+    return found
+
+
+def environment(manifests: list[Manifest]) -> dict[str, str | None]:
+    return {entry["name"]: entry.get("value") for entry in container(manifests)["env"]}
+
+
+def test_the_charts_crds_are_the_projects() -> None:
+    ours = {path.name: path.read_text() for path in (ROOT / "crds").glob("*.yaml")}
+    theirs = {path.name: path.read_text() for path in (CHART / "files/crds").glob("*.yaml")}
+    assert theirs == ours, "copy crds/*.yaml to helm/partymq/files/crds/"
+
+
+def test_the_chart_has_the_packages_version() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    assert chart["appVersion"] == settings.VERSION
+
+
+def test_every_value_is_in_the_schema() -> None:
+    def walk(values: Manifest, schema: Manifest, path: str) -> list[str]:
+        missing = []
+        for name, value in values.items():
+            part = schema.get("properties", {}).get(name)
+            if part is None:
+                missing.append(f"{path}.{name}")
+            elif isinstance(value, dict) and part.get("properties"):
+                missing += walk(value, part, f"{path}.{name}")
+        return missing
+
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    assert walk(values, yaml.safe_load((CHART / "values.schema.json").read_text()), "") == []
+
+
+@needs_helm
+def test_lint() -> None:
+    done = helm("lint", "--strict", str(CHART))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@needs_helm
+def test_the_kind_is_installed_kept_and_unchanged() -> None:
+    crd = one(render(), "CustomResourceDefinition")
+    assert crd["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
+    assert crd["spec"] == yaml.safe_load((ROOT / "crds/partymq.io_partitiongroups.yaml").read_text())["spec"]
+    assert not one(render("crds.keep=false"), "CustomResourceDefinition")["metadata"].get("annotations")
+    assert of_kind(render("crds.install=false"), "CustomResourceDefinition") == []
+
+
+@needs_helm
+def test_the_pod_meets_the_restricted_standard() -> None:
+    spec, operator = pod(render()), container(render())
+    assert spec["securityContext"]["runAsNonRoot"]
+    assert spec["securityContext"]["runAsUser"] == 65532
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert operator["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert not spec.get("hostNetwork")
+
+
+@needs_helm
+def test_the_operator_is_told_what_to_serve() -> None:
+    assert "PARTYMQ_NAMESPACES" not in environment(render())
+    assert environment(render("watchNamespaces={shop,billing}"))["PARTYMQ_NAMESPACES"] == "shop,billing"
+    assert environment(render("http.port=9000", "log.format=json"))["PARTYMQ_HTTP_PORT"] == "9000"
+    names = set(environment(render("watchNamespaces={shop}")))
+    source = (ROOT / "operator/partymq/settings.py").read_text()
+    assert names == set(re.findall(r"\"(PARTYMQ_[A-Z_]+)\"", source))
+
+
+@needs_helm
+def test_the_operator_may_do_what_it_does_and_no_more() -> None:
+    rules = one([m for m in render() if m["metadata"]["name"] == "ops-release-partymq"], "ClusterRole")["rules"]
+    allowed = {(resource, verb) for rule in rules for resource in rule["resources"] for verb in rule["verbs"]}
+    assert allowed == {
+        *((("partitiongroups", verb)) for verb in ("get", "list", "watch", "patch")),
+        ("partitiongroups/status", "patch"),
+        ("pods", "list"),
+        ("pods", "watch"),
+        ("secrets", "get"),
+        *((("events", verb)) for verb in ("create", "get", "patch")),
+        ("namespaces", "get"),
+    }
+
+
+@needs_helm
+def test_with_namespaces_it_has_no_right_elsewhere() -> None:
+    manifests = render("watchNamespaces={shop,billing}")
+    assert {role["metadata"]["namespace"] for role in of_kind(manifests, "Role")} == {"shop", "billing"}
+    assert {binding["subjects"][0]["namespace"] for binding in of_kind(manifests, "RoleBinding")} == {"ops"}
+    assert of_kind(manifests, "ClusterRoleBinding") == []
+
+
+@needs_helm
+def test_on_the_hosts_network_several_can_live_on_one_node() -> None:
+    manifests = render("hostNetwork=true", "http.host=127.0.0.1", "http.port=9000")
+    operator = container(manifests)
+    assert pod(manifests)["hostNetwork"]
+    assert "ports" not in operator, "a declared port would be one of the node's"
+    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+        assert operator[probe]["httpGet"]["host"] == "127.0.0.1"
+        assert operator[probe]["httpGet"]["port"] == 9000
+    assert one(manifests, "Deployment")["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": 1}
+
+
+@needs_helm
+def test_metrics_are_offered_when_asked_for() -> None:
+    assert of_kind(render(), "Service") == []
+    manifests = render("metrics.service.enabled=true", "metrics.serviceMonitor.enabled=true")
+    labels = one(manifests, "Deployment")["spec"]["template"]["metadata"]["labels"]
+    assert one(manifests, "Service")["spec"]["selector"].items() <= labels.items()
+    monitor = one(manifests, "ServiceMonitor")["spec"]["selector"]["matchLabels"]
+    assert monitor.items() <= one(manifests, "Service")["metadata"]["labels"].items()
+
+
+@needs_helm
+@pytest.mark.parametrize(
+    "value", ["replicas=2", "http.port=0", "log.format=xml", "watchNamespaces={Shop}", "image.tagg=1"]
+)
+def test_a_value_that_means_nothing_is_refused(value: str) -> None:
+    assert helm("template", "release", str(CHART), f"--set={value}").returncode != 0
+
+
+@needs_helm
+def test_an_old_kubernetes_is_refused() -> None:
+    done = helm("template", "release", str(CHART), "--kube-version=1.28.0")
+    assert done.returncode != 0
+    assert "kubeVersion" in done.stderr

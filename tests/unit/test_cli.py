@@ -1,0 +1,122 @@
+"""Bad input ends with one sentence; flags win over the environment."""
+
+import json
+import logging
+import sys
+
+import pytest
+
+from partymq import cli, logs, settings
+from partymq.errors import InvalidSpecError
+from partymq.settings import LogFormat, load
+
+
+def run(*arguments: str) -> int:
+    try:
+        return cli.main(arguments)
+    except SystemExit as end:
+        return int(end.code or 0)
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("version") == 0
+    assert capsys.readouterr().out == f"partymq {settings.VERSION}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ((), "partymq: the following arguments are required: COMMAND. `partymq --help` lists what there is.\n"),
+        (("operate",), "partymq: argument COMMAND: invalid choice: 'operate'"),
+        (("operator", "--port", "1"), "partymq: unrecognized arguments: --port 1. "),
+        (
+            ("operator", "--http-port", "http"),
+            "--http-port 'http' (PARTYMQ_HTTP_PORT) is no port: give a number from 0 to 65535.",
+        ),
+        (("operator", "--http-port", "65536"), "is no port"),
+        (("operator", "--log-format", "xml"), "--log-format 'xml' (PARTYMQ_LOG_FORMAT) is unknown: give text or json."),
+        (("operator", "--log-level", "loud"), "is unknown: give debug, info, warning, error."),
+        (("operator", "--namespace", "Shop"), "--namespace 'Shop' (PARTYMQ_NAMESPACES) is no namespace"),
+    ],
+)
+def test_bad_input_is_refused_in_one_line(
+    arguments: tuple[str, ...], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*arguments) == 2
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert error.count("\n") == 1
+
+
+def test_help_names_every_variable(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("operator", "--help") == 0
+    text = capsys.readouterr().out
+    for name in ("NAMESPACES", "HTTP_HOST", "HTTP_PORT", "LOG_FORMAT", "LOG_LEVEL", "IDENTITY"):
+        assert f"PARTYMQ_{name}" in text
+
+
+def test_flags_win_over_variables_and_variables_over_defaults() -> None:
+    environ = {
+        "PARTYMQ_NAMESPACES": "a, b,,a",
+        "PARTYMQ_HTTP_PORT": "9000",
+        "PARTYMQ_LOG_FORMAT": "json",
+        "PARTYMQ_IDENTITY": "pod",
+    }
+    loaded = load(http_port="9001", environ=environ)
+    assert loaded.namespaces == ("a", "b")
+    assert (loaded.http_port, loaded.log_format, loaded.identity) == (9001, LogFormat.JSON, "pod")
+    assert load(namespaces=("c",), environ=environ).namespaces == ("c",)
+
+
+def test_without_anything_it_serves_all_namespaces_under_the_hosts_name() -> None:
+    loaded = load(environ={})
+    assert loaded.namespaces == ()
+    assert loaded.identity
+
+
+def test_an_empty_variable_is_as_good_as_none() -> None:
+    assert load(environ={"PARTYMQ_HTTP_PORT": "", "PARTYMQ_LOG_LEVEL": ""}).http_port == 8080
+
+
+def test_no_way_to_the_api_server_ends_with_a_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
+    monkeypatch.setenv("KUBECONFIG", f"{tmp_path}/none")
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    ended = subprocess_of("operator", "--http-port", "0")
+    assert ended[0] == 1
+    assert "Set KUBECONFIG to a file that `kubectl` can use." in ended[1]
+    assert "Traceback" not in ended[1]
+
+
+def subprocess_of(*arguments: str) -> tuple[int, str]:
+    import subprocess
+
+    done = subprocess.run(
+        [sys.executable, "-m", "partymq", *arguments], capture_output=True, text=True, timeout=60, check=False
+    )
+    return done.returncode, done.stderr
+
+
+@pytest.fixture
+def restored_logging() -> object:
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    yield None
+    root.handlers[:], _ = before
+    root.setLevel(before[1])
+
+
+@pytest.mark.usefixtures("restored_logging")
+def test_a_log_line_is_one_line_whatever_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+    for form in LogFormat:
+        logs.configure(form, "info")
+        try:
+            raise InvalidSpecError("broken\nlines")
+        except InvalidSpecError:
+            logging.getLogger("partymq.test").exception("first\nsecond")
+        lines = capsys.readouterr().err.splitlines()
+        if form is LogFormat.JSON:
+            (line,) = lines
+            assert json.loads(line)["message"] == "first\nsecond"
+            assert "InvalidSpecError" in json.loads(line)["exception"]
+        else:
+            assert all(line.startswith("    ") for line in lines[1:])

@@ -1,0 +1,76 @@
+"""A scrape shows every group's last report and nothing of groups that are gone."""
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from partymq.core.report import Condition, Counters, HandoffReport, MemberReport, MemberState
+from partymq.core.spec import GroupId
+from partymq.metrics import Metrics
+from support.fake_kubernetes import ORDERS, report
+
+OTHER = GroupId(namespace="shop", name="other")
+LABELS = {"namespace": "shop", "group": "orders"}
+
+
+def samples(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    families = text_string_to_metric_families(metrics.text().decode())
+    return {(s.name, tuple(sorted(s.labels.items()))): s.value for family in families for s in family.samples}
+
+
+def key(name: str, **labels: str) -> tuple[str, tuple[tuple[str, str], ...]]:
+    return name, tuple(sorted((LABELS | labels).items()))
+
+
+def test_a_report_in_numbers() -> None:
+    metrics = Metrics()
+    active = MemberReport(name="a", state=MemberState.ACTIVE, partitions=(0, 1), ready=5, since=0.0)
+    idle = MemberReport(name="b", state=MemberState.IDLE, partitions=(), ready=0, since=0.0)
+    handoff = HandoffReport(id="1.1", donor="a", phase="drain", partitions=(1,), since=50.0, waiting_for="x")
+    lost = Condition(ok=False, reason="X", message="x")
+    metrics.report(
+        ORDERS,
+        report(
+            counters=Counters(routed=7, sessions=2),
+            members=(active, idle),
+            handoffs=(handoff,),
+            partitions_held=2,
+            backlog=11,
+            source_ready=3,
+            broker_connected=lost,
+        ),
+    )
+    found = samples(metrics)
+    assert found[key("partymq_messages_routed_total")] == 7
+    assert found[key("partymq_sessions_total")] == 2
+    assert found[key("partymq_partitions")] == 64
+    assert found[key("partymq_partitions_held")] == 2
+    assert found[key("partymq_backlog_messages")] == 11
+    assert found[key("partymq_source_ready_messages")] == 3
+    assert found[key("partymq_broker_connected")] == 0
+    assert found[key("partymq_routing")] == 1
+    assert found[key("partymq_handoffs_in_progress")] == 1
+    assert found[key("partymq_handoff_oldest_start_timestamp_seconds")] == 50
+    assert found[key("partymq_members", state="active")] == 1
+    assert found[key("partymq_members", state="leaving")] == 0
+    assert found[key("partymq_inbox_ready_messages", member="a")] == 5
+    assert found[key("partymq_member_partitions", member="a")] == 2
+
+
+def test_what_is_unknown_is_absent_rather_than_zero() -> None:
+    metrics = Metrics()
+    metrics.report(ORDERS, report(source_ready=None))
+    assert key("partymq_source_ready_messages") not in samples(metrics)
+
+
+def test_a_group_that_is_gone_leaves_no_series() -> None:
+    metrics = Metrics()
+    metrics.report(ORDERS, report())
+    metrics.report(OTHER, report())
+    metrics.forget(ORDERS)
+    metrics.forget(ORDERS)
+    groups = {dict(labels).get("group") for _, labels in samples(metrics)}
+    assert groups == {None, "other"}
+
+
+def test_every_metric_says_what_it_is() -> None:
+    families = text_string_to_metric_families(Metrics().text().decode())
+    assert all(family.documentation for family in families if family.name.startswith("partymq"))
