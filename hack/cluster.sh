@@ -94,7 +94,10 @@ api_up() {
   done
 }
 
-api_down() { stop apiserver; stop etcd; }
+api_down() { # it waits for its clients' open requests, and etcd has everything
+  GRACE=5 stop apiserver
+  stop etcd
+}
 
 # --- commands
 

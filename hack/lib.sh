@@ -149,12 +149,12 @@ start() { # start NAME COMMAND...: outlives this script; output in $LOGS/NAME.lo
   echo "$! $(starttime $!)" >"$RUN/$name.pid"
 }
 
-stop() { # stop NAME...: SIGTERM to all, then up to 30 s each, then SIGKILL
-  local name pid i
+stop() { # stop NAME...: SIGTERM to all, then up to GRACE seconds each (30), then SIGKILL
+  local name pid i grace=${GRACE:-30}
   for name; do if pid=$(pid_of "$name"); then kill "$pid" || true; fi; done
   for name; do
-    for ((i = 0; i < 600; i++)); do alive "$name" || break; sleep .05; done
-    if pid=$(pid_of "$name"); then say "$name did not stop within 30 s: killing it"; kill -9 "$pid" || true; fi
+    for ((i = 0; i < grace * 20; i++)); do alive "$name" || break; sleep .05; done
+    if pid=$(pid_of "$name"); then say "$name did not stop within $grace s: killing it"; kill -9 "$pid" || true; fi
     rm -f "$RUN/$name.pid"
   done
 }
