@@ -37,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             log_format=chosen.log_format,
             log_level=chosen.log_level,
             identity=chosen.identity,
+            kubeconfig=chosen.kubeconfig,
         )
     except InvalidSpecError as error:
         sys.stderr.write(f"partymq operator: {error}\n")
@@ -93,5 +94,8 @@ def _parser() -> argparse.ArgumentParser:
         "--log-level", metavar="LEVEL", help=f"{', '.join(settings.LEVELS)} (PARTYMQ_LOG_LEVEL; info)"
     )
     operator.add_argument("--identity", metavar="NAME", help="this process's name (PARTYMQ_IDENTITY; the host's name)")
+    operator.add_argument(
+        "--kubeconfig", metavar="FILE", help="how to reach the API server (KUBECONFIG; ~/.kube/config)"
+    )
     commands.add_parser("version", help="print the version")
     return parser

@@ -27,7 +27,9 @@ class Operator:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._metrics = Metrics()
-        self._kubernetes = KubernetesThread(self, identity=settings.identity, namespaces=settings.namespaces)
+        self._kubernetes = KubernetesThread(
+            self, identity=settings.identity, namespaces=settings.namespaces, kubeconfig=settings.kubeconfig
+        )
         self._supervisor = Supervisor(
             identity=settings.identity, on_report=self._reported, on_notice=self._kubernetes.notice
         )

@@ -41,6 +41,8 @@ class Settings:
     log_level: str = "info"
     identity: str = ""
     """Names this process in statuses, Events and on the broker; the pod's name."""
+    kubeconfig: str | None = None
+    """How to reach the API server from outside of a cluster; None for what `kubectl` would take."""
 
 
 def load(
@@ -51,6 +53,7 @@ def load(
     log_format: str | None = None,
     log_level: str | None = None,
     identity: str | None = None,
+    kubeconfig: str | None = None,
     environ: Mapping[str, str] = os.environ,
 ) -> Settings:
     """Settings from flags (None: not given) and the environment; raises InvalidSpecError."""
@@ -62,6 +65,7 @@ def load(
         log_format=_log_format(log_format or environ.get("PARTYMQ_LOG_FORMAT") or default.log_format),
         log_level=_log_level(log_level or environ.get("PARTYMQ_LOG_LEVEL") or default.log_level),
         identity=identity or environ.get("PARTYMQ_IDENTITY") or socket.gethostname(),
+        kubeconfig=kubeconfig or None,
     )
 
 

@@ -8,7 +8,7 @@ import asyncio
 import base64
 import binascii
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any, Final
 
@@ -47,21 +47,20 @@ class LoginError(PartyMQError):
     reason = "LoginFailed"
 
 
-async def configuration() -> client.Configuration:
-    """The pod's service account, otherwise the kubeconfig (KUBECONFIG, ~/.kube/config); tokens renew themselves."""
+async def configuration(kubeconfig: str | None = None) -> client.Configuration:
+    """A kubeconfig if one is named, else the service account, else what `kubectl` takes; tokens renew themselves."""
     settings = client.Configuration()
+    if kubeconfig is None:
+        with suppress(config.ConfigException):
+            config.load_incluster_config(client_configuration=settings)  # type: ignore[no-untyped-call]
+            return settings
     try:
-        config.load_incluster_config(  # type: ignore[no-untyped-call]
-            client_configuration=settings
-        )
-    except config.ConfigException:
-        try:
-            await config.load_kube_config(client_configuration=settings)  # type: ignore[no-untyped-call]
-        except (config.ConfigException, OSError) as error:
-            raise LoginError(
-                f"The operator runs in no cluster and there is no usable kubeconfig ({error}). "
-                "Set KUBECONFIG to a file that `kubectl` can use."
-            ) from error
+        await config.load_kube_config(kubeconfig, client_configuration=settings)  # type: ignore[no-untyped-call]
+    except Exception as error:  # a malformed file raises whatever it happens to hit
+        raise LoginError(
+            f"The operator runs in no cluster and there is no usable kubeconfig ({error}). "
+            "Set KUBECONFIG to a file that `kubectl` can use."
+        ) from error
     return settings
 
 

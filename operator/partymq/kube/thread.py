@@ -36,11 +36,14 @@ _T = TypeVar("_T")
 class KubernetesThread:
     """Watches the cluster for a router. All methods are for the thread that made it, in its running loop."""
 
-    def __init__(self, router: Router, *, identity: str, namespaces: tuple[str, ...]) -> None:
+    def __init__(
+        self, router: Router, *, identity: str, namespaces: tuple[str, ...], kubeconfig: str | None = None
+    ) -> None:
         self._home = asyncio.get_running_loop()
         self._router = Bridge(router, self._home)
         self._identity = identity
         self._namespaces = namespaces
+        self._kubeconfig = kubeconfig
         self._thread = threading.Thread(target=self._run, name="kubernetes", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._controller: Controller | None = None
@@ -122,7 +125,7 @@ class KubernetesThread:
 
     async def _main(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        login = await configuration()
+        login = await configuration(self._kubeconfig)
         async with Client.connect(login) as api:
             self._controller = Controller(
                 api=api, router=self._router, identity=self._identity, namespaces=self._namespaces
