@@ -45,19 +45,22 @@ with_cluster() {
   export KUBECONFIG PARTYMQ_OPERATOR_IMAGE PARTYMQ_EXAMPLE_IMAGE PARTYMQ_POD_AMQP_URL KUBECACHEDIR=$CACHE/kube/kube-cache
 }
 
-lint() {
+lint() { # all of them, so that one run shows everything
+  local failed=()
+  check() { say "$*"; "$@" >&2 || failed+=("${1##*/}"); }
   hack tools helm
-  "$PYTHON" -m ruff check .
-  "$PYTHON" -m ruff format --check .
-  "$PYTHON" -m mypy
-  .venv/bin/lint-imports
-  .venv/bin/shellcheck -x hack/*.sh .ci/run
-  if [ -d helm/partymq ]; then helm lint --strict helm/partymq; fi
+  check .venv/bin/ruff check .
+  check .venv/bin/ruff format --check .
+  check .venv/bin/mypy
+  check .venv/bin/lint-imports
+  check .venv/bin/shellcheck hack/*.sh .ci/run
+  check helm lint --strict helm/partymq
+  [ ${#failed[@]} = 0 ] || die "lint failed: ${failed[*]}"
 }
 
 format() {
-  "$PYTHON" -m ruff check --fix-only .
-  "$PYTHON" -m ruff format .
+  .venv/bin/ruff check --fix-only .
+  .venv/bin/ruff format .
 }
 
 what=${1:-}
