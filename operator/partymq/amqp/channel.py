@@ -1,159 +1,214 @@
-"""One AMQP channel of our own connection.
+"""One channel: methods that wait for a reply, and the callbacks of its consumer and its confirms.
 
-Invariant: replies are matched to calls in order, and whoever waits for one is told when the channel or the connection goes.
-Deliveries and confirms are callbacks with bytes and numbers: nothing is allocated for them but what they carry.
+Invariant: whoever waits for a reply gets the one to his method, or is told why none will come. No delivery is handed on
+after `close` was called, and nothing is sent after the channel is closed: by then it is all back in its queue.
 """
 
 import asyncio
-from collections import deque
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import Final, TypeVar
 
-from pamqp import base, commands, frame
+from pamqp import commands
+from pamqp.base import Frame
 
-from partymq.amqp.frames import ack_frame
-from partymq.amqp.wire import END, PUBLISH_CHANNEL, header_prefix
-from partymq.errors import ChannelClosedError
+from partymq.amqp.content import Content, DeliveryCallback
+from partymq.amqp.frames import (
+    FRAME_END,
+    FRAME_HEAD,
+    HEADER,
+    Arguments,
+    ack_frame,
+    bind_frame,
+    consume_frame,
+    declare_frame,
+    delete_frame,
+    method_frame,
+    purge_frame,
+)
+from partymq.amqp.output import Output
+from partymq.amqp.replies import Replies, settle
+from partymq.errors import ChannelClosedError, ConnectionLostError
 
-if TYPE_CHECKING:
-    from partymq.amqp.connection import Connection
+CONSUMER_TAG: Final = "partymq"
+"""Of every consumer: one to a channel, and a fixed length puts the delivery tag at a fixed place in its frame."""
 
-DeliveryCallback = Callable[[int, bytes, bytes, bytes], None]
-"""Delivery tag, origin (exchange and routing key as short strings), content header's payload, body frames."""
-
-
-def _ignore(_tag: int, _origin: bytes, _header: bytes, _body: bytes) -> None:
-    """Takes what comes for a channel that does not consume, or not any more."""
+ConfirmCallback = Callable[[int, bool], None]
+FrameType = TypeVar("FrameType", bound=Frame)
 
 
 class Channel:
-    """A channel; it lives until `close` or until something goes wrong, and is never reopened."""
+    """A channel of a `Connection`, which opens it and hands it what arrives for it."""
 
-    def __init__(self, connection: "Connection", number: int) -> None:
+    __slots__ = (
+        "_cancelled",
+        "_closing",
+        "_forget",
+        "_output",
+        "_replies",
+        "_returned",
+        "closed",
+        "confirmed",
+        "content",
+        "nacked",
+        "number",
+    )
+
+    def __init__(self, number: int, output: Output, forget: Callable[[int], None]) -> None:
         self.number = number
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.closed.add_done_callback(lambda done: done.cancelled() or done.exception())
-        self._connection = connection
-        self._send = connection.send
-        self._calls: deque[asyncio.Future[base.Frame]] = deque()
-        self._on_return: Callable[[str], None] = lambda _text: None
-        self._on_cancel: Callable[[], None] | None = None
-        # Read and written by the connection's loop over frames:
-        self.on_delivery: DeliveryCallback = _ignore
-        self.on_confirm: Callable[[int, bool], None] = lambda _tag, _multiple: None
-        self.on_nack: Callable[[int, bool], None] = lambda _tag, _multiple: None
-        self.tag = 0
-        self.origin = b""
-        self.header = b""
-        self.missing = 0
-        self.parts: list[bytes] = []
+        self.content = Content(number)
+        self.confirmed: ConfirmCallback = _ignore
+        self.nacked: ConfirmCallback = _ignore
+        self._output = output
+        self._forget = forget
+        self._replies = Replies()
+        self._closing = False
+        self._returned: Callable[[str], None] | None = None
+        self._cancelled: Callable[[], None] | None = None
 
-    # --- what the router sends for every message
-
-    def publish(self, frame: bytes, header: bytes, body: bytes) -> None:
-        """Sends a message: a `publish_frame` of this channel, a content header, body frames of the publish channel."""
-        assert not body or self.number == PUBLISH_CHANNEL, "body frames are addressed to the publish channel"
-        self._send(frame + header_prefix(self.number, len(header)) + header + END + body)
-
-    def ack(self, tag: int, *, multiple: bool = False) -> None:
-        """Acknowledges a delivery, or all up to it; there is no reply."""
-        self._send(ack_frame(self.number, tag, multiple))
-
-    # --- calls
-
-    async def confirm_select(
-        self, on_confirm: Callable[[int, bool], None], on_nack: Callable[[int, bool], None]
-    ) -> None:
-        """Asks for confirms: (sequence number, multiple), the first publish has number 1."""
-        self.on_confirm, self.on_nack = on_confirm, on_nack
-        await self.call(commands.Confirm.Select())
+    async def confirm_select(self, on_confirm: ConfirmCallback, on_nack: ConfirmCallback) -> None:
+        """Have the broker confirm what is published here; the callbacks get (tag, multiple) while the chunk is read."""
+        self.confirmed, self.nacked = on_confirm, on_nack
+        await self._ask(commands.Confirm.Select(), commands.Confirm.SelectOk)
 
     def on_return(self, callback: Callable[[str], None]) -> None:
-        """Calls back when a mandatory message comes back."""
-        self._on_return = callback
+        """Have a mandatory message that came back described; its content is dropped."""
+        self._returned = callback
 
     async def qos(self, prefetch: int) -> None:
-        """Most unacknowledged messages of each consumer of this channel; 0 is no limit."""
-        await self.call(commands.Basic.Qos(prefetch_count=prefetch))
+        """Limit the unacknowledged messages of the consumer to come; 0 is no limit."""
+        await self._ask(commands.Basic.Qos(prefetch_count=prefetch), commands.Basic.QosOk)
 
     async def consume(
         self,
         queue: str,
         on_delivery: DeliveryCallback,
         *,
-        arguments: Mapping[str, int | str] | None = None,
+        arguments: Arguments | None = None,
+        exclusive: bool = False,
         on_cancel: Callable[[], None] | None = None,
     ) -> None:
-        """Starts this channel's one consumer; deliveries may come before this returns."""
-        self.on_delivery, self._on_cancel = on_delivery, on_cancel
-        await self.call(commands.Basic.Consume(queue=queue, consumer_tag="partymq", arguments=dict(arguments or {})))
+        """Start the one consumer of this channel; deliveries may come before this returns."""
+        self.content.on_delivery = on_delivery
+        self._cancelled = on_cancel
+        frame = consume_frame(self.number, queue, CONSUMER_TAG, exclusive=exclusive, arguments=arguments or {})
+        await self._call(frame, commands.Basic.ConsumeOk)
+
+    def publish(self, frame: bytes, header: bytes, body_frames: bytes) -> None:
+        """Send a message: a frame of `publish_frame`, a content header's payload, and body frames.
+
+        On a closed channel it goes nowhere (the broker would close the connection over it) and is never confirmed.
+        """
+        if self.closed.done():
+            return
+        output = self._output
+        output.parts += (frame, FRAME_HEAD.pack(HEADER, self.number, len(header)), header, FRAME_END, body_frames)
+        if not output.gathering:
+            output.schedule()
+
+    def ack(self, tag: int, *, multiple: bool = False) -> None:
+        """Acknowledge a delivery, or all up to it."""
+        if self.closed.done():
+            return
+        self._output.send(ack_frame(self.number, tag, multiple))
+
+    async def inspect(self, queue: str) -> tuple[int, int]:
+        """The ready messages and the consumers of a queue of any kind; a missing queue closes the channel (404)."""
+        reply = await self._call(declare_frame(self.number, queue, passive=True), commands.Queue.DeclareOk)
+        return reply.message_count or 0, reply.consumer_count or 0
+
+    async def declare_queue(self, queue: str, arguments: Arguments) -> None:
+        """Declare a durable queue; one that exists with other arguments closes the channel (406)."""
+        await self._call(declare_frame(self.number, queue, arguments=arguments), commands.Queue.DeclareOk)
+
+    async def declare_exchange(self, exchange: str, kind: str) -> None:
+        """Declare a durable exchange."""
+        method = commands.Exchange.Declare(exchange=exchange, exchange_type=kind, durable=True)
+        await self._ask(method, commands.Exchange.DeclareOk)
+
+    async def delete_exchange(self, exchange: str) -> None:
+        """Delete an exchange, if it exists."""
+        await self._ask(commands.Exchange.Delete(exchange=exchange), commands.Exchange.DeleteOk)
+
+    async def bind_queue(self, queue: str, exchange: str, arguments: Arguments) -> None:
+        """Bind a queue to an exchange."""
+        await self._call(bind_frame(self.number, queue, exchange, arguments=arguments), commands.Queue.BindOk)
 
     async def purge(self, queue: str) -> int:
-        """Drops the ready messages of a queue; returns how many."""
-        return int((await self.call(commands.Queue.Purge(queue=queue))).message_count)  # type: ignore[attr-defined]
+        """Drop the ready messages of a queue; says how many."""
+        return (await self._call(purge_frame(self.number, queue), commands.Queue.PurgeOk)).message_count or 0
 
     async def delete_queue(self, queue: str) -> int:
-        """Deletes a queue; returns how many ready messages it had."""
-        return int((await self.call(commands.Queue.Delete(queue=queue))).message_count)  # type: ignore[attr-defined]
+        """Delete a queue with all that is in it; says how many messages were ready. A missing queue is no error."""
+        return (await self._call(delete_frame(self.number, queue), commands.Queue.DeleteOk)).message_count or 0
+
+    async def open(self) -> None:
+        """Done once, by the connection."""
+        await self._ask(commands.Channel.Open(), commands.Channel.OpenOk)
 
     async def close(self) -> None:
-        """Gives unacknowledged messages back; returns once the broker has. There is no basic.cancel before."""
+        """Close the channel and wait for the broker.
+
+        The consumer is not cancelled first: what it holds goes back before anybody else is served.
+        """
         if self.closed.done():
             return
-        self.on_delivery = _ignore
-        await self.call(commands.Channel.Close(reply_code=200, reply_text="", class_id=0, method_id=0))
+        if not self._closing:
+            self._closing = True
+            self.content.drop()
+            method = commands.Channel.Close(reply_code=200, reply_text="", class_id=0, method_id=0)
+            self._output.send(method_frame(self.number, method))
+        await asyncio.wait([self.closed])
+        error = self.closed.exception()
+        if error is not None and not isinstance(error, ChannelClosedError):  # that one crossed ours: closed it is
+            raise error
 
-    async def call(self, method: base.Frame) -> base.Frame:
-        """Sends a method and returns its reply; raises what closed the channel or the connection."""
-        if self.closed.done():
-            self.closed.result()
-            raise ChannelClosedError(504, f"{method.name} on a channel that is closed")
-        reply: asyncio.Future[base.Frame] = asyncio.get_running_loop().create_future()
-        self._calls.append(reply)
-        self._send(frame.marshal(method, self.number))
-        return await reply
-
-    # --- what the connection tells
-
-    def on_method(self, method: base.Frame) -> None:
-        """Takes every method but deliveries and confirms."""
+    def on_method(self, method: Frame) -> None:
+        """A method for this channel that is neither a delivery nor a confirm."""
         match method:
-            case commands.Channel.Close():
-                self._send(frame.marshal(commands.Channel.CloseOk(), self.number))
-                self.end(ChannelClosedError(method.reply_code or 0, method.reply_text or ''))
-            case commands.Channel.CloseOk():
-                self._answer(method)
-                self.end(None)
             case commands.Basic.Return():
-                self.tag = 0  # its content frames follow
-                self._on_return(
-                    f"{method.reply_code} {method.reply_text}, exchange {method.exchange!r}, "
-                    f"routing key {method.routing_key!r}"
-                )
+                self.content.skip()
+                self._on_return(method)
             case commands.Basic.Cancel():
-                if self._on_cancel is not None:
-                    self._on_cancel()
+                if self._cancelled is not None:
+                    self._cancelled()
+            case commands.Channel.Close():
+                self._output.send(method_frame(self.number, commands.Channel.CloseOk()))
+                self._end(ChannelClosedError(method.reply_code or 0, method.reply_text or ""))
+            case commands.Channel.CloseOk():
+                self._end(None)
             case _:
-                self._answer(method)
+                if not self._replies.resolve(method):
+                    raise ConnectionLostError(f"an unexpected {method.name} on channel {self.number}")
 
-    def _answer(self, method: base.Frame) -> None:
-        if self._calls:
-            reply = self._calls.popleft()
-            if not reply.done():
-                reply.set_result(method)
+    def fail(self, error: Exception | None) -> None:
+        """The connection ended: cleanly, or with this error."""
+        self.content.drop()
+        self._replies.fail(error or ConnectionLostError("the connection was closed"))
+        settle(self.closed, error)
 
-    def end(self, error: Exception | None) -> None:
-        """The channel is gone, by our own close or for `error`."""
-        if self.closed.done():
-            return
-        self.on_delivery = _ignore
-        self._connection.forget(self)
-        if error is None:
-            self.closed.set_result(None)
-        else:
-            self.closed.set_exception(error)
-        gone = error or ChannelClosedError(504, "closed while a reply was awaited")
-        while self._calls:
-            reply = self._calls.popleft()
-            if not reply.done():
-                reply.set_exception(gone)
+    def _end(self, error: ChannelClosedError | None) -> None:
+        self.content.drop()
+        self._replies.fail(error or ChannelClosedError(200, "at this side's request"))
+        self._forget(self.number)
+        settle(self.closed, error)
+
+    def _on_return(self, method: commands.Basic.Return) -> None:
+        if self._returned is not None:
+            place = f"exchange {method.exchange!r}" if method.exchange else "the default exchange"
+            reason = f"{method.reply_code} {method.reply_text}"
+            self._returned(f"a message to {place} with routing key {method.routing_key!r} came back: {reason}")
+
+    async def _ask(self, method: Frame, reply: type[FrameType]) -> FrameType:
+        return await self._call(method_frame(self.number, method), reply)
+
+    async def _call(self, frame: bytes, expected: type[FrameType]) -> FrameType:
+        future = self._replies.expect(expected)
+        self._output.send(frame)
+        reply = await future
+        assert isinstance(reply, expected)
+        return reply
+
+
+def _ignore(tag: int, multiple: bool) -> None:
+    """A confirm that nobody asked for."""

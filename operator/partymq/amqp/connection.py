@@ -1,356 +1,291 @@
-"""A connection of our own to the broker: message frames go through as bytes.
+"""A connection to the broker whose messages stay bytes.
 
-Invariant: frames are processed in the order of the wire, and what they cause is sent in one write at the end of each chunk
-that was read. There is no task, future, lock or decode for a message. The connection is lost once, and everybody who waits
-on it is told.
+Invariant: a connection works as a whole or is lost as a whole. Whatever goes wrong on it (the network, the broker, a
+stream out of step, a callback that raises) ends it, and everybody who waits for it or its channels is told the one
+reason.
 
-Frame format: AMQP 0-9-1 section 4.2.3. Handshake and everything else that is rare: pamqp.
+There is no task, no lock and no object per message: `data_received` hands a chunk to `Reader`, whose callbacks publish
+and acknowledge into `Output`, and one write ends the chunk. Flow control is the transport's: while the broker takes
+less than we have for it, no more is read than shows that it is alive.
 """
 
 import asyncio
-import contextlib
 import ssl
-import struct
 from collections.abc import Callable
-from typing import Final, cast
+from typing import Final, Self, TypeVar, cast
 
-from pamqp import base, commands, frame, header, heartbeat
+from pamqp import commands
+from pamqp.base import Frame
 
-from partymq.amqp import tls
 from partymq.amqp.channel import Channel
-from partymq.amqp.frames import body_payload as body_payload
-from partymq.amqp.wire import BODY, BODY_PREFIX, HEADER, METHOD
-from partymq.amqp.wire import PUBLISH_CHANNEL as PUBLISH_CHANNEL
+from partymq.amqp.content import PUBLISH_CHANNEL, DeliveryCallback
+from partymq.amqp.frames import DEFAULT_FRAME_MAX, HEARTBEAT, PROTOCOL_HEADER, body_payload, method_frame
+from partymq.amqp.handshake import agree, server_version, start_ok
+from partymq.amqp.output import Output
+from partymq.amqp.reader import Channels, Reader
+from partymq.amqp.replies import Replies, settle
+from partymq.amqp.tls import tls_context
 from partymq.core.spec import BrokerAddress
-from partymq.errors import AccessRefusedError, BrokerError, BrokerTooOldError, ConnectionLostError
+from partymq.errors import AccessRefusedError, ConnectionLostError, PartyMQError
 
-OLDEST: Final = (4, 0, 0)
-FRAME_MAX: Final = 131072
-CHANNEL_MAX: Final = 2047
-HIGH_WATER: Final = 4 * 1024 * 1024
-"""Bytes waiting to be sent from which on nothing more is read: the broker is slower than we are."""
-CLOSE_WITHIN: Final = 5.0
+__all__ = ["PUBLISH_CHANNEL", "Connection", "DeliveryCallback", "body_payload"]
 
-_HEAD = struct.Struct(">BHI")
-_DELIVER: Final = b"\x00\x3c\x00\x3c"
-_ACK: Final = b"\x00\x3c\x00\x50"
-_NACK: Final = b"\x00\x3c\x00\x78"
-_CAPABILITIES: Final = {
-    "consumer_cancel_notify": True,
-    "publisher_confirms": True,
-    "basic.nack": True,
-    "connection.blocked": True,
-    "authentication_failure_close": True,
-}
+WRITE_HIGH_WATER: Final = 4 * 1024 * 1024
+CLOSE_TIMEOUT: Final = 5.0
+"""Seconds that a clean close waits for the broker."""
+SILENT_TICKS: Final = 4
+"""Half heartbeats without a byte from the broker until it counts as gone."""
+REFUSALS: Final = {403, 530}
+"""Reply codes that a handshake ends with when user, password or virtual host are wrong."""
+
+FrameType = TypeVar("FrameType", bound=Frame)
 
 
 class Connection(asyncio.Protocol):
     """An open connection; make one with `open`."""
 
-    def __init__(self) -> None:
+    def __init__(self, address: BrokerAddress) -> None:
         self._loop = asyncio.get_running_loop()
-        self.lost: asyncio.Future[None] = self._loop.create_future()
-        self.lost.add_done_callback(lambda done: done.cancelled() or done.exception())
-        self.server_version = (0, 0, 0)
-        self.frame_max = FRAME_MAX
-        self.blocked_since: float | None = None
+        self._address = address
         self._transport: asyncio.Transport | None = None
-        self._rest = b""
-        self._out: list[bytes] = []
-        self._in_chunk = False
-        self._flushing = False
+        self._gone = self._loop.create_future()
+        self._replies = Replies()
+        self._output = Output(self._loop)
+        self._channels = Channels()
+        self._reader = Reader(self._channels, self._on_control)
         self._hooks: tuple[Callable[[], None], ...] = ()
-        self._channels: dict[int, Channel] = {}
-        self._free: list[int] = []
-        self._highest = 0
-        self._methods: asyncio.Queue[object] = asyncio.Queue()
-        self._opened = False
-        self._closing = False
-        self._heartbeat = 0
-        self._read_since_beat = True
-        self._missed = 0
-        self._reading = True
-        self._timer: asyncio.TimerHandle | None = None
+        self._last_channel = 0
+        self._channel_max = 0
+        self._open = False
+        self._reading_paused = False
+        self._writing_paused = False
+        self._heard = True
+        self._silent_ticks = 0
+        self._tick: asyncio.TimerHandle | None = None
+        self.frame_max = DEFAULT_FRAME_MAX
+        self.server_version = (0, 0, 0)
+        self.blocked_since: float | None = None
+        self.lost: asyncio.Future[None] = self._loop.create_future()
 
     @classmethod
     async def open(
         cls, address: BrokerAddress, *, name: str, heartbeat: int = 10, connect_timeout: float = 10.0
-    ) -> "Connection":
-        """Connects and logs in.
-
-        Raises `ConnectionLostError`, `AccessRefusedError` or `BrokerTooOldError`, each with what to do.
-        """
+    ) -> Self:
+        """Connect; `name` is what the broker's management shows."""
         where = f"{address.host}:{address.port}"
-        connection: Connection | None = None
+        context = tls_context(address.tls) if address.tls is not None else None
+        connection = cls(address)
         try:
             async with asyncio.timeout(connect_timeout):
-                _, connection = await asyncio.get_running_loop().create_connection(
-                    cls,
-                    address.host,
-                    address.port,
-                    ssl=tls.context(address.tls) if address.tls is not None else None,
-                    server_hostname=address.host if address.tls is not None else None,
-                )
-                await connection._handshake(address, name, heartbeat)
-        except (OSError, TimeoutError, ssl.SSLError) as error:
-            if connection is not None:
-                connection.abort()
-            detail = "no answer in time" if isinstance(error, TimeoutError) else str(error)
-            raise ConnectionLostError(f"cannot connect to the broker at {where}: {detail}") from error
-        except BrokerError:
-            if connection is not None:
-                connection.abort()
+                await connection._loop.create_connection(lambda: connection, address.host, address.port, ssl=context)
+                await connection._handshake(name, heartbeat)
+        except TimeoutError:
+            connection.abort()
+            raise ConnectionLostError(f"{where} did not answer within {connect_timeout:g} seconds.") from None
+        except ssl.SSLError as error:
+            raise ConnectionLostError(f"No TLS connection to {where}: {error}.") from None
+        except OSError as error:
+            raise ConnectionLostError(f"No connection to {where}: {error.strerror or error}.") from None
+        except BaseException:
+            connection.abort()
             raise
         return connection
 
-    # --- handshake
-
-    async def _handshake(self, address: BrokerAddress, name: str, beat: int) -> None:
-        self.send(header.ProtocolHeader(0, 9, 1).marshal())
-        start = cast("commands.Connection.Start", await self._next_method(address))
-        self._check_version(start)
-        self._method(
-            commands.Connection.StartOk(
-                client_properties={
-                    "product": "PartyMQ", "platform": "Python", "connection_name": name, "capabilities": dict(_CAPABILITIES),
-                },
-                mechanism="PLAIN",
-                response=f"\0{address.username}\0{address.password}",
-            )
-        )  # fmt: skip
-        tune = cast("commands.Connection.Tune", await self._next_method(address))
-        self.frame_max = min(tune.frame_max or FRAME_MAX, FRAME_MAX)
-        self._channel_max = min(tune.channel_max or CHANNEL_MAX, CHANNEL_MAX)
-        self._heartbeat = beat
-        self._method(
-            commands.Connection.TuneOk(
-                channel_max=self._channel_max, frame_max=self.frame_max, heartbeat=self._heartbeat
-            )
-        )
-        self._method(commands.Connection.Open(virtual_host=address.vhost))
-        await self._next_method(address)
-        self._opened = True
-        self._beat()
-
-    def _check_version(self, start: commands.Connection.Start) -> None:
-        version = start.server_properties.get("version", "")
-        if isinstance(version, bytes):
-            version = version.decode()
-        numbers = [int(part) for part in str(version).split("-")[0].split("+")[0].split(".")[:3] if part.isdecimal()]
-        self.server_version = cast("tuple[int, int, int]", tuple((*numbers, 0, 0, 0)[:3]))
-        if self.server_version < OLDEST:
-            raise BrokerTooOldError(
-                f"the broker is {start.server_properties.get('product', 'RabbitMQ')} {version}: PartyMQ needs RabbitMQ 4.0 or "
-                "newer (consumer priorities on single-active-consumer quorum queues); upgrade it"
-            )
-
-    async def _next_method(self, address: BrokerAddress) -> object:
-        getter = asyncio.ensure_future(self._methods.get())
-        try:
-            await asyncio.wait({getter, self.lost}, return_when=asyncio.FIRST_COMPLETED)
-            if not getter.done():
-                self.lost.result()
-                raise ConnectionLostError("the connection was closed during the handshake")
-            method = getter.result()
-        finally:
-            getter.cancel()
-        if isinstance(method, commands.Connection.Close):
-            raise AccessRefusedError(
-                f"the broker refused user {address.username!r} on virtual host {address.vhost!r}: {method.reply_code} "
-                f"{method.reply_text}; check the connection Secret, the user's permissions and the virtual host"
-            )
-        return method
-
-    def _method(self, method: base.Frame, channel: int = 0) -> None:
-        self.send(frame.marshal(method, channel))
-
-    # --- channels
-
-    async def channel(self) -> Channel:
-        """Opens a channel; the first one is the publish channel."""
-        if self.lost.done():
-            self.lost.result()
-            raise ConnectionLostError("the connection is closed")
-        if not self._free and self._highest >= self._channel_max:
-            raise BrokerError(f"all {self._channel_max} channels of a connection are in use")
-        number = self._free.pop() if self._free else self._highest + 1
-        self._highest = max(self._highest, number)
-        channel = self._channels[number] = Channel(self, number)
-        await channel.call(commands.Channel.Open())
-        return channel
-
-    def forget(self, channel: Channel) -> None:
-        """The channel is closed on both sides: its number may be used again."""
-        if self._channels.get(channel.number) is channel:
-            del self._channels[channel.number]
-            self._free.append(channel.number)
-
-    # --- sending
-
-    def send(self, data: bytes) -> None:
-        """Sends bytes: at the end of the chunk that is being processed, else once in this round of the loop."""
-        self._out.append(data)
-        if not self._in_chunk and not self._flushing:
-            self._flushing = True
-            self._loop.call_soon(self._flush)
-
-    def _flush(self) -> None:
-        self._flushing = False
-        if self._out and self._transport is not None:
-            data = b"".join(self._out)
-            self._out.clear()
-            self._transport.write(data)
-
     def add_chunk_hook(self, hook: Callable[[], None]) -> None:
-        """Calls `hook` at the end of every chunk, before the write."""
+        """Have `hook` called after every read chunk, before its write."""
         self._hooks = (*self._hooks, hook)
 
     def remove_chunk_hook(self, hook: Callable[[], None]) -> None:
-        """The opposite of `add_chunk_hook`."""
-        self._hooks = tuple(h for h in self._hooks if h != hook)
+        """Undo `add_chunk_hook`."""
+        self._hooks = tuple(other for other in self._hooks if other != hook)
 
-    # --- asyncio.Protocol
+    def send(self, data: bytes) -> None:
+        """Write whole frames, with whatever else is written at the end of the chunk or of the loop's turn."""
+        self._output.send(data)
+
+    async def channel(self) -> Channel:
+        """Open a channel."""
+        self._require_open()
+        channel = Channel(self._free_number(), self._output, self._forget)
+        self._channels[channel.number] = channel
+        await channel.open()
+        return channel
+
+    async def close(self) -> None:
+        """Tell the broker, wait a moment for its consent, and close the socket."""
+        if not self.lost.done() and self._open:
+            self._open = False
+            for channel in self._channels.values():
+                channel.content.drop()
+            method = commands.Connection.Close(reply_code=200, reply_text="", class_id=0, method_id=0)
+            try:
+                async with asyncio.timeout(CLOSE_TIMEOUT):
+                    await self._ask(method, commands.Connection.CloseOk)
+            except (TimeoutError, PartyMQError):
+                pass
+        self._end(None)
+        await asyncio.wait([self._gone], timeout=CLOSE_TIMEOUT)
+        self.abort()
+
+    def abort(self) -> None:
+        """Drop the socket as it is."""
+        self._end(ConnectionLostError(f"the connection to {self._address.host}:{self._address.port} was given up"))
+        if self._transport is not None:
+            self._transport.abort()
+
+    # What the transport calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Takes the transport; large writes are one system call."""
-        self._transport = cast("asyncio.Transport", transport)
-        self._transport.set_write_buffer_limits(high=HIGH_WATER)
+        self._transport = cast(asyncio.Transport, transport)
+        self._output.attach(self._transport)
+        self._transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
 
-    def pause_writing(self) -> None:
-        """The broker takes less than we send: it must not give us more either."""
-        if self._transport is not None:
-            self._reading = False
-            self._transport.pause_reading()
-
-    def resume_writing(self) -> None:
-        """The broker has taken what we sent."""
-        if self._transport is not None:
-            self._reading = True
-            self._missed = 0
-            self._transport.resume_reading()
+    def connection_lost(self, exc: Exception | None) -> None:
+        reason = f": {exc}" if exc is not None else " by the other side"
+        self._end(
+            ConnectionLostError(f"the connection to {self._address.host}:{self._address.port} was closed{reason}")
+        )
+        settle(self._gone, None)
 
     def data_received(self, data: bytes) -> None:
-        """Processes all whole frames, then writes once."""
-        self._read_since_beat = True
-        self._in_chunk = True
+        output = self._output
+        output.gathering = True
+        self._heard = True
         try:
-            self._rest = self._process(self._rest + data if self._rest else data)
+            self._reader.feed(data)
             for hook in self._hooks:
                 hook()
-        except Exception as error:  # noqa: BLE001 - nobody else would end the connection for a defect
-            self._lose(error)
-        finally:
-            self._in_chunk = False
-        if self._out:
-            self._flush()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the stream cannot go on behind it
+            self._break(error)
+        output.flush()
+        if self._writing_paused and not self._reading_paused:
+            self._pause_reading()
 
-    def _process(self, data: bytes) -> bytes:
-        """Handles the frames in `data`; returns what is left of a frame that is not whole."""
-        at, size, head, channels = 0, len(data), _HEAD.unpack_from, self._channels
-        while size - at > 7:
-            kind, number, length = head(data, at)
-            start = at + 7
-            end = start + length
-            if end >= size:
-                break
-            channel = channels.get(number)
-            if kind == BODY:
-                if channel is not None and channel.tag:
-                    channel.missing -= length
-                    part = BODY_PREFIX + data[at + 3 : end + 1]
-                    if channel.missing:
-                        channel.parts.append(part)
-                    else:
-                        if channel.parts:
-                            part = b"".join((*channel.parts, part))
-                            channel.parts.clear()
-                        channel.on_delivery(channel.tag, channel.origin, channel.header, part)
-            elif kind == HEADER:
-                if channel is not None and channel.tag:
-                    content = data[start:end]
-                    missing = int.from_bytes(content[4:12], "big")
-                    if missing:
-                        channel.header = content
-                        channel.missing = missing
-                    else:
-                        channel.on_delivery(channel.tag, channel.origin, content, b"")
-            elif kind == METHOD and channel is not None:
-                method = data[start : start + 4]
-                if method == _DELIVER:
-                    tag_at = start + 5 + data[start + 4]
-                    channel.tag = int.from_bytes(data[tag_at : tag_at + 8], "big")
-                    channel.origin = data[tag_at + 9 : end]
-                elif method == _ACK:
-                    channel.on_confirm(int.from_bytes(data[start + 4 : start + 12], "big"), data[start + 12] & 1 == 1)
-                elif method == _NACK:
-                    channel.on_nack(int.from_bytes(data[start + 4 : start + 12], "big"), data[start + 12] & 1 == 1)
-                else:
-                    channel.on_method(cast("base.Frame", frame.unmarshal(data[at : end + 1])[2]))
-            elif kind == METHOD and number == 0:
-                self._on_method(frame.unmarshal(data[at : end + 1])[2])
-            at = end + 1
-        return data[at:]
+    def pause_writing(self) -> None:
+        self._writing_paused = True
+        self._pause_reading()
 
-    def _on_method(self, method: object) -> None:
+    def resume_writing(self) -> None:
+        self._writing_paused = False
+        self._resume_reading()
+
+    # Inside.
+
+    async def _handshake(self, name: str, heartbeat: int) -> None:
+        self._output.send(PROTOCOL_HEADER)
+        start = await self._expect(commands.Connection.Start)
+        self.server_version = server_version(start.server_properties or {}, self._address)
+        tune = await self._ask(start_ok(self._address, name), commands.Connection.Tune)
+        limits = agree(tune, heartbeat)
+        self.frame_max = self._reader.frame_max = limits.frame_max
+        self._channel_max = limits.channel_max
+        self._send(
+            commands.Connection.TuneOk(
+                channel_max=limits.channel_max, frame_max=limits.frame_max, heartbeat=limits.heartbeat
+            )
+        )
+        await self._ask(commands.Connection.Open(virtual_host=self._address.vhost), commands.Connection.OpenOk)
+        self._open = True
+        if limits.heartbeat:
+            self._watch(limits.heartbeat / 2)
+
+    def _on_control(self, method: Frame) -> None:
         match method:
+            case commands.Connection.Close():
+                self._send(commands.Connection.CloseOk())
+                self._end(self._refusal(method.reply_code or 0, method.reply_text or ""))
             case commands.Connection.Blocked():
                 self.blocked_since = self._loop.time()
             case commands.Connection.Unblocked():
                 self.blocked_since = None
-            case commands.Connection.Close() if self._opened:
-                self._method(commands.Connection.CloseOk())
-                self._flush()
-                self._lose(
-                    ConnectionLostError(f"the broker closed the connection: {method.reply_code} {method.reply_text}")
-                )
-            case commands.Connection.CloseOk():
-                self._lose(None)
             case _:
-                self._methods.put_nowait(method)
+                if not self._replies.resolve(method):
+                    raise ConnectionLostError(f"an unexpected {method.name}")
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        """The socket is gone."""
-        self._lose(ConnectionLostError(f"the connection to the broker broke: {exc or 'closed by the other side'}"))
+    def _refusal(self, code: int, text: str) -> PartyMQError:
+        if not self._open and code in REFUSALS:
+            user, vhost = self._address.username, self._address.vhost
+            where = f"{self._address.host}:{self._address.port}"
+            return AccessRefusedError(f"{where} refuses user {user!r} on virtual host {vhost!r}: {code} {text}")
+        return ConnectionLostError(f"the broker closed the connection: {code} {text}")
 
-    # --- the end
+    def _watch(self, interval: float) -> None:
+        """Every half heartbeat: say that we live, see that the broker does."""
+        self._tick = self._loop.call_later(interval, self._watch, interval)
+        if not self._output.wrote:
+            self._output.send(HEARTBEAT)
+        self._output.wrote = False
+        self._silent_ticks = 0 if self._heard else self._silent_ticks + 1
+        self._heard = False
+        if self._silent_ticks >= SILENT_TICKS:
+            self._break(ConnectionLostError(f"nothing came from the broker for {interval * SILENT_TICKS:g} seconds"))
+        elif self._reading_paused:
+            # One chunk, to see that it lives and whether it says that it is blocked; `data_received` pauses again.
+            self._resume_reading()
 
-    def _beat(self) -> None:
-        """Sends a heartbeat twice an interval; gives the broker up after two intervals of silence."""
-        if self._read_since_beat or not self._reading:
-            self._missed = 0
-        else:
-            self._missed += 1
-        self._read_since_beat = False
-        if self._missed >= 4:
-            self._lose(ConnectionLostError(f"the broker has been silent for {2 * self._heartbeat} s"))
-            return
-        self.send(heartbeat.Heartbeat().marshal())
-        self._timer = self._loop.call_later(self._heartbeat / 2, self._beat)
+    def _pause_reading(self) -> None:
+        if self._transport is not None and not self._reading_paused:
+            self._reading_paused = True
+            self._transport.pause_reading()
 
-    def _lose(self, error: Exception | None) -> None:
+    def _resume_reading(self) -> None:
+        if self._transport is not None and self._reading_paused:
+            self._reading_paused = False
+            if not self._transport.is_closing():
+                self._transport.resume_reading()
+
+    def _break(self, error: Exception) -> None:
+        """End over an error that the other side knows nothing of."""
+        self._output.detach()  # a chunk that was not processed to its end sends nothing
+        self._end(error)
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _end(self, error: Exception | None) -> None:
+        """Tell everybody, once; what is still to be written is."""
+        self._open = False
         if self.lost.done():
             return
-        if self._timer is not None:
-            self._timer.cancel()
-        gone = error or ConnectionLostError("the connection was closed")
-        if error is None:
-            self.lost.set_result(None)
-        else:
-            self.lost.set_exception(error)
-        for channel in list(self._channels.values()):
-            channel.end(gone)
+        if self._tick is not None:
+            self._tick.cancel()
+        self._output.flush()
+        self._output.detach()
         if self._transport is not None:
-            self._transport.close() if error is None else self._transport.abort()
+            self._transport.close()
+        self._replies.fail(error or ConnectionLostError("the connection was closed"))
+        for channel in tuple(self._channels.values()):
+            channel.fail(error)
+        self._channels.clear()
+        settle(self.lost, error)
 
-    async def close(self) -> None:
-        """Closes in order; returns when the broker has agreed or time is up."""
-        if not self.lost.done():
-            self._method(commands.Connection.Close(reply_code=200, reply_text="", class_id=0, method_id=0))
-            with contextlib.suppress(TimeoutError, Exception):
-                async with asyncio.timeout(CLOSE_WITHIN):
-                    await asyncio.shield(self.lost)
-        self.abort()
+    def _require_open(self) -> None:
+        if self.lost.done() and (error := self.lost.exception()) is not None:
+            raise error
+        if not self._open:
+            raise ConnectionLostError("the connection was closed")
 
-    def abort(self) -> None:
-        """Drops the connection at once."""
-        self._lose(ConnectionLostError("the connection was dropped"))
+    def _free_number(self) -> int:
+        """The next free number in turn: a number rests for as long as can be before it is used again."""
+        for _ in range(self._channel_max):
+            self._last_channel = self._last_channel % self._channel_max + 1
+            if self._last_channel not in self._channels:
+                return self._last_channel
+        raise ConnectionLostError(f"all {self._channel_max} channels that the broker allows are open")
+
+    def _forget(self, number: int) -> None:
+        del self._channels[number]
+
+    def _send(self, method: Frame) -> None:
+        self._output.send(method_frame(0, method))
+
+    async def _ask(self, method: Frame, expected: type[FrameType]) -> FrameType:
+        future = self._replies.expect(expected)
+        self._send(method)
+        reply = await future
+        assert isinstance(reply, expected)
+        return reply
+
+    async def _expect(self, expected: type[FrameType]) -> FrameType:
+        reply = await self._replies.expect(expected)
+        assert isinstance(reply, expected)
+        return reply

@@ -1,9 +1,9 @@
 """AMQP 0-9-1 frames as bytes.
 
-Invariant: what is built here is a whole frame (or a whole content-header payload), ready to be joined to others and written.
+Invariant: what is built here is whole frames (or a whole content-header payload), ready to be joined and written.
 
-Only what is needed per message, or what pamqp refuses, is built by hand: pamqp allows fewer characters in queue names than
-RabbitMQ does, and a source queue is named by its owner.
+Built by hand is what is needed per message, and what names a queue: pamqp refuses names that RabbitMQ allows
+(`orders[eu]`, `größe`), and a source queue is named by its owner.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,9 @@ FRAME_END: Final = b"\xce"
 HEARTBEAT: Final = b"\x08\x00\x00\x00\x00\x00\x00\xce"
 PROTOCOL_HEADER: Final = b"AMQP\x00\x00\x09\x01"
 DEFAULT_FRAME_MAX: Final = 131_072
-"""What RabbitMQ offers as it comes; a connection's own bound is `Connection.frame_max`."""
+"""What RabbitMQ offers as it comes."""
+SMALLEST_FRAME_MAX: Final = 4096
+"""What AMQP lets nobody go below."""
 
 METHOD: Final = 1
 HEADER: Final = 2
@@ -44,7 +46,7 @@ _HEADERS_FLAG: Final = 0x2000
 _DELIVERY_MODE_FLAG: Final = 0x1000
 _EXPIRATION_FLAG: Final = 0x0100
 
-Arguments = Mapping[str, int | str | bool]
+Arguments = Mapping[str, int | str | None]
 
 
 def shortstr(text: str) -> bytes:
@@ -66,7 +68,7 @@ def publish_frame(channel: int, exchange: str, routing_key: str, *, mandatory: b
     return _method(channel, 40, arguments, class_id=_BASIC)
 
 
-def ack_frame(channel: int, tag: int, multiple: bool) -> bytes:  # noqa: FBT001 - on the per-message path, by position
+def ack_frame(channel: int, tag: int, multiple: bool) -> bytes:
     """A Basic.Ack method frame."""
     return _ACK.pack(METHOD, channel, _ACK_SIZE, CONFIRM, tag, multiple, 0xCE)
 
@@ -110,14 +112,14 @@ def plain_header(body_size: int) -> bytes:
 
 
 def marker_header(headers: Mapping[str, str], *, expires: bool) -> bytes:
-    """The content header of a persistent message with an empty body; with `expires` it lives for the time of a glance."""
+    """The content header of a persistent message without a body; with `expires` it is gone in a moment."""
     flags = _HEADERS_FLAG | _DELIVERY_MODE_FLAG | (_EXPIRATION_FLAG if expires else 0)
     tail = b"\x02" + (shortstr("0") if expires else b"")
     return HEADER_HEAD.pack(_BASIC, 0, 0) + flags.to_bytes(2, "big") + field_table(dict(headers)) + tail
 
 
-def body_frames(payload: bytes, channel: int, frame_max: int = DEFAULT_FRAME_MAX) -> bytes:
-    """A body as frames; empty for an empty one."""
+def body_frames(payload: bytes, channel: int = 1, frame_max: int = SMALLEST_FRAME_MAX) -> bytes:
+    """A body as frames, by default of a size that every connection allows; empty for an empty one."""
     step = frame_max - FRAME_OVERHEAD
     parts = (payload[at : at + step] for at in range(0, len(payload), step))
     return b"".join(FRAME_HEAD.pack(BODY, channel, len(part)) + part + FRAME_END for part in parts)

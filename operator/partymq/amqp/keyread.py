@@ -1,100 +1,123 @@
-"""Finding a message's key without decoding the message.
+"""A message's key, straight from its bytes.
 
-Invariant: the same key text comes out wherever a key stands (`core.keys.text`); whatever is malformed is a missing key,
-never an error: a router that stops at one message stops for all.
+Invariant: the same value gives the same key wherever it stands: `core.keys.text` alone says what a value's text is and
+which values are none. What cannot be read is a missing key and never an error: a router that stops at one message stops
+for all. Strings are taken as the bytes that they are.
 """
 
-import struct
 from collections.abc import Callable
+from typing import Final
 
 import orjson
 
+from partymq.amqp import tables
 from partymq.amqp.frames import body_payload
-from partymq.amqp.tables import NAMES, MalformedError, find, properties, value_of
+from partymq.amqp.tables import MalformedHeaderError, find_header, find_property, value_at
 from partymq.core.keys import text
 from partymq.core.spec import KeyFrom, KeySpec
 from partymq.errors import InvalidSpecError
 
 KeyReader = Callable[[bytes, bytes, bytes], bytes | None]
-"""Content header, body frames, origin (as the deliver method has it) -> the key."""
+"""Gets the content header's payload, the body's frames, and exchange and routing key as two short strings."""
+
+_PROPERTIES: Final = {
+    "content_type": tables.CONTENT_TYPE,
+    "content_encoding": tables.CONTENT_ENCODING,
+    "delivery_mode": tables.DELIVERY_MODE,
+    "priority": tables.PRIORITY,
+    "correlation_id": tables.CORRELATION_ID,
+    "reply_to": tables.REPLY_TO,
+    "expiration": tables.EXPIRATION,
+    "message_id": tables.MESSAGE_ID,
+    "type": tables.TYPE,
+    "user_id": tables.USER_ID,
+    "app_id": tables.APP_ID,
+    "cluster_id": tables.CLUSTER_ID,
+}
+"""All but the headers, which have their own source, and the timestamp, which is no key wherever it stands."""
+_OCTETS: Final = {tables.DELIVERY_MODE, tables.PRIORITY}
 
 
 def key_reader(spec: KeySpec) -> KeyReader:
-    """The reader of a group's keys; raises `InvalidSpecError` for a property that does not exist."""
+    """The reader for a group's key; raises when no message could have such a key."""
     match spec.source:
         case KeyFrom.HEADER:
-            return _from_header(spec.name.encode())
+            return _header_reader(spec.name)
         case KeyFrom.PROPERTY:
-            return _from_property(spec.name)
+            return _property_reader(spec.name)
         case KeyFrom.ROUTING_KEY:
-            return _from_routing_key
+            return _routing_key
         case KeyFrom.BODY:
-            return _from_body(_path(spec.name))
+            return _pointer_reader(spec.name) if spec.name.startswith("/") else _path_reader((spec.name,))
 
 
-def _from_header(name: bytes) -> KeyReader:
-    # As it stands in a table: length, name, type S. What is found so may also stand in a value or a nested table: only
-    # where it is the table's first entry it is certain without a walk.
-    entry = bytes((len(name),)) + name + b"S"
-    size, skip = len(entry), len(entry) + 4
-
-    def read(header: bytes, _body: bytes, _origin: bytes) -> bytes | None:
-        if header.startswith(entry, 18) and not header[12] & 0xC0 and header[12] & 0x20:
-            at = 18 + size
-            return header[18 + skip : 18 + skip + int.from_bytes(header[at : at + 4], "big")] or None
-        try:
-            found = find(header, name)
-            return None if found is None else text(value_of(header, found))
-        except (MalformedError, ValueError, struct.error):
-            return None
-
-    return read
-
-
-def _from_property(name: str) -> KeyReader:
-    flag = NAMES.get(name.replace("-", "_"))
-    if flag is None:
-        raise InvalidSpecError(f"key.name: there is no AMQP property {name!r}; there are {', '.join(sorted(NAMES))}")
-
-    def read(header: bytes, _body: bytes, _origin: bytes) -> bytes | None:
-        try:
-            for present, start, end in properties(header):
-                if present == flag:
-                    raw = header[start:end]
-                    if flag in (NAMES["delivery_mode"], NAMES["priority"], NAMES["timestamp"]):
-                        return text(int.from_bytes(raw, "big"))
-                    return raw[1:] or None
-        except MalformedError:
-            pass
-        return None
-
-    return read
-
-
-def _from_routing_key(_header: bytes, _body: bytes, origin: bytes) -> bytes | None:
+def _routing_key(_header: bytes, _body: bytes, origin: bytes) -> bytes | None:
     return origin[2 + origin[0] :] or None
 
 
-def _path(name: str) -> tuple[str, ...]:
-    """The steps of a JSON pointer (RFC 6901), or of a top-level field's name."""
-    if not name.startswith("/"):
-        return (name,)
-    return tuple(step.replace("~1", "/").replace("~0", "~") for step in name[1:].split("/"))
+def _header_reader(name: str) -> KeyReader:
+    encoded = name.encode()
+    if not 0 < len(encoded) < 256:
+        raise InvalidSpecError(
+            f"key.name is the name of a header: 1 to 255 bytes, and {name[:60]!r} has {len(encoded)}."
+        )
 
-
-def _from_body(path: tuple[str, ...]) -> KeyReader:
-    def read(_header: bytes, body: bytes, _origin: bytes) -> bytes | None:
+    def read(header: bytes, _body: bytes, _origin: bytes) -> bytes | None:
         try:
-            value = orjson.loads(body_payload(body))
-            for step in path:
-                if isinstance(value, list):
-                    if not step.isdecimal() or (step[0] == "0" and step != "0"):
-                        return None
-                    value = value[int(step)]
-                else:
-                    value = value[step]
-            return text(value)
-        except (ValueError, KeyError, IndexError, TypeError):
+            at = find_header(header, encoded)
+        except MalformedHeaderError:
             return None
+        return text(value_at(header, at)) if at >= 0 else None
 
     return read
+
+
+def _property_reader(name: str) -> KeyReader:
+    flag = _PROPERTIES.get(name.replace("-", "_"))
+    if flag is None:
+        known = ", ".join(_PROPERTIES)
+        raise InvalidSpecError(f"key.name {name!r} is not a property that can be a key; these are: {known}.")
+    start = 0 if flag in _OCTETS else 1
+
+    def read(header: bytes, _body: bytes, _origin: bytes) -> bytes | None:
+        try:
+            found = find_property(header, flag)
+        except MalformedHeaderError:
+            return None
+        if found is None:
+            return None
+        content = header[found.start + start : found.stop]
+        return content or None if start else text(content[0])
+
+    return read
+
+
+def _pointer_reader(pointer: str) -> KeyReader:
+    for escape in pointer.split("~")[1:]:
+        if escape[:1] not in {"0", "1"}:
+            raise InvalidSpecError(
+                f"key.name {pointer!r} is no JSON pointer: after `~` comes 0 (for `~`) or 1 (for `/`)."
+            )
+    return _path_reader(tuple(step.replace("~1", "/").replace("~0", "~") for step in pointer.split("/")[1:]))
+
+
+def _path_reader(path: tuple[str, ...]) -> KeyReader:
+    def read(_header: bytes, body: bytes, _origin: bytes) -> bytes | None:
+        try:
+            found = orjson.loads(body_payload(body))
+        except orjson.JSONDecodeError:
+            return None
+        for step in path:
+            if isinstance(found, dict):
+                found = found.get(step)
+            elif isinstance(found, list) and _is_index(step) and int(step) < len(found):
+                found = found[int(step)]
+            else:
+                return None
+        return text(found)
+
+    return read
+
+
+def _is_index(step: str) -> bool:
+    return step == "0" or (step.isascii() and step.isdigit() and not step.startswith("0"))

@@ -1,144 +1,202 @@
-"""Content headers and field tables as bytes, walked but never decoded.
+"""Content headers and their field tables as bytes.
 
-Invariant: walking visits exactly the entries that a decoder would see; what is malformed raises `MalformedError`, it is
-never guessed.
+Invariant: what is not asked for is never decoded, so it stays as its producer wrote it, byte for byte: short ints,
+decimals, nested tables and whatever else a client library would change or choke on. What is not well formed raises
+`MalformedHeaderError`; nothing is guessed and nothing is read beyond its end.
 
-Formats: AMQP 0-9-1 sections 4.2.5.5 (field tables) and 4.2.6.1 (content header), with the types that RabbitMQ really uses
-(its errata list: `s` is a signed 16-bit integer, `l` a signed 64-bit one, `x` a byte array).
+A content header's payload (AMQP 0-9-1, 4.2.6.1) is class, weight, size of the body, property flags, then the properties
+that the flags name, in a fixed order. The third property is the headers table: a length, then entries of name (short
+string), type (one byte) and value. The types are those that RabbitMQ knows, which is not the list of the specification:
+`s` is a 16-bit integer, `l` and `L` are both signed 64-bit ones, `x` is a byte array.
 """
 
-import struct
 from collections.abc import Iterator
+from decimal import Decimal
+from struct import Struct
 from typing import Final, NamedTuple
 
-from pamqp import decode
-
-HEADERS: Final = 0x2000
-DELIVERY_MODE: Final = 0x1000
-PRIORITY: Final = 0x0800
-EXPIRATION: Final = 0x0100
-USER_ID: Final = 0x0010
+from partymq.errors import BrokerError
 
 FLAGS_AT: Final = 12
 PROPERTIES_AT: Final = 14
-_FIXED: Final = {
-    "t": 1, "b": 1, "B": 1, "s": 2, "u": 2, "I": 4, "i": 4, "l": 8, "L": 8, "f": 4, "d": 8, "D": 5, "T": 8, "V": 0,
+
+CONTENT_TYPE: Final = 1 << 15
+CONTENT_ENCODING: Final = 1 << 14
+HEADERS: Final = 1 << 13
+DELIVERY_MODE: Final = 1 << 12
+PRIORITY: Final = 1 << 11
+CORRELATION_ID: Final = 1 << 10
+REPLY_TO: Final = 1 << 9
+EXPIRATION: Final = 1 << 8
+MESSAGE_ID: Final = 1 << 7
+TIMESTAMP: Final = 1 << 6
+TYPE: Final = 1 << 5
+USER_ID: Final = 1 << 4
+APP_ID: Final = 1 << 3
+CLUSTER_ID: Final = 1 << 2
+_MORE_FLAGS: Final = 1
+
+_ORDER: Final = tuple(1 << bit for bit in range(15, 1, -1))
+_PROPERTY_SIZES: Final = {DELIVERY_MODE: 1, PRIORITY: 1, TIMESTAMP: 8}
+"""All others but the headers are short strings."""
+
+_NUMBERS: Final = {
+    ord(kind): Struct(">" + code)
+    for kind, code in {
+        "t": "?", "b": "b", "B": "B", "s": "h", "u": "H", "I": "i", "i": "I", "l": "q", "L": "q", "f": "f", "d": "d",
+    }.items()
 }  # fmt: skip
-_SIZED: Final = frozenset("SxFA")
+_DECIMAL: Final = Struct(">Bi")
+_FIXED: Final = {kind: number.size for kind, number in _NUMBERS.items()} | {
+    ord("D"): _DECIMAL.size,
+    ord("T"): 8,
+    ord("V"): 0,
+}
+_COUNTED: Final = -1
+_UNKNOWN: Final = -2
+_SIZES: Final = tuple(_COUNTED if kind in b"SxAF" else _FIXED.get(kind, _UNKNOWN) for kind in range(256))
+"""A value's size by its type; `_COUNTED` when its size stands before it."""
+_LONG: Final = Struct(">I")
 
 
-class MalformedError(ValueError):
-    """Bytes that are no content header or no field table."""
+class MalformedHeaderError(BrokerError):
+    """A content header is not what AMQP says; a broker, which reads every header, delivers none like that."""
+
+    reason = "MalformedHeader"
 
 
 class Entry(NamedTuple):
-    """One entry of a table, as offsets: [start, end) is all of it, the value begins at `value` with type `kind`."""
+    """Where an entry of a table stands: the length of its name, the type of its value, its end."""
 
-    name: bytes
-    kind: str
     start: int
-    value: int
-    end: int
+    kind_at: int
+    stop: int
 
 
 class Property(NamedTuple):
-    """One property of a content header, as offsets."""
+    """Where a property stands."""
 
     flag: int
     start: int
-    end: int
+    stop: int
+
+
+def flags_of(header: bytes) -> int:
+    """The property flags."""
+    if len(header) < PROPERTIES_AT:
+        raise MalformedHeaderError(f"a content header of {len(header)} bytes")
+    flags = header[FLAGS_AT] << 8 | header[FLAGS_AT + 1]
+    if flags & _MORE_FLAGS:
+        raise MalformedHeaderError("a content header with flags for more properties than there are")
+    return flags
 
 
 def properties(header: bytes) -> Iterator[Property]:
-    """The properties present, in the order of the wire."""
-    try:
-        flags = struct.unpack_from(">H", header, FLAGS_AT)[0]
-        at = PROPERTIES_AT
-        for flag in _ORDER:
-            if flags & flag:
-                end = at + _property_size(header, at, flag)
-                if end > len(header):
-                    raise MalformedError("a property ends behind its header")
-                yield Property(flag, at, end)
-                at = end
-    except (IndexError, struct.error) as error:
-        raise MalformedError(f"a content header of {len(header)} bytes is cut off") from error
+    """The properties that are there, in their order."""
+    flags, at = flags_of(header), PROPERTIES_AT
+    for flag in _ORDER:
+        if flags & flag:
+            stop = _property_end(header, flag, at)
+            yield Property(flag, at, stop)
+            at = stop
 
 
-_ORDER: Final = (
-    0x8000, 0x4000, HEADERS, DELIVERY_MODE, PRIORITY, 0x0400, 0x0200, EXPIRATION, 0x0080, 0x0040, 0x0020, USER_ID, 0x0008, 0x0004,
-)  # fmt: skip
-NAMES: Final = {
-    "content_type": 0x8000, "content_encoding": 0x4000, "delivery_mode": DELIVERY_MODE, "priority": PRIORITY,
-    "correlation_id": 0x0400, "reply_to": 0x0200, "expiration": EXPIRATION, "message_id": 0x0080, "timestamp": 0x0040,
-    "type": 0x0020, "user_id": USER_ID, "app_id": 0x0008, "cluster_id": 0x0004,
-}  # fmt: skip
-"""Property names as clients spell them, with `-` or `_`; the headers are not one of them."""
-
-
-def _property_size(header: bytes, at: int, flag: int) -> int:
-    if flag == HEADERS:
-        return 4 + struct.unpack_from(">I", header, at)[0]
-    if flag in (DELIVERY_MODE, PRIORITY):
-        return 1
-    if flag == 0x0040:
-        return 8
-    return 1 + header[at]
-
-
-def table_of(header: bytes) -> tuple[int, int]:
-    """Where the entries of the headers table stand, [start, end); both are where it belongs if there is none."""
-    flags = (header[FLAGS_AT] << 8) | header[FLAGS_AT + 1]
-    at = PROPERTIES_AT
-    if flags & 0xC000:  # content type and encoding stand before it
-        try:
-            if flags & 0x8000:
-                at += 1 + header[at]
-            if flags & 0x4000:
-                at += 1 + header[at]
-        except IndexError as error:
-            raise MalformedError("a content header is cut off") from error
-    if not flags & HEADERS:
-        return at, at
-    end = at + 4 + int.from_bytes(header[at : at + 4], "big")
-    if end > len(header) or at + 4 > len(header):
-        raise MalformedError("a headers table ends behind its content header")
-    return at + 4, end
-
-
-def entries(data: bytes, start: int, end: int) -> Iterator[Entry]:
-    """The entries of the table whose entries stand at [start, end)."""
-    at = start
-    while at < end:
-        try:
-            value = at + 2 + data[at]
-            name = data[at + 1 : value - 1]
-            kind = chr(data[value - 1])
-            size = _FIXED.get(kind)
-            if size is None:
-                if kind not in _SIZED:
-                    raise MalformedError(f"a table has the unknown type {kind!r}")
-                size = 4 + struct.unpack_from(">I", data, value)[0]
-        except (IndexError, struct.error) as error:
-            raise MalformedError("a table is cut off") from error
-        if value + size > end:
-            raise MalformedError("an entry ends behind its table")
-        yield Entry(name, kind, at, value, value + size)
-        at = value + size
-
-
-def find(header: bytes, name: bytes) -> Entry | None:
-    """The first entry of that name in the headers table."""
-    if name not in header:
+def find_property(header: bytes, flag: int) -> Property | None:
+    """One property, or None if it is not there."""
+    if not flags_of(header) & flag:
         return None
-    start, end = table_of(header)
-    return next((entry for entry in entries(header, start, end) if entry.name == name), None)
+    return next(found for found in properties(header) if found.flag == flag)
 
 
-def value_of(data: bytes, entry: Entry) -> object:
-    """The decoded value of one entry."""
-    if entry.kind == "S":
-        return data[entry.value + 4 : entry.end].decode()
-    if entry.kind == "x":
-        return data[entry.value + 4 : entry.end]
-    return decode.embedded_value(data[entry.value - 1 : entry.end])[1]
+def table_at(header: bytes) -> int:
+    """Where the headers table stands, its length first, or would stand."""
+    flags, at = flags_of(header), PROPERTIES_AT
+    for flag in (CONTENT_TYPE, CONTENT_ENCODING):
+        if flags & flag:
+            at = _property_end(header, flag, at)
+    return at
+
+
+def entries(header: bytes, at: int, stop: int) -> Iterator[Entry]:
+    """The entries of the table that stands at `at`, its length first, and ends at `stop`."""
+    at += 4
+    while at < stop:
+        kind_at = at + 1 + header[at]
+        after = value_end(header, kind_at, stop)
+        yield Entry(at, kind_at, after)
+        at = after
+
+
+def find_header(header: bytes, name: bytes) -> int:
+    """Where the type of the first header with this name stands, -1 if there is none.
+
+    A search for the bytes says at once that there is none, which is frequent. What it finds may as well be part of a
+    value, so the walk over the entries decides.
+    """
+    needle = bytes((len(name),)) + name
+    if needle not in header or not header[FLAGS_AT] & (HEADERS >> 8):
+        return -1
+    at = table_at(header)
+    stop = _property_end(header, HEADERS, at)
+    at += 4
+    sizes = _SIZES
+    while at < stop:
+        kind_at = at + 1 + header[at]
+        size = sizes[header[kind_at]] if kind_at < stop else _UNKNOWN
+        after = kind_at + 1 + size
+        if size < 0 or after > stop:
+            after = value_end(header, kind_at, stop)
+        if header.startswith(needle, at):
+            return kind_at
+        at = after
+    return -1
+
+
+def value_end(header: bytes, kind_at: int, stop: int) -> int:
+    """Where the value ends whose type stands at `kind_at`, in a table that ends at `stop`."""
+    if kind_at < stop:
+        size = _SIZES[header[kind_at]]
+        after = kind_at + 1 + size
+        if size == _UNKNOWN:
+            raise MalformedHeaderError(f"a header of the unknown type {chr(header[kind_at])!r}")
+        if size == _COUNTED:
+            after = kind_at + 5
+            if after <= stop:
+                after += _LONG.unpack_from(header, kind_at + 1)[0]
+        if after <= stop:
+            return after
+    raise MalformedHeaderError("a header reaches beyond the end of its table")
+
+
+def value_at(header: bytes, kind_at: int) -> object:
+    """The value whose type stands at `kind_at`, if it is a scalar; None if it is anything else, or a timestamp.
+
+    Strings and byte arrays are bytes.
+    """
+    kind = header[kind_at]
+    if kind in b"Sx":
+        return header[kind_at + 5 : kind_at + 5 + _LONG.unpack_from(header, kind_at + 1)[0]]
+    number = _NUMBERS.get(kind)
+    if number is not None:
+        return number.unpack_from(header, kind_at + 1)[0]
+    if kind == ord("D"):
+        scale, digits = _DECIMAL.unpack_from(header, kind_at + 1)
+        return Decimal((digits < 0, tuple(map(int, str(abs(digits)))), -scale))
+    return None
+
+
+def _property_end(header: bytes, flag: int, at: int) -> int:
+    size = _PROPERTY_SIZES.get(flag)
+    if size is not None:
+        stop = at + size
+    elif flag == HEADERS:
+        stop = at + 4
+        if stop <= len(header):
+            stop += _LONG.unpack_from(header, at)[0]
+    else:
+        stop = at + 1
+        if stop <= len(header):
+            stop += header[at]
+    if stop > len(header):
+        raise MalformedHeaderError("a content header ends within a property")
+    return stop

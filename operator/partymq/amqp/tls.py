@@ -1,26 +1,41 @@
-"""TLS settings of both connections."""
+"""TLS as the connection Secret asks for it.
+
+Invariant: a broker's certificate is always verified, host name included.
+"""
 
 import ssl
-import tempfile
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from partymq.core.spec import Tls
 from partymq.errors import InvalidSecretError
 
 
-def context(tls: Tls) -> ssl.SSLContext:
-    """A context that verifies the broker, with a client certificate if there is one; raises `InvalidSecretError`."""
+def tls_context(tls: Tls) -> ssl.SSLContext:
+    """A client's context out of PEM texts."""
     try:
-        made = ssl.create_default_context(cadata=tls.ca or None)
-        if tls.certificate:
-            with tempfile.TemporaryDirectory() as directory:  # the ssl module reads certificates from files only
-                certificate, key = Path(directory, "tls.crt"), Path(directory, "tls.key")
-                certificate.write_text(tls.certificate)
-                key.touch(mode=0o600)
-                key.write_text(tls.key)
-                made.load_cert_chain(certificate, key)
+        context = ssl.create_default_context(cadata=tls.ca or None)
     except (ssl.SSLError, ValueError) as error:
-        raise InvalidSecretError(
-            f"the Secret's ca.crt, tls.crt or tls.key is no PEM certificate or key: {error}"
-        ) from error
-    return made
+        raise InvalidSecretError(f"The connection Secret's ca.crt holds no PEM certificate: {error}.") from None
+    if tls.certificate or tls.key:
+        try:
+            _load_certificate(context, tls)
+        except (ssl.SSLError, ValueError) as error:
+            raise InvalidSecretError(
+                "The connection Secret's tls.crt and tls.key are not a PEM certificate and its key without passphrase: "
+                f"{error}."
+            ) from None
+    return context
+
+
+def _load_certificate(context: ssl.SSLContext, tls: Tls) -> None:
+    with TemporaryDirectory(prefix="partymq-") as folder:  # the ssl module reads certificates from files only
+        certificate, key = Path(folder, "tls.crt"), Path(folder, "tls.key")
+        key.touch(mode=0o600)
+        certificate.write_text(tls.certificate)
+        key.write_text(tls.key)
+        context.load_cert_chain(certificate, key, password=_no_passphrase)
+
+
+def _no_passphrase() -> str:
+    return ""  # else OpenSSL would ask on the terminal

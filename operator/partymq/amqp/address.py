@@ -1,0 +1,115 @@
+"""Where the broker is, from what people write.
+
+Invariant: an address that comes out is complete and was meant: what is missing, misspelt or contradictory is refused
+in a sentence that names it, and no sentence repeats a password.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+from urllib.parse import unquote, urlsplit
+
+from partymq.core.spec import BrokerAddress, Tls
+from partymq.errors import InvalidSecretError
+
+_PORTS: Final = {"amqp": 5672, "amqps": 5671}
+
+
+def parse_uri(uri: str, *, ca: str = "", certificate: str = "", key: str = "") -> BrokerAddress:
+    """An `amqp://` or `amqps://` URI; certificates are PEM texts, for `amqps://` only."""
+    try:
+        parts = urlsplit(uri.strip())
+        port = parts.port
+    except ValueError:  # its text may repeat a part of the password
+        raise InvalidSecretError(
+            "The broker's URI cannot be read. Look at its port (1 to 65535), at the brackets of an IPv6 address, and "
+            "at characters of the password that must be percent-encoded."
+        ) from None
+    if parts.scheme not in _PORTS:
+        raise InvalidSecretError("The broker's URI must start with amqp:// or amqps://.")
+    if not parts.hostname:
+        raise InvalidSecretError("The broker's URI names no host: amqp://user:password@host:5672/vhost.")
+    if parts.query or parts.fragment:
+        raise InvalidSecretError(
+            "The broker's URI has a part behind `?` or `#`, which PartyMQ does not know: take it out, or write these "
+            "characters of a password as %3F and %23."
+        )
+    if parts.path.count("/") > 1:
+        raise InvalidSecretError(
+            "The broker's URI has more than one `/` in its path: write those of a virtual host as %2F."
+        )
+    tls = _tls(ca=ca, certificate=certificate, key=key)
+    if parts.scheme == "amqp" and tls != Tls():
+        raise InvalidSecretError(
+            "The connection Secret has certificates, but its URI starts with amqp://, which is without TLS: write "
+            "amqps://, or take ca.crt, tls.crt and tls.key out."
+        )
+    return BrokerAddress(
+        host=parts.hostname,
+        port=port or _PORTS[parts.scheme],
+        username=unquote(parts.username) if parts.username is not None else "guest",
+        password=unquote(parts.password) if parts.password is not None else "guest",
+        vhost=unquote(parts.path[1:]) or "/",
+        tls=tls if parts.scheme == "amqps" else None,
+    )
+
+
+def from_service_binding(secret: Mapping[str, str]) -> BrokerAddress:
+    """The decoded data of a connection Secret.
+
+    Either `uri`, or `host`, `username` and `password` with optional `port` and `vhost`, as the Secrets of the RabbitMQ
+    cluster operator have them; besides, optional `ca.crt`, `tls.crt` and `tls.key`. TLS is used when one of these is
+    there or the port is 5671 (which is what the cluster operator writes for a broker with TLS). Other keys are not
+    looked at.
+    """
+    pem = {"ca": secret.get("ca.crt", ""), "certificate": secret.get("tls.crt", ""), "key": secret.get("tls.key", "")}
+    if uri := secret.get("uri", "").strip():
+        return parse_uri(uri, **pem)
+    # A password may well end in a space that is meant; the others end in the line break of whoever encoded them.
+    values = {name: secret.get(name, "").strip() for name in ("host", "port", "username", "vhost")}
+    password = secret.get("password", "").rstrip("\r\n")
+    missing = [name for name in ("host", "username") if not values[name]] + ([] if password else ["password"])
+    if missing:
+        raise InvalidSecretError(
+            f"The connection Secret has neither `uri` nor {_and(missing)}: give it either `uri`, or `host`, "
+            "`username` and `password` (and `port` and `vhost` where they are not the usual ones)."
+        )
+    port = _port(values["port"])
+    tls = _tls(**pem)
+    if tls == Tls() and port != _PORTS["amqps"]:
+        return BrokerAddress(
+            host=values["host"],
+            port=port or _PORTS["amqp"],
+            username=values["username"],
+            password=password,
+            vhost=values["vhost"] or "/",
+        )
+    return BrokerAddress(
+        host=values["host"],
+        port=port or _PORTS["amqps"],
+        username=values["username"],
+        password=password,
+        vhost=values["vhost"] or "/",
+        tls=tls,
+    )
+
+
+def _tls(*, ca: str, certificate: str, key: str) -> Tls:
+    if bool(certificate) != bool(key):
+        there, missing = ("tls.crt", "tls.key") if certificate else ("tls.key", "tls.crt")
+        raise InvalidSecretError(
+            f"The connection Secret has {there} but no {missing}: a client certificate needs both."
+        )
+    return Tls(ca=ca, certificate=certificate, key=key)
+
+
+def _port(text: str) -> int | None:
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit() and 0 < int(text) < 65_536):
+        raise InvalidSecretError(f"The connection Secret's port is {text[:20]!r}: it must be a number from 1 to 65535.")
+    return int(text)
+
+
+def _and(names: list[str]) -> str:
+    quoted = [f"`{name}`" for name in names]
+    return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} and {quoted[-1]}"

@@ -1,0 +1,87 @@
+"""A message that arrives in more than one read chunk, or between other channels' frames.
+
+Invariant: a message is handed on when its last byte is there, and only then.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from partymq.amqp.frames import BODY, FRAME_HEAD, HEADER_HEAD
+from partymq.errors import ConnectionLostError
+
+PUBLISH_CHANNEL: Final = 1
+"""The first channel of a connection: bodies are handed on as frames that are addressed to it."""
+
+DeliveryCallback = Callable[[int, bytes, bytes, bytes], None]
+"""Gets delivery tag, exchange and routing key as two short strings, the content header's payload, the body frames."""
+
+
+class Content:
+    """What has arrived of one channel's current message, and who gets it when it is whole."""
+
+    __slots__ = ("_channel", "_dropped", "_header", "_missing", "_origin", "_parts", "_tag", "_wanted", "on_delivery")
+
+    def __init__(self, channel: int) -> None:
+        self.on_delivery: DeliveryCallback = _nobody
+        self._channel = channel
+        self._tag = 0
+        self._origin = b""
+        self._header = b""
+        self._parts: list[bytes] = []
+        self._missing = -1
+        """Bytes of the body to come; -1 while the content header is still to come."""
+        self._wanted = False
+        """True from the method that announces a message to its end."""
+        self._dropped = False
+
+    def begin(self, tag: int, origin: bytes) -> None:
+        """A delivery's method frame."""
+        self._expect_none()
+        self._tag, self._origin = tag, origin
+        self._wanted = True
+
+    def skip(self) -> None:
+        """A returned message's method frame."""
+        self._expect_none()
+        self._tag = 0
+        self._wanted = True
+
+    def drop(self) -> None:
+        """Hand on nothing any more."""
+        self.on_delivery = _nobody
+
+    def header(self, payload: bytes) -> None:
+        """The content header's payload."""
+        if not self._wanted or self._missing >= 0 or len(payload) < HEADER_HEAD.size + 2:
+            raise ConnectionLostError(f"an unexpected content header on channel {self._channel}")
+        self._header = payload
+        self._missing = HEADER_HEAD.unpack_from(payload)[2]
+        if self._missing == 0:
+            self._finish()
+
+    def body(self, payload: bytes) -> None:
+        """A body frame's payload."""
+        size = len(payload)
+        if not self._wanted or size > self._missing:
+            raise ConnectionLostError(f"an unexpected body on channel {self._channel}")
+        self._parts.append(FRAME_HEAD.pack(BODY, PUBLISH_CHANNEL, size) + payload + b"\xce")
+        self._missing -= size
+        if self._missing == 0:
+            self._finish()
+
+    def _finish(self) -> None:
+        tag, origin, header, body = self._tag, self._origin, self._header, b"".join(self._parts)
+        self._header = b""
+        self._parts.clear()
+        self._missing = -1
+        self._wanted = False
+        if tag:  # delivery tags count from 1; a returned message has none
+            self.on_delivery(tag, origin, header, body)
+
+    def _expect_none(self) -> None:
+        if self._wanted:
+            raise ConnectionLostError(f"a message within a message on channel {self._channel}")
+
+
+def _nobody(tag: int, origin: bytes, header: bytes, body_frames: bytes) -> None:
+    """A delivery that came too early or too late."""

@@ -1,0 +1,81 @@
+"""How a connection starts: who we are, whether the broker will do, what both agree on.
+
+Invariant: whoever gets past this talks to RabbitMQ 4.0 or later, within limits that both sides know.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any, Final
+
+from pamqp import commands
+from pamqp.common import FieldTable
+
+from partymq.amqp.frames import DEFAULT_FRAME_MAX
+from partymq.core.spec import BrokerAddress
+from partymq.errors import BrokerTooOldError
+
+OLDEST: Final = (4, 0, 0)
+_CHANNEL_MAX: Final = 2047
+_CAPABILITIES: Final = {
+    "authentication_failure_close": True,  # a refusal with its reason, instead of a closed socket
+    "basic.nack": True,
+    "connection.blocked": True,
+    "consumer_cancel_notify": True,
+    "publisher_confirms": True,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What both sides agreed on; `heartbeat` in seconds, 0 for none."""
+
+    channel_max: int
+    frame_max: int
+    heartbeat: int
+
+
+def start_ok(address: BrokerAddress, name: str) -> commands.Connection.StartOk:
+    """Who we are; `name` is what the broker's management shows."""
+    properties: FieldTable = {
+        "product": "PartyMQ",
+        "version": version("partymq"),
+        "platform": "Python",
+        "connection_name": name,
+        "capabilities": dict(_CAPABILITIES),
+    }
+    return commands.Connection.StartOk(
+        client_properties=properties, mechanism="PLAIN", response=f"\0{address.username}\0{address.password}"
+    )
+
+
+def server_version(properties: Mapping[str, Any], address: BrokerAddress) -> tuple[int, int, int]:
+    """The broker's version; raises when it is not a RabbitMQ that will do."""
+    where = f"{address.host}:{address.port}"
+    product, text = str(properties.get("product", "")), str(properties.get("version", ""))
+    found = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", text)
+    if product != "RabbitMQ" or found is None:
+        raise BrokerTooOldError(
+            f"{where} is {product or 'a broker without a name'} {text}; PartyMQ needs RabbitMQ 4.0 or later."
+        )
+    major, minor, patch = (int(number) for number in found.groups(default="0"))
+    if (major, minor, patch) < OLDEST:
+        raise BrokerTooOldError(
+            f"{where} is RabbitMQ {text}; PartyMQ needs 4.0 or later, for consumer priorities on quorum queues with a "
+            "single active consumer. Upgrade the broker."
+        )
+    return major, minor, patch
+
+
+def agree(tune: commands.Connection.Tune, heartbeat: int) -> Limits:
+    """The lower of both sides' limits, where 0 stands for none."""
+    return Limits(
+        channel_max=_lower(tune.channel_max or 0, _CHANNEL_MAX),
+        frame_max=_lower(tune.frame_max or 0, DEFAULT_FRAME_MAX),
+        heartbeat=_lower(tune.heartbeat or 0, heartbeat),
+    )
+
+
+def _lower(theirs: int, ours: int) -> int:
+    return min(theirs, ours) if theirs and ours else theirs or ours

@@ -1,0 +1,143 @@
+"""What comes in: read chunks into frames, frames to their channels. The hot path of the whole router.
+
+Invariant: every byte is looked at in order and once, wherever the network cut the stream; a stream that is not AMQP
+ends the connection, and so does anything that no channel expects.
+
+Deliveries and confirms are parsed here, by hand, because there is one per message; pamqp decodes the rest. A delivery
+that is whole in its chunk (all but one in a chunk are) is handed on without any state; the others take the way through
+`Content`.
+"""
+
+from collections.abc import Callable
+from struct import Struct
+from typing import Final
+
+from pamqp.base import Frame
+from pamqp.frame import unmarshal
+
+from partymq.amqp.channel import CONSUMER_TAG, Channel
+from partymq.amqp.content import PUBLISH_CHANNEL
+from partymq.amqp.frames import (
+    BODY,
+    CONFIRM,
+    DEFAULT_FRAME_MAX,
+    DELIVER,
+    FRAME_HEAD,
+    FRAME_OVERHEAD,
+    HEADER,
+    METHOD,
+    NACK,
+)
+from partymq.errors import ConnectionLostError
+
+_METHOD_ID: Final = Struct(">I")
+_TAG: Final = Struct(">Q")
+_CONFIRM: Final = Struct(">QB")
+_TAG_AT: Final = 7 + 4 + 1 + len(CONSUMER_TAG)
+_ORIGIN_AT: Final = _TAG_AT + 8 + 1
+_CONTENT: Final = Struct(">BHIHHQ")
+_END: Final = 0xCE
+_HEARTBEAT: Final = 8
+_BODY_TO_PUBLISH_CHANNEL: Final = bytes((BODY,)) + PUBLISH_CHANNEL.to_bytes(2, "big")
+
+
+class Channels(dict[int, Channel]):
+    """The open channels by number."""
+
+    def __missing__(self, number: int) -> Channel:
+        raise ConnectionLostError(f"a frame on channel {number}, which is not open")
+
+
+class Reader:
+    """Feeds channels from read chunks."""
+
+    __slots__ = ("_channels", "_control", "_rest", "frame_max")
+
+    def __init__(self, channels: Channels, control: Callable[[Frame], None]) -> None:
+        self._channels = channels
+        self._control = control
+        self._rest = b""
+        self.frame_max = DEFAULT_FRAME_MAX
+
+    def feed(self, data: bytes) -> None:
+        """Process a chunk as far as it has whole frames and keep the rest."""
+        if self._rest:
+            data = self._rest + data
+        at, end = 0, len(data)
+        channels = self._channels
+        while end - at >= FRAME_OVERHEAD:
+            kind, number, size = FRAME_HEAD.unpack_from(data, at)
+            after = at + size + FRAME_OVERHEAD
+            if after > end:
+                self._check_size(kind, size)
+                break
+            if data[after - 1] != _END:
+                self._check_size(kind, size)
+                raise ConnectionLostError("a frame without its end: the stream is out of step")
+            if kind == METHOD:
+                method = _METHOD_ID.unpack_from(data, at + 7)[0]
+                if method == DELIVER:
+                    after = self._deliver(channels[number], data, at, after, end)
+                elif method == CONFIRM:
+                    tag, multiple = _CONFIRM.unpack_from(data, at + 11)
+                    channels[number].confirmed(tag, multiple != 0)
+                else:
+                    self._method(number, method, data[at:after])
+            elif kind == HEADER:
+                channels[number].content.header(data[at + 7 : after - 1])
+            elif kind == BODY:
+                channels[number].content.body(data[at + 7 : after - 1])
+            elif kind != _HEARTBEAT:
+                self._check_size(kind, size)
+            at = after
+        self._rest = data[at:]
+
+    def _deliver(self, channel: Channel, data: bytes, at: int, after: int, end: int) -> int:
+        """Hand on a delivery whose method frame ends at `after`; says where the next frame starts."""
+        (tag,) = _TAG.unpack_from(data, at + _TAG_AT)
+        origin = data[at + _ORIGIN_AT : after - 1]
+        if end - after >= _CONTENT.size:
+            kind, number, header_size, _, _, body_size = _CONTENT.unpack_from(data, after)
+            body_at = after + header_size + FRAME_OVERHEAD
+            stop: int = body_at + body_size + FRAME_OVERHEAD if body_size else body_at
+            if (
+                stop <= end
+                and kind == HEADER
+                and number == channel.number
+                and data[body_at - 1] == _END
+                and (not body_size or data.startswith(FRAME_HEAD.pack(BODY, number, body_size), body_at))
+                and data[stop - 1] == _END
+            ):
+                if not body_size:
+                    body = b""
+                elif number == PUBLISH_CHANNEL:
+                    body = data[body_at:stop]
+                else:
+                    body = _BODY_TO_PUBLISH_CHANNEL + data[body_at + 3 : stop]
+                channel.content.on_delivery(tag, origin, data[after + 7 : body_at - 1], body)
+                return stop
+        channel.content.begin(tag, origin)
+        return after
+
+    def _method(self, number: int, method: int, frame: bytes) -> None:
+        if method == NACK:
+            tag, bits = _CONFIRM.unpack_from(frame, 11)
+            self._channels[number].nacked(tag, bits & 1 != 0)
+            return
+        decoded = unmarshal(frame)[2]
+        if not isinstance(decoded, Frame):
+            raise ConnectionLostError(f"pamqp took a method for {decoded!r}")
+        if number == 0:
+            self._control(decoded)
+        elif number in self._channels:
+            self._channels[number].on_method(decoded)
+        elif decoded.name != "Channel.CloseOk":  # ours crossed the broker's close: answered although all was settled
+            raise ConnectionLostError(f"{decoded.name} on channel {number}, which is not open")
+
+    def _check_size(self, kind: int, size: int) -> None:
+        if kind == ord("A"):
+            raise ConnectionLostError("the other side does not speak AMQP 0-9-1")
+        if kind not in {METHOD, HEADER, BODY, _HEARTBEAT}:
+            raise ConnectionLostError(f"a frame of type {kind}: the other side does not speak AMQP 0-9-1")
+        if size > self.frame_max - FRAME_OVERHEAD:
+            raise ConnectionLostError(f"a frame of {size} bytes, which is more than was agreed on")
