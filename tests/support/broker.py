@@ -10,6 +10,8 @@ from contextlib import asynccontextmanager
 from urllib.parse import urlsplit, urlunsplit
 
 import aio_pika
+from aio_pika.abc import AbstractChannel, AbstractConnection
+from aio_pika.exceptions import ChannelNotFoundEntity
 
 DEFAULT_URL = "amqp://guest:guest@127.0.0.1:5673/"
 QUORUM = {"x-queue-type": "quorum"}
@@ -46,6 +48,23 @@ async def temporary_queue(url: str, prefix: str, arguments: Mapping[str, object]
             yield name
         finally:
             await channel.queue_delete(name)
+
+
+class Depths:
+    """Ready messages of queues, asked for again and again over one connection."""
+
+    def __init__(self, connection: AbstractConnection) -> None:
+        self._connection = connection
+        self._channel: AbstractChannel | None = None
+
+    async def ready(self, queue: str) -> int | None:
+        """A queue's ready messages; None if there is no such queue."""
+        if self._channel is None or self._channel.is_closed:
+            self._channel = await self._connection.channel()
+        try:
+            return (await self._channel.get_queue(queue)).declaration_result.message_count
+        except ChannelNotFoundEntity:
+            return None
 
 
 async def depth(url: str, queue: str) -> tuple[int, int]:

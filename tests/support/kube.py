@@ -73,9 +73,10 @@ class Kube:
         return list(json.loads(await found.read())["items"])
 
     async def events(self, name: str) -> list[Object]:
-        """The Events about an object of that name, oldest first."""
+        """The Events about a PartitionGroup, oldest first."""
+        selector = f"involvedObject.kind=PartitionGroup,involvedObject.name={name}"
         found = await self._core.list_namespaced_event_without_preload_content(
-            self.namespace, field_selector=f"involvedObject.name={name}", _request_timeout=10
+            self.namespace, field_selector=selector, _request_timeout=10
         )
         items = json.loads(await found.read())["items"]
         return sorted(items, key=lambda event: str(event["lastTimestamp"]))
