@@ -89,13 +89,25 @@ async def operator(cluster: Kube, environment: Environment, *, everywhere: bool 
         values["crds.install"] = "false"
     pairs = [part for name, value in values.items() for part in ("--set", f"{name}={value}")]
     try:
-        await run("helm", "install", release, str(CHART), "-n", cluster.namespace, "--wait", "--timeout", "90s", *pairs)
+        try:
+            await run(
+                "helm", "install", release, str(CHART), "-n", cluster.namespace, "--wait", "--timeout=60s", *pairs
+            )
+        except CommandError as error:
+            raise CommandError(f"{error}\n{await _why_not_ready(cluster)}") from None
         yield release
     finally:
         await cluster.kubectl("delete", "partitiongroups", "--all", "--timeout=60s", "--ignore-not-found", deadline=70)
         await run(
             "helm", "uninstall", release, "-n", cluster.namespace, "--wait", "--timeout", "60s", "--ignore-not-found"
         )
+
+
+async def _why_not_ready(cluster: Kube) -> str:
+    """What the operator and Kubernetes say of a release that does not become ready."""
+    logs = await cluster.kubectl("logs", "deployment/partymq", "--tail=20", "--all-containers")
+    events = await cluster.kubectl("get", "events", "-o", "custom-columns=REASON:.reason,MESSAGE:.message")
+    return f"its log:\n{logs}\nits namespace's Events:\n{events}"
 
 
 def _free_port() -> int:
