@@ -30,6 +30,8 @@ DEBOUNCE: Final = 0.1
 """Seconds in which events are collected before their namespace is listed."""
 RELIST: Final = 30.0
 """Seconds after which everything is listed again, for what no event told."""
+DELETING: Final = 2.0
+"""The same for the namespace of a group that is being deleted."""
 _BACKOFF: Final = (0.5, 5.0)
 _FLUSH: Final = 3.0
 
@@ -90,8 +92,12 @@ class Controller:
     async def removed(self, group: GroupId, uid: str) -> None:
         """Return when nothing of a group that is being deleted is left to do."""
         done = self._removals.setdefault((group.namespace, uid), asyncio.Event())
-        self.wake(group.namespace)
-        await done.wait()
+        while not done.is_set():
+            # kopf tells nothing of an object while a handler of it is at work, and a person may force the deletion.
+            self.wake(group.namespace)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(DELETING):
+                    await done.wait()
 
     def report(self, group: GroupId, report: GroupReport) -> None:
         """What the router reports; it may still do so for a group that is gone."""
