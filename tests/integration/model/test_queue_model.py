@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from time import monotonic
 from typing import Any
 
@@ -106,7 +107,7 @@ class Twin:
         self.admin = admin
         self.single_active = kind == "inbox"
         self.queue, self.dead, self.exchange = unique("model"), unique("model-dead"), unique("model-dlx")
-        self.broker = Broker()
+        self.broker = Broker(requeue_activates=requeue_activates())
         self.broker.declare(self.dead)
         self.broker.bind(self.exchange, self.dead, header=STAMP)
         self.broker.declare(
@@ -129,6 +130,7 @@ class Twin:
         self.names = 0
 
     def run(self, history: list[Step]) -> None:
+        history = [*history, Publish(1)]  # its confirm shows that the steps before have had their effect
         for number, step in enumerate(history):
             self.apply(step)
             self.broker.settle()
@@ -232,6 +234,26 @@ class Twin:
         self.admin.delete_exchange(self.exchange)
 
 
+@cache
+def requeue_activates() -> bool:
+    """Which of the two kinds of broker this is: see `unit.model.queues`."""
+    admin, client, takeover = (RawClient(amqp_url()) for _ in range(3))
+    queue = unique("model-probe")
+    admin.declare(queue, {"x-queue-type": "quorum", "x-single-active-consumer": True, "x-delivery-limit": 1_000_000})
+    admin.publish(queue, "m1", {})
+    client.consume(queue, "client", prefetch=1, priority=0)
+    while not client.deliveries:
+        client.pump()
+    takeover.consume(queue, "takeover", prefetch=0, priority=5)
+    client.reject(1, requeue=True)
+    client.depth(queue)
+    active = admin.depth(queue)[1] == 1
+    admin.delete(queue)
+    for each in (admin, client, takeover):
+        each.kill()
+    return active
+
+
 @contextmanager
 def twin(kind: str) -> Iterator[Twin]:
     admin = RawClient(amqp_url())
@@ -241,6 +263,98 @@ def twin(kind: str) -> Iterator[Twin]:
     finally:
         pair.close()
         admin.kill()
+
+
+def attach(client: int, *, prefetch: int = 0, priority: int = 0, automatic: bool = False) -> Attach:
+    return Attach(client, prefetch, priority, automatic)
+
+
+FACTS: dict[str, tuple[str, list[Step]]] = {
+    "a takeover waits for the client's acks": (
+        "inbox",
+        [Publish(5), attach(0, prefetch=2), attach(1, priority=9), Settle(0, "first", "ack"), Settle(0, "all", "ack")],
+    ),
+    "a takeover that closes gives back in order": (
+        "inbox",
+        [Publish(5), attach(0, prefetch=2), attach(1, priority=9), Settle(0, "all", "ack"), Leave(1, "close")],
+    ),
+    "returns go to the back of earlier returns": (
+        "inbox",
+        [Publish(5), attach(0), Leave(0, "kill"), attach(0, prefetch=1), Leave(0, "kill"), attach(0)],
+    ),
+    "a reader that changes its prefetch reorders": (
+        "backlog",
+        [Publish(6), attach(0, prefetch=10), Leave(0, "kill"), attach(0, prefetch=2), Leave(0, "kill"), attach(0)],
+    ),
+    "returns to a classic queue stay where they stood": (
+        "classic",
+        [Publish(6), attach(0, prefetch=10), Leave(0, "kill"), attach(0, prefetch=2), Leave(0, "kill"), attach(0)],
+    ),
+    "quiescing outlasts the takeover": (
+        "inbox",
+        [
+            Publish(4),
+            attach(0, prefetch=3),
+            attach(1, priority=9),
+            Leave(1, "close"),
+            Settle(0, "first", "ack"),
+            Settle(0, "all", "ack"),
+        ],
+    ),
+    "a cancelled client is counted, and its messages come last": (
+        "inbox",
+        [
+            Publish(12),
+            attach(0, prefetch=5),
+            attach(1, priority=9),
+            Leave(0, "cancel"),
+            Settle(0, "first", "ack"),
+            Leave(0, "kill"),
+        ],
+    ),
+    "automatic acknowledgement hides what a client has": (
+        "inbox",
+        [Publish(9), attach(0, automatic=True), attach(1, priority=9), Publish(1)],
+    ),
+    "a standby of the journal waits, then sees old before new": (
+        "inbox",
+        [Publish(1), attach(0), attach(1), Publish(1), Leave(0, "kill"), Publish(1)],
+    ),
+    "of equals that wait the one with more credit is next": (
+        "inbox",
+        [Publish(1), attach(0, prefetch=1), attach(1, prefetch=1), attach(2), Leave(0, "kill")],
+    ),
+    "a requeue under a takeover": (
+        "inbox",
+        [
+            Publish(2),
+            attach(0, prefetch=1),
+            attach(1, priority=9),
+            Settle(0, "first", "requeue"),
+            Publish(1),
+            attach(2),
+        ],
+    ),
+    "a fence reaches an active consumer, and none that has no credit": (
+        "inbox",
+        [attach(0), Fence(), Settle(0, "all", "ack"), attach(1, prefetch=1, priority=9), Publish(1), Fence()],
+    ),
+    "a fence is nobody's dead letter, a rejected message is one": (
+        "inbox",
+        [Fence(), Publish(2), attach(0), Settle(0, "first", "reject"), Fence(), Settle(0, "last", "reject")],
+    ),
+    "a purge misses what consumers hold": (
+        "backlog",
+        [Publish(5), attach(0, prefetch=3), Purge(), Leave(0, "kill"), attach(0)],
+    ),
+}
+
+
+@pytest.mark.parametrize("fact", FACTS)
+def test_a_fact_is_the_same_on_the_model_and_on_the_broker(fact: str) -> None:
+    kind, history = FACTS[fact]
+    with twin(kind) as pair:
+        pair.run(history)
 
 
 @settings(

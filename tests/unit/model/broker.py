@@ -65,8 +65,9 @@ class Line:
 class Broker:
     """Queues by name, exchanges for dead letters, a clock in milliseconds, and what is under way."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, requeue_activates: bool = False) -> None:
         self.now = 0.0
+        self._requeue_activates = requeue_activates
         self._queues: dict[str, Queue] = {}
         self._bindings: dict[str, list[tuple[str, str]]] = {}
         self._lines: dict[tuple[Channel, str], Line] = {}
@@ -84,6 +85,7 @@ class Broker:
                 dead_letter=lambda message, reason: self._dead_letter(name, dead_letters, message, reason),
                 quorum=quorum,
                 single_active=single_active,
+                requeue_activates=self._requeue_activates,
             )
 
     def bind(self, exchange: str, queue: str, *, header: str) -> None:

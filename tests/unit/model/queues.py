@@ -70,11 +70,15 @@ class Queue:
         dead_letter: Callable[[Message, str], None] = lambda _message, _reason: None,
         quorum: bool = True,
         single_active: bool = False,
+        requeue_activates: bool = False,
     ) -> None:
         self._clock = clock
         self._dead_letter = dead_letter
         self._quorum = quorum
         self._single_active = single_active
+        self._requeue_activates = requeue_activates
+        """False as in RabbitMQ 4.0 (rabbitmq-server issue 14141): a consumer that requeues the last message it held
+        while it quiesces leaves nobody active, until some consumer attaches or goes."""
         self._places = 0
         self._ready: deque[Message] = deque()
         self._returned: deque[Message] = deque()
@@ -143,12 +147,12 @@ class Queue:
         messages = self._release(consumer, messages)
         if requeue:
             self._give_back(messages)
-            # RabbitMQ before quorum queue version 7 (issue 14141) activates nobody here: a consumer that requeues the
-            # last message it held while it quiesces leaves the queue idle until some consumer attaches or goes.
-            self.serve()
         else:
             for message in messages:
                 self._dead_letter(message, "rejected")
+        if requeue and not self._requeue_activates:
+            self.serve()
+        else:
             self._change()
 
     def purge(self) -> int:
@@ -216,6 +220,8 @@ class Queue:
 
     def _release(self, consumer: Consumer, messages: list[Message]) -> list[Message]:
         """Take messages from their holder; one that was returned or deleted meanwhile is nobody's to settle."""
+        if consumer not in self._serviced:
+            return []
         messages = [message for message in messages if message in consumer.held]
         consumer.held = [message for message in consumer.held if message not in messages]
         if consumer.status is Status.CANCELLED and not consumer.held:
