@@ -246,7 +246,7 @@ def requeue_activates() -> bool:
         client.pump()
     takeover.consume(queue, "takeover", prefetch=0, priority=5)
     client.reject(1, requeue=True)
-    client.depth(queue)
+    client.publish(queue, "m2", {})  # confirmed after the requeue took effect: until then the client itself is counted
     active = admin.depth(queue)[1] == 1
     admin.delete(queue)
     for each in (admin, client, takeover):
@@ -311,6 +311,10 @@ FACTS: dict[str, tuple[str, list[Step]]] = {
             Settle(0, "first", "ack"),
             Leave(0, "kill"),
         ],
+    ),
+    "a classic queue does not count who cancelled": (
+        "classic",
+        [Publish(2), attach(0), Leave(0, "cancel"), Leave(0, "kill")],
     ),
     "automatic acknowledgement hides what a client has": (
         "inbox",

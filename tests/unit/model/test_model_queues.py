@@ -149,6 +149,16 @@ def test_a_client_that_cancelled_is_counted_until_it_holds_nothing() -> None:
     assert broker.depth(QUEUE) == Depth(messages=0, consumers=1)
 
 
+def test_a_classic_queue_does_not_count_who_cancelled() -> None:
+    """So a count of 0 proves less of a classic source: what was held may still return."""
+    broker = filled(2, quorum=False, single_active=False)
+    reader = consumer(broker)
+    reader.cancel()
+    assert broker.depth(QUEUE) == Depth(messages=0, consumers=0)
+    close(broker, reader)
+    assert broker.depth(QUEUE) == Depth(messages=2, consumers=0)
+
+
 def test_what_a_cancelled_client_held_comes_after_what_was_behind_it() -> None:
     broker = filled(12)
     client = consumer(broker, prefetch=5)
