@@ -46,13 +46,13 @@ class Operator:
     async def remove(self, group: GroupId, policy: DeletionPolicy) -> tuple[str, ...]:
         """Stop routing and delete the group's queues; the names of those that stay."""
         left = await self._supervisor.remove(group, policy)
-        self._metrics.forget(group)
+        self._forget(group)
         return left
 
     async def release(self, group: GroupId) -> None:
         """Stop routing here and touch no queue."""
         await self._supervisor.release(group)
-        self._metrics.forget(group)
+        self._forget(group)
 
     async def run(self) -> None:
         """Run until a signal comes; raises what ended it otherwise."""
@@ -77,6 +77,10 @@ class Operator:
         for part in (routing, self._kubernetes.ended):
             if part.done() and not part.cancelled() and (failure := part.exception()):
                 raise failure
+
+    def _forget(self, group: GroupId) -> None:
+        self._metrics.forget(group)
+        self._kubernetes.forget(group)
 
     def _reported(self, group: GroupId, report: GroupReport) -> None:
         self._metrics.report(group, report)

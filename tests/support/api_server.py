@@ -118,12 +118,11 @@ class Watching:
 
     def away(self) -> bool:
         """Whether the API server is known to be away; looks now instead of within half a minute."""
-        controller, loop = self.thread._controller, self.thread._loop
-        assert controller
-        assert loop
-        if controller.failing:
+        stretch = self.thread._stretch
+        assert stretch
+        if stretch.watch.controller.failing:
             return True
-        loop.call_soon_threadsafe(controller.wake, "default")
+        stretch.loop.call_soon_threadsafe(stretch.watch.controller.wake, "default")
         return False
 
     async def configured(self, group: GroupId) -> None:

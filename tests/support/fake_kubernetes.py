@@ -210,6 +210,7 @@ class FakeRouter:
         self.configs: dict[GroupId, GroupConfig] = {}
         self.pods: dict[GroupId, tuple[Pod, ...]] = {}
         self.calls: list[str] = []
+        self.released: list[GroupId] = []
         self.removal: tuple[str, ...] | Exception | None = ()
 
     def configure(self, config: GroupConfig) -> None:
@@ -232,6 +233,7 @@ class FakeRouter:
 
     async def release(self, group: GroupId) -> None:
         self.calls.append("release")
+        self.released.append(group)
         self.configs.pop(group, None)
 
 
@@ -239,11 +241,18 @@ class World:
     """A controller between an API server and a router."""
 
     def __init__(
-        self, *, identity: str = "operator-a", namespaces: tuple[str, ...] = (), api: FakeApi | None = None
+        self,
+        *,
+        identity: str = "operator-a",
+        namespaces: tuple[str, ...] = (),
+        api: FakeApi | None = None,
+        inherited: frozenset[GroupId] = frozenset(),
     ) -> None:
         self.api = api or FakeApi()
         self.router = FakeRouter()
-        self.controller = Controller(api=self.api, router=self.router, identity=identity, namespaces=namespaces)
+        self.controller = Controller(
+            api=self.api, router=self.router, identity=identity, namespaces=namespaces, inherited=inherited
+        )
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["World"]:

@@ -33,9 +33,16 @@ class Bridge:
     def __init__(self, router: Router, loop: asyncio.AbstractEventLoop) -> None:
         self._router = router
         self._loop = loop
+        self._groups: set[GroupId] = set()
+
+    @property
+    def groups(self) -> frozenset[GroupId]:
+        """The groups that the router was told of and shall still know."""
+        return frozenset(self._groups)
 
     def configure(self, config: GroupConfig) -> None:
         """Create or change a group."""
+        self._groups.add(config.group)
         self._loop.call_soon_threadsafe(self._router.configure, config)
 
     def set_pods(self, group: GroupId, pods: tuple[Pod, ...]) -> None:
@@ -44,10 +51,12 @@ class Bridge:
 
     async def remove(self, group: GroupId, policy: DeletionPolicy) -> tuple[str, ...]:
         """Delete the group's queues; cancelling this cancels it over there."""
+        self._groups.discard(group)
         return await asyncio.wrap_future(
             asyncio.run_coroutine_threadsafe(self._router.remove(group, policy), self._loop)
         )
 
     async def release(self, group: GroupId) -> None:
         """Stop routing; cancelling this cancels it over there."""
+        self._groups.discard(group)
         await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._router.release(group), self._loop))

@@ -56,11 +56,21 @@ class _Running:
 class Controller:
     """All groups of the namespaces that this operator serves; no namespaces means all of them."""
 
-    def __init__(self, *, api: Api, router: Router, identity: str, namespaces: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        *,
+        api: Api,
+        router: Router,
+        identity: str,
+        namespaces: tuple[str, ...] = (),
+        inherited: frozenset[GroupId] = frozenset(),
+    ) -> None:
+        """`inherited` are the groups that the router knows from an earlier controller; it loses those that are gone."""
         self._api = api
         self._router = router
         self._identity = identity
         self._namespaces = namespaces
+        self._inherited = inherited
         self._recorder = Recorder(api, identity)
         self._groups: dict[GroupId, _Running] = {}
         self._releases: dict[GroupId, asyncio.Task[None]] = {}
@@ -110,7 +120,10 @@ class Controller:
             running.group.notice(notice)
 
     async def run(self) -> None:
-        """Follow the API server until cancelled or until `quiesce`, and show what the router says until cancelled."""
+        """Follow the API server until cancelled or until `quiesce`, and show what the router says until cancelled.
+
+        Raises ApiError when the API server refuses the login.
+        """
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._recorder.run(), name="events")
             self._following = tasks.create_task(self._follow(tasks), name="lists")
@@ -137,6 +150,8 @@ class Controller:
             try:
                 await (self._list_all(tasks) if everything else self._list(tasks, dirty))
             except ApiError as error:
+                if error.status == 401:
+                    raise  # only a new login helps
                 self._dirty |= dirty
                 failures += 1
                 self._failed(error)
@@ -148,6 +163,9 @@ class Controller:
             if everything:
                 relist_at = loop.time() + RELIST
                 self.synced.set()
+                for gone in self._inherited - self._groups.keys():
+                    self._releases[gone] = tasks.create_task(self._release(gone), name=f"{gone}: release")
+                self._inherited = frozenset()
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(relist_at):
                     await self._woken.wait()

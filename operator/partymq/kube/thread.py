@@ -1,16 +1,18 @@
 """The thread in which kopf and the controller live.
 
 Invariant: this thread and the router's never wait for each other; what crosses is immutable and goes by
-call_soon_threadsafe. When this thread ends, for whatever reason, the main thread is told.
+call_soon_threadsafe. Nothing that happens here ends routing: a stretch of watching that fails is followed by another,
+and what the router reported before is shown again.
 """
 
 import asyncio
 import logging
 import threading
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from typing import Any, Final, TypeVar
+from dataclasses import dataclass
+from typing import Any, Final
 
 import kopf
 from kubernetes.aio import client
@@ -18,19 +20,28 @@ from kubernetes.aio import client
 from partymq.core.report import GroupReport, Notice
 from partymq.core.spec import GroupId
 from partymq.errors import PartyMQError
-from partymq.kube import handlers
 from partymq.kube.bridge import Bridge, Router
-from partymq.kube.client import Client, configuration
-from partymq.kube.controller import Controller
+from partymq.kube.client import Client, LoginError, configuration
+from partymq.kube.watch import Watch
 
 log = logging.getLogger(__name__)
 
-_HEARTBEAT: Final = 1.0
 SILENT: Final = 30.0
 """Seconds without a heartbeat after which the thread is called stuck."""
+_HEARTBEAT: Final = 1.0
+_PAUSES: Final = (1.0, 10.0)
+"""The first and the longest pause before watching starts again, in seconds."""
+_STEADY: Final = 60.0
+"""Seconds of watching after which the next pause is the first one again."""
 _STOP: Final = 10.0
+_LINGER: Final = 0.1
+"""Seconds between the last closed connection and the loop's end: TLS transports close a moment later."""
 
-_T = TypeVar("_T")
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Stretch:
+    loop: asyncio.AbstractEventLoop
+    watch: Watch
 
 
 class KubernetesThread:
@@ -45,11 +56,12 @@ class KubernetesThread:
         self._namespaces = namespaces
         self._kubeconfig = kubeconfig
         self._thread = threading.Thread(target=self._run, name="kubernetes", daemon=True)
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._controller: Controller | None = None
-        self._stop: asyncio.Event | None = None
+        self._reports: dict[GroupId, GroupReport] = {}
+        self._stretch: _Stretch | None = None
+        self._enough = threading.Event()
         self._beat = time.monotonic()
-        self._watching = False
+        self._failed = ""
+        self._known = False
         self.ended: asyncio.Future[None] = self._home.create_future()
         """Done when the thread is over, with what ended it."""
 
@@ -59,25 +71,27 @@ class KubernetesThread:
 
     def report(self, group: GroupId, report: GroupReport) -> None:
         """What the router reports."""
-        if self._loop and self._controller and not self.ended.done():
-            self._loop.call_soon_threadsafe(self._controller.report, group, report)
+        self._reports[group] = report
+        self._call(lambda watch: watch.controller.report(group, report))
 
     def notice(self, group: GroupId, notice: Notice) -> None:
         """What the router notices."""
-        if self._loop and self._controller and not self.ended.done():
-            self._loop.call_soon_threadsafe(self._controller.notice, group, notice)
+        self._call(lambda watch: watch.controller.notice(group, notice))
+
+    def forget(self, group: GroupId) -> None:
+        """The router does not know this group any more."""
+        self._reports.pop(group, None)
 
     async def quiesce(self) -> None:
         """Call the router no more; what it says is still shown."""
-        if self._controller:
-            await self._there(self._controller.quiesce())
+        self._enough.set()
+        await self._there(lambda watch: watch.controller.quiesce())
 
     async def stop(self) -> None:
         """Show the last words, stop watching and wait until the thread is over."""
-        if self._loop and self._stop and not self.ended.done():
-            if self._controller:
-                await self._there(self._controller.flush())
-            self._loop.call_soon_threadsafe(self._stop.set)
+        self._enough.set()
+        await self._there(lambda watch: watch.controller.flush())
+        self._call(lambda watch: watch.stop())
         done, _ = await asyncio.wait({self.ended}, timeout=_STOP)
         if not done:
             log.warning("kopf did not stop within %.0f seconds; the process ends without it.", _STOP)
@@ -91,31 +105,33 @@ class KubernetesThread:
 
     def unready(self) -> str:
         """Why the cluster is not known yet; empty once it is, whether or not the API server can be reached now."""
-        if self._watching:
+        if self._known:
             return ""
-        failing = self._controller.failing if self._controller else ""
+        stretch = self._stretch
+        failing = stretch.watch.controller.failing if stretch else self._failed
         return f"The cluster has not been listed yet. {failing}".rstrip()
 
-    async def _there(self, work: Coroutine[Any, Any, _T]) -> None:
+    # --- from the main thread to this one
+
+    def _call(self, call: Callable[[Watch], object]) -> None:
+        if stretch := self._stretch:
+            with suppress(RuntimeError):  # it ended at this moment
+                stretch.loop.call_soon_threadsafe(call, stretch.watch)
+
+    async def _there(self, work: Callable[[Watch], Coroutine[Any, Any, None]]) -> None:
         """Do something on the thread's loop and wait for it, unless the thread ends first."""
-        assert self._loop is not None
-        if self.ended.done():
-            work.close()
+        stretch = self._stretch
+        if stretch is None or self.ended.done():
             return
-        done = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
+        done = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work(stretch.watch), stretch.loop))
         either: set[asyncio.Future[Any]] = {done, self.ended}
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if done.done():
             await done
 
-    def _run(self) -> None:
-        failure: BaseException | None = None
-        try:
-            asyncio.run(self._main())
-        except BaseException as error:  # noqa: BLE001 - handed to the main thread, whatever it is
-            failure = error
-        with suppress(RuntimeError):  # the main loop is closed: nobody waits any more
-            self._home.call_soon_threadsafe(self._end, failure)
+    def _replay(self) -> None:
+        for group, report in self._reports.items():
+            self.report(group, report)
 
     def _end(self, failure: BaseException | None) -> None:
         if failure:
@@ -123,51 +139,69 @@ class KubernetesThread:
         else:
             self.ended.set_result(None)
 
-    async def _main(self) -> None:
-        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        login = await configuration(self._kubeconfig)
-        async with Client.connect(login) as api:
-            self._controller = Controller(
-                api=api, router=self._router, identity=self._identity, namespaces=self._namespaces
-            )
-            async with asyncio.TaskGroup() as tasks:
-                beating = tasks.create_task(self._keep_beating(), name="heartbeat")
-                controlling = tasks.create_task(self._controller.run(), name="controller")
-                enough = asyncio.Event()
-                # The first list proves that the kind exists and may be read; kopf would give up without it.
-                if await _first(self._controller.synced, self._stop):
-                    tasks.create_task(self._watch(self._controller, login, enough), name="kopf")
-                    await self._stop.wait()
-                # Before kopf: it cancels every task in its loop that is younger than itself.
-                controlling.cancel()
-                await asyncio.wait({controlling})
-                enough.set()
-                beating.cancel()
+    # --- on this thread
 
-    async def _watch(self, controller: Controller, login: client.Configuration, enough: asyncio.Event) -> None:
-        self._watching = True
-        await kopf.operator(
-            registry=handlers.registry(controller, login),
-            settings=handlers.settings(),
-            clusterwide=not self._namespaces,
-            namespaces=self._namespaces,
-            stop_flag=enough,
-        )
-        if not enough.is_set():
-            raise PartyMQError("kopf stopped watching the cluster although nobody asked it to; the log says why.")
+    def _run(self) -> None:
+        failure: BaseException | None = None
+        try:
+            self._persist()
+        except BaseException as error:  # noqa: BLE001 - handed to the main thread, whatever it is
+            failure = error
+        with suppress(RuntimeError):  # the main loop is closed: nobody waits any more
+            self._home.call_soon_threadsafe(self._end, failure)
+
+    def _persist(self) -> None:
+        pause = _PAUSES[0]
+        while not self._enough.is_set():
+            began = time.monotonic()
+            try:
+                asyncio.run(self._watch())
+            except LoginError as error:
+                if not self._known:
+                    raise
+                self._complain(error, pause)
+            except Exception as error:  # noqa: BLE001 - whatever kopf dies of: routing must not
+                self._complain(error, pause)
+            finally:
+                self._stretch = None
+            pause = _PAUSES[0] if time.monotonic() - began > _STEADY else min(pause * 2, _PAUSES[1])
+            self._beat = time.monotonic()
+            self._enough.wait(pause)
+
+    def _complain(self, error: Exception, pause: float) -> None:
+        while isinstance(error, ExceptionGroup):
+            error = error.exceptions[0]
+        self._failed = f"{error}"
+        defect = None if isinstance(error, (PartyMQError, kopf.LoginError)) else error
+        log.error("Watching Kubernetes failed and starts again in %.0f s: %s", pause, error, exc_info=defect)
+
+    async def _watch(self) -> None:
+        login = await configuration(self._kubeconfig)
+        try:
+            async with Client.connect(login) as api:
+                await self._watch_with(api, login)
+        finally:
+            await asyncio.sleep(_LINGER)
+
+    async def _watch_with(self, api: Client, login: client.Configuration) -> None:
+        watch = Watch(api=api, router=self._router, identity=self._identity, namespaces=self._namespaces)
+        self._stretch = _Stretch(loop=asyncio.get_running_loop(), watch=watch)
+        if self._enough.is_set():
+            return  # `stop` came before there was anything to stop
+        async with asyncio.TaskGroup() as tasks:
+            beating = tasks.create_task(self._keep_beating(), name="heartbeat")
+            catching_up = tasks.create_task(self._catch_up(watch), name="reports")
+            await watch.run(login)
+            beating.cancel()
+            catching_up.cancel()
+
+    async def _catch_up(self, watch: Watch) -> None:
+        """Once the groups are known, what was reported before can be shown."""
+        await watch.controller.synced.wait()
+        self._known = True
+        self._home.call_soon_threadsafe(self._replay)
 
     async def _keep_beating(self) -> None:
         while True:
             self._beat = time.monotonic()
             await asyncio.sleep(_HEARTBEAT)
-
-
-async def _first(good: asyncio.Event, bad: asyncio.Event) -> bool:
-    """Wait for either; True if the good one came."""
-    waits = {asyncio.create_task(good.wait()), asyncio.create_task(bad.wait())}
-    try:
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for wait in waits:
-            wait.cancel()
-    return not bad.is_set()

@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import Mapping
 
+import pytest
+
 from partymq.core.membership import PodState
 from partymq.core.report import Condition
 from partymq.core.spec import GroupId
@@ -299,3 +301,23 @@ async def test_after_quiesce_nothing_is_handed_on_but_reports_are_still_shown() 
         world.controller.report(ORDERS, report(epoch=9, routing=False, ready=stopped))
         await world.controller.flush()
         assert world.api.condition("Ready")["reason"] == "Stopped"
+
+
+@in_virtual_time
+async def test_a_refused_login_is_the_end_of_this_controller_because_only_a_new_login_helps() -> None:
+    world = World()
+    world.api.failure = ApiError("list", 401, "Unauthorized")
+    with pytest.raises(ExceptionGroup) as ended:
+        await world.controller.run()
+    assert ended.group_contains(ApiError, match="Unauthorized")
+
+
+@in_virtual_time
+async def test_a_group_that_went_while_nobody_watched_is_released() -> None:
+    gone = GroupId(namespace="shop", name="gone")
+    world = World(inherited=frozenset({ORDERS, gone}))
+    world.api.add(group_body())
+    async with world.running():
+        await world.settle()
+        assert world.router.released == [gone]
+        assert ORDERS in world.router.configs
