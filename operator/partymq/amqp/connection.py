@@ -10,6 +10,8 @@ less than we have for it, no more is read than shows that it is alive.
 """
 
 import asyncio
+import os
+import socket
 import ssl
 from collections.abc import Callable
 from typing import Final, Self, TypeVar, cast
@@ -85,7 +87,7 @@ class Connection(asyncio.Protocol):
         except ssl.SSLError as error:
             raise ConnectionLostError(f"No TLS connection to {where}: {error}.") from None
         except OSError as error:
-            raise ConnectionLostError(f"No connection to {where}: {error.strerror or error}.") from None
+            raise ConnectionLostError(f"No connection to {where}: {_reason(error)}.") from None
         except BaseException:
             connection.abort()
             raise
@@ -214,6 +216,7 @@ class Connection(asyncio.Protocol):
         self._tick = self._loop.call_later(interval, self._watch, interval)
         if not self._output.wrote:
             self._output.send(HEARTBEAT)
+            self._output.flush()
         self._output.wrote = False
         self._silent_ticks = 0 if self._heard else self._silent_ticks + 1
         self._heard = False
@@ -289,3 +292,9 @@ class Connection(asyncio.Protocol):
         reply = await self._replies.expect(expected)
         assert isinstance(reply, expected)
         return reply
+
+
+def _reason(error: OSError) -> str:
+    if isinstance(error, socket.gaierror) or error.errno is None:
+        return str(error.strerror or error)
+    return os.strerror(error.errno)  # asyncio's own text says only that the call failed

@@ -13,8 +13,9 @@ from partymq.errors import InvalidSecretError
 
 def tls_context(tls: Tls) -> ssl.SSLContext:
     """A client's context out of PEM texts."""
+    authorities = tls.ca.encode("ascii", "replace").decode()  # bundles have comments with names, which OpenSSL skips
     try:
-        context = ssl.create_default_context(cadata=tls.ca or None)
+        context = ssl.create_default_context(cadata=authorities or None)
     except (ssl.SSLError, ValueError) as error:
         raise InvalidSecretError(f"The connection Secret's ca.crt holds no PEM certificate: {error}.") from None
     if tls.certificate or tls.key:

@@ -1,0 +1,190 @@
+"""The same value is the same key wherever it stands, and what cannot be read is a missing key."""
+
+import struct
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from partymq.amqp.frames import body_frames
+from partymq.amqp.keyread import KeyReader, key_reader
+from partymq.core.keys import text
+from partymq.core.spec import KeyFrom, KeySpec
+from partymq.errors import InvalidSpecError
+from support.field_tables import Field, content_header, counted, short, table
+
+ORIGIN = b"\x09amq.topic\x09orders.eu"
+
+
+def reader(source: KeyFrom, name: str = "key") -> KeyReader:
+    return key_reader(KeySpec(source=source, name=name))
+
+
+def in_header(kind: str, raw: bytes) -> bytes | None:
+    rows = [Field(b"before", "I", bytes(4)), Field(b"key", kind, raw), Field(b"key", "S", counted(b"second"))]
+    header = content_header({"content_type": short(b"text/plain"), "headers": table(rows)})
+    return reader(KeyFrom.HEADER)(header, b"", ORIGIN)
+
+
+def in_body(payload: bytes, name: str = "key", frame_max: int = 4096) -> bytes | None:
+    return reader(KeyFrom.BODY, name)(content_header({}, len(payload)), body_frames(payload, 1, frame_max), ORIGIN)
+
+
+@pytest.mark.parametrize(
+    ("kind", "raw", "key"),
+    [
+        ("S", counted("größe".encode()), "größe".encode()),
+        ("S", counted(b"\xff"), b"\xff"),
+        ("x", counted(b"\x00\xff"), b"\x00\xff"),
+        ("s", struct.pack(">h", -7), b"-7"),
+        ("l", struct.pack(">q", 2**62), b"%d" % 2**62),
+        ("d", struct.pack(">d", 1.0), b"1"),
+        ("f", struct.pack(">f", 0.5), b"0.5"),
+        ("D", b"\x02" + struct.pack(">i", 150), b"1.5"),
+        ("t", b"\x01", b"true"),
+        ("S", counted(b""), None),
+        ("d", struct.pack(">d", float("nan")), None),
+        ("T", bytes(8), None),
+        ("V", b"", None),
+        ("F", counted(b""), None),
+        ("A", counted(b""), None),
+    ],
+)
+def test_a_header_is_a_key_by_its_value(kind: str, raw: bytes, key: bytes | None) -> None:
+    assert in_header(kind, raw) == key
+
+
+@given(st.integers(-(2**63), 2**63 - 1))
+def test_a_number_is_one_key_in_a_header_and_in_a_body(number: int) -> None:
+    key = in_header("l", struct.pack(">q", number))
+    assert key == in_body(orjson.dumps({"key": number})) == text(number)
+
+
+@given(st.text())
+def test_a_string_is_one_key_in_a_header_and_in_a_body(string: str) -> None:
+    key = in_header("S", counted(string.encode()))
+    assert key == in_body(orjson.dumps({"key": string})) == text(string)
+
+
+@given(st.floats())
+def test_a_float_is_one_key_in_a_header_and_in_a_body(number: float) -> None:
+    assert in_header("d", struct.pack(">d", number)) == in_body(orjson.dumps({"key": number})) == text(number)
+
+
+def test_a_message_without_the_header_has_no_key() -> None:
+    read = reader(KeyFrom.HEADER)
+    assert read(content_header({}), b"", ORIGIN) is None
+    assert read(content_header({"headers": table([Field(b"other", "S", counted(b"\x03key"))])}), b"", ORIGIN) is None
+
+
+@pytest.mark.parametrize("source", [KeyFrom.HEADER, KeyFrom.PROPERTY])
+def test_a_malformed_header_has_no_key(source: KeyFrom) -> None:
+    name = "key" if source is KeyFrom.HEADER else "app-id"
+    malformed = content_header({"headers": counted(b"\x05x")[:-1] + b"\x03key", "app_id": b"\x09x"})
+    assert reader(source, name)(malformed, b"", ORIGIN) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "raw", "key"),
+    [
+        ("message_id", "message_id", short(b"m-1"), b"m-1"),
+        ("message-id", "message_id", short(b"m-1"), b"m-1"),
+        ("correlation-id", "correlation_id", short(b"c"), b"c"),
+        ("type", "message_type", short(b"t"), b"t"),
+        ("app-id", "app_id", short(b"a"), b"a"),
+        ("reply-to", "reply_to", short(b"r"), b"r"),
+        ("content-type", "content_type", short(b"text/plain"), b"text/plain"),
+        ("content_encoding", "content_encoding", short(b"gzip"), b"gzip"),
+        ("user-id", "user_id", short(b"guest"), b"guest"),
+        ("expiration", "expiration", short(b"60000"), b"60000"),
+        ("cluster-id", "cluster_id", short(b"c"), b"c"),
+        ("delivery-mode", "delivery_mode", b"\x02", b"2"),
+        ("priority", "priority", b"\x00", b"0"),
+        ("app-id", "app_id", short(b""), None),
+        ("app-id", "message_type", short(b"t"), None),
+    ],
+)
+def test_a_property_is_a_key(name: str, field: str, raw: bytes, key: bytes | None) -> None:
+    others = {
+        "content_type": short(b"text/plain"),
+        "headers": table([Field(b"h", "S", counted(b"v"))]),
+        "timestamp": bytes(8),
+        "message_type": short(b"other"),
+    }
+    assert reader(KeyFrom.PROPERTY, name)(content_header(others | {field: raw}), b"", ORIGIN) == key
+
+
+@pytest.mark.parametrize("name", ["timestamp", "headers", "Message-Id", "x"])
+def test_a_property_that_cannot_be_a_key_is_refused_with_those_that_can(name: str) -> None:
+    with pytest.raises(InvalidSpecError, match=r"these are: content_type, .*correlation_id"):
+        reader(KeyFrom.PROPERTY, name)
+
+
+def test_the_routing_key_is_a_key() -> None:
+    read = reader(KeyFrom.ROUTING_KEY)
+    assert read(content_header({}), b"", ORIGIN) == b"orders.eu"
+    assert read(content_header({}), b"", b"\x00\x01q") == b"q"
+    assert read(content_header({}), b"", b"\x03abc\x00") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("customer", None),
+        ("id", b"7"),
+        ("a/b", b"slash"),
+        ("/id", b"7"),
+        ("/customer/id", b"c-1"),
+        ("/a~1b", b"slash"),
+        ("/m~0n", b"tilde"),
+        ("/~01", b"escaped"),
+        ("/items/0/sku", b"first"),
+        ("/items/1/sku", b"1.5"),
+        ("/items/2/sku", None),
+        ("/items/-/sku", None),
+        ("/items/01/sku", None),
+        ("/items/x", None),
+        ("/id/deeper", None),
+        ("/", b"empty name"),
+        ("/null", None),
+        ("/yes", b"true"),
+        ("/none", None),
+    ],
+)
+def test_a_field_of_the_body_is_a_key(name: str, key: bytes | None) -> None:
+    body = {
+        "id": 7,
+        "customer": {"id": "c-1"},
+        "a/b": "slash",
+        "m~n": "tilde",
+        "~1": "escaped",
+        "items": [{"sku": "first"}, {"sku": 1.5}],
+        "": "empty name",
+        "null": None,
+        "yes": True,
+    }
+    assert in_body(orjson.dumps(body), name) == key
+
+
+@pytest.mark.parametrize(
+    "payload", [b"", b"not json", b'{"key": "cut', b"[1, 2]", b'"key"', b"NaN", b'{"key": "\xff"}']
+)
+def test_a_body_that_cannot_be_read_has_no_key(payload: bytes) -> None:
+    assert in_body(payload) is None
+
+
+def test_a_body_in_many_frames_is_read_as_one() -> None:
+    assert in_body(orjson.dumps({"padding": "x" * 500, "key": "found"}), frame_max=40) == b"found"
+
+
+@pytest.mark.parametrize("pointer", ["/a~", "/a~2b", "/~"])
+def test_a_pointer_with_a_wrong_escape_is_refused(pointer: str) -> None:
+    with pytest.raises(InvalidSpecError, match="no JSON pointer"):
+        reader(KeyFrom.BODY, pointer)
+
+
+@pytest.mark.parametrize("name", ["", "x" * 256])
+def test_a_header_that_no_message_can_have_is_refused(name: str) -> None:
+    with pytest.raises(InvalidSpecError, match="1 to 255 bytes"):
+        reader(KeyFrom.HEADER, name)
