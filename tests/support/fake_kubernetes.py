@@ -65,7 +65,13 @@ def group_body(name: str = "orders", namespace: str = "shop", *, uid: str = "", 
     return {
         "apiVersion": "partymq.io/v1alpha1",
         "kind": "PartitionGroup",
-        "metadata": {"namespace": namespace, "name": name, "uid": uid or f"uid-{name}", "generation": 1},
+        "metadata": {
+            "namespace": namespace,
+            "name": name,
+            "uid": uid or f"uid-{name}",
+            "generation": 1,
+            "resourceVersion": "1",
+        },
         "spec": {"broker": {"connectionSecret": {"name": "rabbitmq"}}, "source": {"queue": "orders"}} | spec,
     }
 
@@ -172,12 +178,17 @@ class FakeApi:
             raise secret
         return secret
 
-    async def patch_status(self, namespace: str, name: str, status: Mapping[str, Any]) -> dict[str, Any]:
+    async def patch_status(
+        self, namespace: str, name: str, status: Mapping[str, Any], *, version: str | None = None
+    ) -> dict[str, Any]:
         self._answer()
         group = GroupId(namespace=namespace, name=name)
         if group not in self.groups:
             raise ApiError("patch", 404, "gone")
         body = self.groups[group]
+        if version not in (None, body["metadata"]["resourceVersion"]):
+            raise ApiError("patch", 409, "the object has been modified")
+        body["metadata"]["resourceVersion"] += "'"
         body["status"] = _merged(body.get("status", {}), status)
         self.status_writes.append((asyncio.get_running_loop().time(), body["status"]))
         written: dict[str, Any] = _copy(body)

@@ -136,8 +136,11 @@ class Client:
             raise
         return {key: _decode(namespace, name, key, value) for key, value in (secret.get("data") or {}).items()}
 
-    async def patch_status(self, namespace: str, name: str, status: Body) -> dict[str, Any]:
-        """Merge into a PartitionGroup's status; the whole object as it is then."""
+    async def patch_status(
+        self, namespace: str, name: str, status: Body, *, version: str | None = None
+    ) -> dict[str, Any]:
+        """Merge into a PartitionGroup's status; the whole object as it is then; ApiError 409 at another version."""
+        changes = {"metadata": {"resourceVersion": version}, "status": status} if version else {"status": status}
         return await self._call(
             f"write the status of PartitionGroup {namespace}/{name}",
             lambda: self._custom.patch_namespaced_custom_object_status_without_preload_content(
@@ -146,7 +149,7 @@ class Client:
                 namespace,
                 PLURAL,
                 name,
-                {"status": status},
+                changes,
                 _content_type="application/merge-patch+json",
             ),
         )

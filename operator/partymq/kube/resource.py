@@ -51,6 +51,7 @@ class Resource:
 
     group: GroupId
     uid: str
+    version: str
     generation: int
     deleting: bool
     forced: bool
@@ -64,6 +65,7 @@ def resource(body: Body) -> Resource:
     return Resource(
         group=GroupId(namespace=meta["namespace"], name=meta["name"]),
         uid=meta["uid"],
+        version=meta["resourceVersion"],
         generation=meta.get("generation", 0),
         deleting="deletionTimestamp" in meta,
         forced=(meta.get("annotations") or {}).get(FORCE_ANNOTATION) == "true",

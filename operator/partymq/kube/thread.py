@@ -11,13 +11,13 @@ import threading
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import kopf
 from kubernetes.aio import client
 
-from partymq.core.report import GroupReport, Notice
+from partymq.core.report import Condition, GroupReport, Notice
 from partymq.core.spec import GroupId
 from partymq.errors import PartyMQError
 from partymq.kube.bridge import Bridge, Router
@@ -36,6 +36,12 @@ _STEADY: Final = 60.0
 _STOP: Final = 10.0
 _LINGER: Final = 0.1
 """Seconds between the last closed connection and the loop's end: TLS transports close a moment later."""
+
+_STOPPED: Final = Condition(
+    ok=False,
+    reason="OperatorStopped",
+    message="The operator that routed the group has stopped; another one takes over.",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,8 +94,11 @@ class KubernetesThread:
         await self._there(lambda watch: watch.controller.quiesce())
 
     async def stop(self) -> None:
-        """Show the last words, stop watching and wait until the thread is over."""
+        """Show that the router has stopped, stop watching and wait until the thread is over."""
         self._enough.set()
+        for group, report in self._reports.items():
+            if report.routing:
+                self.report(group, replace(report, routing=False, ready=_STOPPED, balanced=_STOPPED, handoffs=()))
         await self._there(lambda watch: watch.controller.flush())
         self._call(lambda watch: watch.stop())
         done, _ = await asyncio.wait({self.ended}, timeout=_STOP)

@@ -33,8 +33,10 @@ STANDBY: Final = "Standby"
 class StatusApi(Protocol):
     """What the writer needs of the client."""
 
-    async def patch_status(self, namespace: str, name: str, status: Body) -> dict[str, Any]:
-        """Merge into a PartitionGroup's status; the whole object as it is then."""
+    async def patch_status(
+        self, namespace: str, name: str, status: Body, *, version: str | None = None
+    ) -> dict[str, Any]:
+        """Merge into a PartitionGroup's status; the whole object as it is then; ApiError 409 at another version."""
 
 
 class StatusWriter:
@@ -45,6 +47,7 @@ class StatusWriter:
         self._api = api
         self._identity = identity
         self._shown: Mapping[str, Any] = resource.status
+        self._version = resource.version
         self._view: View | None = None
         self._dirty = asyncio.Event()
         self._written_at = float("-inf")
@@ -63,6 +66,7 @@ class StatusWriter:
         """What the API server lists; older than the last write, it says nothing about what is shown now."""
         if listed_at > self._written_at:
             before, self._shown = self._shown, resource.status
+            self._version = resource.version
             if before.get("router") != self._shown.get("router"):
                 self._foreign_since = None
             self._dirty.set()
@@ -118,12 +122,16 @@ class StatusWriter:
         return max(wait, 0.0)
 
     async def _write(self, status: Status) -> float | None:
+        # Only who routes knows that nobody else has written since.
+        version = None if "router" in status else self._version
+        changes = patch(self._shown, status)
         try:
-            body = await self._api.patch_status(self._group.namespace, self._group.name, patch(self._shown, status))
+            body = await self._api.patch_status(self._group.namespace, self._group.name, changes, version=version)
         except ApiError as error:
-            if error.status != 404:  # gone: the next list says so
+            if error.status not in (404, 409):  # gone, or written by others: the next list says so
                 log.info("%s: the status is not written: %s", self._group, error)
             return RETRY
         self._written_at = asyncio.get_running_loop().time()
         self._shown = body.get("status") or {}
+        self._version = body["metadata"]["resourceVersion"]
         return None

@@ -136,3 +136,19 @@ async def test_whoever_routes_writes_at_once_whatever_the_status_says() -> None:
         world.controller.report(ORDERS, report(epoch=5))
         await asyncio.sleep(2.0)
         assert (world.api.status()["router"], world.api.status()["epoch"]) == ("successor", 5)
+
+
+@in_virtual_time
+async def test_the_last_word_of_one_that_stops_is_not_written_over_its_successors_first() -> None:
+    world = World(identity="stopping")
+    world.api.add(group_body())
+    async with world.running():
+        await world.settle()
+        world.controller.report(ORDERS, report(epoch=4))
+        await asyncio.sleep(2.0)
+        successor = world.api.groups[ORDERS]
+        successor["metadata"]["resourceVersion"] = "later"
+        successor["status"] = {"router": "successor", "epoch": 5}
+        world.controller.report(ORDERS, report(routing=False, epoch=4, ready=LOST))
+        await world.controller.flush()
+        assert world.api.status() == {"router": "successor", "epoch": 5}

@@ -1,0 +1,106 @@
+"""The whole process: it routes, it can be probed, and it ends as it should."""
+
+import asyncio
+import json
+import signal
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import aiohttp
+
+from support.api_server import Kubectl
+from support.broker import ONE_ACTIVE_CONSUMER, amqp_url, temporary_queue
+from support.conditions import eventually
+
+
+@asynccontextmanager
+async def operator(*flags: str, kubectl: Kubectl) -> AsyncIterator[tuple[Process, str, list[str]]]:
+    """A running operator, where it serves HTTP, and its log until now."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-W", "error::DeprecationWarning", "-m", "partymq", "operator", "--log-format", "json"),
+        *("--namespace", kubectl.namespace, "--http-host", "127.0.0.1", "--http-port", "0", "--identity", "the-pod"),
+        *("--kubeconfig", kubectl.kubeconfig, *flags),
+        stderr=PIPE,
+    )
+    log: list[str] = []
+    reading = asyncio.create_task(read(process, log))
+    try:
+        await eventually(lambda: bool(log), "a first line", 30.0)
+        yield process, f"http://{json.loads(log[0])['message'].split(' at ')[1]}", log
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+        await reading
+
+
+async def read(process: Process, log: list[str]) -> None:
+    assert process.stderr
+    while line := await process.stderr.readline():
+        log.append(line.decode())
+
+
+async def get(url: str) -> tuple[int, str]:
+    async with aiohttp.ClientSession() as session, session.get(url) as response:
+        return response.status, await response.text()
+
+
+async def test_it_routes_is_probed_and_stops_in_order(kubectl: Kubectl) -> None:
+    async with temporary_queue(amqp_url(), "source") as source, operator(kubectl=kubectl) as (process, url, log):
+        kubectl.secret(amqp_url())
+        kubectl.group(source={"queue": source}, partitions=4)
+
+        async def ready() -> bool:
+            return (await get(f"{url}/readyz"))[0] == 200
+
+        await eventually(ready, "it is ready")
+        assert (await get(f"{url}/healthz")) == (200, "ok\n")
+        await eventually(
+            lambda: asyncio.to_thread(lambda: kubectl.condition("Ready").get("reason") == "NoMembers"),
+            "it waits for pods",
+        )
+        assert kubectl.status()["router"] == "the-pod"
+        assert kubectl.condition("BrokerConnected")["status"] == "True"
+        labels = f'{{group="orders",namespace="{kubectl.namespace}"}}'
+        assert f"partymq_partitions{labels} 4.0" in (await get(f"{url}/metrics"))[1]
+        kubectl.pod("a", ready=True)
+        await eventually(
+            lambda: asyncio.to_thread(lambda: [m["name"] for m in kubectl.status()["members"]] == ["a"]),
+            "the pod is known",
+        )
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(process.wait(), 15.0) == 0
+        assert "router" not in kubectl.status()
+        assert kubectl.condition("Ready")["reason"] == "OperatorStopped"
+        assert all(json.loads(line)["level"] in {"info", "warning"} for line in log), log
+
+
+async def test_deleting_the_group_leaves_nothing_on_the_broker(kubectl: Kubectl) -> None:
+    async with temporary_queue(amqp_url(), "source", ONE_ACTIVE_CONSUMER) as source, operator(kubectl=kubectl):
+        kubectl.secret(amqp_url())
+        kubectl.group(source={"queue": source}, partitions=4)
+        await eventually(lambda: asyncio.to_thread(lambda: kubectl.status().get("router") == "the-pod"), "it routes")
+        await asyncio.to_thread(kubectl, "delete", "pgrp", "orders", "--timeout=30s")
+        assert "QueuesKept" not in kubectl.events()
+
+
+async def test_a_broker_that_is_not_there_is_shown(kubectl: Kubectl) -> None:
+    async with operator(kubectl=kubectl):
+        kubectl.secret("amqp://guest:guest@127.0.0.1:1/")
+        kubectl.group()
+        await eventually(
+            lambda: asyncio.to_thread(
+                lambda: kubectl.condition("BrokerConnected").get("reason") == "BrokerUnreachable"
+            ),
+            lambda: f"{kubectl.condition('BrokerConnected')} says that the broker is away",
+        )
+        assert kubectl.condition("Ready")["status"] == "False"
+
+
+async def test_two_signals_do_no_harm(kubectl: Kubectl) -> None:
+    async with operator(kubectl=kubectl) as (process, _, log):
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(process.wait(), 15.0) == 0, log
