@@ -4,9 +4,10 @@ Invariant: the pods are plain consumers, the producer is a process here, and the
 """
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from support import stage
 from support.broker import QUORUM, amqp_url, temporary_queue
@@ -126,6 +127,12 @@ class Field:
 
     async def _empty(self) -> bool:
         return not await self.pods()
+
+
+class MakeField(Protocol):
+    """Makes a field: a group's surroundings, without the group."""
+
+    def __call__(self, *, source: bool = True) -> AbstractAsyncContextManager[Field]: ...
 
 
 @asynccontextmanager

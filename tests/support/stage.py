@@ -4,6 +4,7 @@ Invariant: everything is in a namespace of its own and carries its name on the b
 back, groups before the operator, so that no finalizer is left without somebody to honour it.
 """
 
+import json
 import os
 import socket
 from collections.abc import AsyncIterator, Mapping
@@ -20,6 +21,7 @@ from support.options import ConsumerOptions, to_argument
 
 ROOT = Path(__file__).parent.parent.parent
 CHART = ROOT / "helm" / "partymq"
+RELEASE = "partymq"
 _CLIENT = Path(__file__).parent
 _CLIENT_FILES = (
     "__init__.py",
@@ -68,9 +70,8 @@ class Environment:
 
 
 @asynccontextmanager
-async def operator(cluster: Kube, environment: Environment, *, everywhere: bool = False) -> AsyncIterator[str]:
-    """The chart's release in the namespace, watching that namespace alone or all of them; its name."""
-    release = "partymq"
+async def operator(cluster: Kube, environment: Environment, *, everywhere: bool = False) -> AsyncIterator[None]:
+    """The chart's release in the namespace, watching that namespace alone or all of them."""
     repository, _, tag = environment.operator_image.rpartition(":")
     values = {
         "image.repository": repository,
@@ -91,15 +92,15 @@ async def operator(cluster: Kube, environment: Environment, *, everywhere: bool 
     try:
         try:
             await run(
-                "helm", "install", release, str(CHART), "-n", cluster.namespace, "--wait", "--timeout=60s", *pairs
+                "helm", "install", RELEASE, str(CHART), "-n", cluster.namespace, "--wait", "--timeout=60s", *pairs
             )
         except CommandError as error:
             raise CommandError(f"{error}\n{await _why_not_ready(cluster)}") from None
-        yield release
+        yield
     finally:
         await cluster.kubectl("delete", "partitiongroups", "--all", "--timeout=60s", "--ignore-not-found", deadline=70)
         await run(
-            "helm", "uninstall", release, "-n", cluster.namespace, "--wait", "--timeout", "60s", "--ignore-not-found"
+            "helm", "uninstall", RELEASE, "-n", cluster.namespace, "--wait", "--timeout", "60s", "--ignore-not-found"
         )
 
 
@@ -224,6 +225,28 @@ async def kill_pod(cluster: Kube, pod: str) -> None:
     """Take a pod away without grace: its process gets SIGKILL, its object goes at once."""
     await kill_process(cluster, pod)
     await cluster.kubectl("delete", "pod", pod, "--grace-period=0", "--force")
+
+
+_OPERATOR = "app.kubernetes.io/name=partymq"
+
+
+async def operator_pod(cluster: Kube) -> str:
+    """The name of the operator's pod."""
+    pods = [pod["metadata"] for pod in await cluster.pods(_OPERATOR)]
+    return str(next(pod["name"] for pod in pods if "deletionTimestamp" not in pod))
+
+
+async def restart_operator(cluster: Kube) -> None:
+    """Replace the operator's pod in an orderly way, and wait for the new one."""
+    await cluster.kubectl("rollout", "restart", "deployment/partymq")
+    await cluster.kubectl("rollout", "status", "deployment/partymq", "--timeout=60s", deadline=70)
+
+
+async def share_processes_of_operator(cluster: Kube) -> None:
+    """Make the operator's process one that can be killed from within its pod."""
+    change = {"spec": {"template": {"spec": {"shareProcessNamespace": True}}}}
+    await cluster.kubectl("patch", "deployment/partymq", "--type=merge", "-p", json.dumps(change))
+    await cluster.kubectl("rollout", "status", "deployment/partymq", "--timeout=60s", deadline=70)
 
 
 def owners(group: Mapping[str, Any]) -> dict[str, str]:
