@@ -26,6 +26,11 @@ TIMEOUT: Final = 10.0
 _PAGE: Final = 250
 """Pods a page: parsing one keeps the router's thread waiting, so a page is a few milliseconds at most."""
 
+_NOT_INSTALLED: Final = (
+    "the kind PartitionGroup is not installed. "
+    "Install it: `kubectl apply -f crds/`, or the chart with crds.install=true"
+)
+
 _NOT_ENDED: Final = "status.phase!=Succeeded,status.phase!=Failed"
 
 _Response = Callable[[], Awaitable[aiohttp.ClientResponse]]
@@ -99,17 +104,13 @@ class Client:
 
     async def list_groups(self, namespace: str | None) -> list[dict[str, Any]]:
         """All PartitionGroups of a namespace, or with None of the cluster."""
-        kind = (API_GROUP, API_VERSION)
-        if namespace is None:
-            found = await self._call(
-                "list PartitionGroups",
-                lambda: self._custom.list_cluster_custom_object_without_preload_content(*kind, PLURAL),
-            )
-        else:
-            found = await self._call(
-                f"list PartitionGroups of namespace {namespace}",
-                lambda: self._custom.list_namespaced_custom_object_without_preload_content(*kind, namespace, PLURAL),
-            )
+        what = "list PartitionGroups" if namespace is None else f"list PartitionGroups of namespace {namespace}"
+        try:
+            found = await self._call(what, partial(self._groups, namespace))
+        except ApiError as error:
+            if error.status == 404:
+                raise ApiError(what, 404, _NOT_INSTALLED) from error
+            raise
         return list(found["items"])
 
     async def list_pods(self, namespace: str) -> list[dict[str, Any]]:
@@ -190,6 +191,12 @@ class Client:
                 return True
             raise
         return "deletionTimestamp" in found["metadata"]
+
+    async def _groups(self, namespace: str | None) -> aiohttp.ClientResponse:
+        kind = (API_GROUP, API_VERSION)
+        if namespace is None:
+            return await self._custom.list_cluster_custom_object_without_preload_content(*kind, PLURAL)
+        return await self._custom.list_namespaced_custom_object_without_preload_content(*kind, namespace, PLURAL)
 
     async def _pods(self, namespace: str, more: str | None) -> aiohttp.ClientResponse:
         return await self._core.list_namespaced_pod_without_preload_content(

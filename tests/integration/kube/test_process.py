@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 import aiohttp
 
 from support.api_server import Kubectl
-from support.broker import ONE_ACTIVE_CONSUMER, amqp_url, temporary_queue
+from support.broker import QUORUM, amqp_url, management_url, temporary_queue
 from support.conditions import eventually
 
 
@@ -78,11 +78,22 @@ async def test_it_routes_is_probed_and_stops_in_order(kubectl: Kubectl) -> None:
 
 
 async def test_deleting_the_group_leaves_nothing_on_the_broker(kubectl: Kubectl) -> None:
-    async with temporary_queue(amqp_url(), "source", ONE_ACTIVE_CONSUMER) as source, operator(kubectl=kubectl):
+    async def ours() -> list[str]:
+        _, queues = await get(f"{management_url()}/api/queues?columns=name&disable_stats=true")
+        return [q["name"] for q in json.loads(queues) if q["name"].startswith(f"partymq.{kubectl.namespace}.")]
+
+    async with temporary_queue(amqp_url(), "source", QUORUM) as source, operator(kubectl=kubectl):
         kubectl.secret(amqp_url())
+        kubectl.pod("a", ready=True)
         kubectl.group(source={"queue": source}, partitions=4)
-        await eventually(lambda: asyncio.to_thread(lambda: kubectl.status().get("router") == "the-pod"), "it routes")
+        inbox = f"partymq.{kubectl.namespace}.orders.inbox.a"
+
+        async def declared() -> bool:
+            return inbox in await ours()
+
+        await eventually(declared, "the pod's inbox is declared")
         await asyncio.to_thread(kubectl, "delete", "pgrp", "orders", "--timeout=30s")
+        assert await ours() == []
         assert "QueuesKept" not in kubectl.events()
 
 

@@ -80,6 +80,7 @@ async def test_the_charts_rights_are_enough_for_a_groups_whole_life(
     assert watching.router.calls[-1] == "remove DeleteEmpty"
 
 
+@pytest.mark.parametrize("account", ["all namespaces"], indirect=True)
 async def test_refused_credentials_end_nothing_and_new_ones_are_taken_up(
     kubectl: Kubectl, watch: Start, account: Account, caplog: pytest.LogCaptureFixture
 ) -> None:

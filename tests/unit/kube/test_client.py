@@ -71,6 +71,15 @@ async def test_a_refusal_carries_the_api_servers_words() -> None:
     assert e.value.status == 403
 
 
+async def test_a_missing_kind_is_said_with_what_installs_it() -> None:
+    async def unknown(_: web.Request) -> web.Response:
+        return web.Response(text="404 page not found", status=404)
+
+    for namespace in (None, "shop"):
+        with pytest.raises(ApiError, match=r"PartitionGroup is not installed\. Install it: `kubectl apply -f crds/`"):
+            await answer(unknown, "list_groups", namespace)
+
+
 async def test_something_else_that_answers_is_an_error_too() -> None:
     async def proxy(_: web.Request) -> web.Response:
         return web.Response(text="<html>Bad gateway</html>", status=502)
