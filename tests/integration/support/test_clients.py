@@ -163,7 +163,8 @@ async def close_connections_of(queue: str) -> None:
         async def consumers() -> list[str]:
             async with api.get(f"/api/queues/%2F/{queue}") as answer:
                 details = (await answer.json())["consumer_details"]
-            return [one["channel_details"]["connection_name"] for one in details]
+            # The statistics come late and in parts: a consumer may be listed before its channel.
+            return [name for one in details if (name := dict(one["channel_details"] or {}).get("connection_name"))]
 
         async def known() -> bool:
             return bool(await consumers())
