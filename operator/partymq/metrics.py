@@ -40,6 +40,11 @@ _GAUGES: Final[tuple[tuple[str, str, Callable[[GroupReport], float | None]], ...
     ("partymq_ready", "1 while the group's messages are routed.", lambda r: r.ready.ok),
     ("partymq_broker_connected", "1 while the broker answers.", lambda r: r.broker_connected.ok),
     ("partymq_balanced", "1 while no partition has to move.", lambda r: r.balanced.ok),
+    (
+        "partymq_consumers_safe",
+        "1 while no consumer is seen that weakens the promises; absent while nobody can see.",
+        lambda r: r.consumers_safe.ok if r.consumers_safe.known else None,
+    ),
     ("partymq_epoch", "The number of the router's session.", lambda r: r.epoch),
     ("partymq_partitions", "Partitions of the group.", lambda r: r.partitions_total),
     ("partymq_partitions_assigned", "Partitions that have an owner.", lambda r: r.partitions_assigned),

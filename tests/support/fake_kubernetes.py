@@ -113,6 +113,7 @@ def report(**changes: object) -> GroupReport:
         "broker_connected": good,
         "balanced": good,
         "counters": Counters(),
+        "consumers_safe": good,
     }
     return GroupReport(**values | changes)
 

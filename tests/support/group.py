@@ -19,7 +19,7 @@ from partymq.core.names import Names
 from partymq.core.report import GroupReport, MemberState, Notice
 from partymq.core.spec import BrokerAddress, GroupConfig, GroupId, GroupSpec
 from partymq.router.supervisor import Supervisor
-from support.broker import amqp_url, temporary_queue, unique
+from support.broker import amqp_url, management_url, temporary_queue, unique
 from support.conditions import eventually
 from support.events import Kind
 from support.processes import Client, Clients
@@ -41,6 +41,7 @@ def address() -> BrokerAddress:
         username=url.user or "guest",
         password=url.password or "guest",
         vhost=url.path.removeprefix("/") or "/",
+        management_uri=management_url(),
     )
 
 

@@ -14,7 +14,9 @@ from partymq.errors import InvalidSecretError
 _PORTS: Final = {"amqp": 5672, "amqps": 5671}
 
 
-def parse_uri(uri: str, *, ca: str = "", certificate: str = "", key: str = "") -> BrokerAddress:
+def parse_uri(
+    uri: str, *, ca: str = "", certificate: str = "", key: str = "", management_uri: str = ""
+) -> BrokerAddress:
     """An `amqp://` or `amqps://` URI; certificates are PEM texts, for `amqps://` only."""
     try:
         parts = urlsplit(uri.strip())
@@ -50,6 +52,7 @@ def parse_uri(uri: str, *, ca: str = "", certificate: str = "", key: str = "") -
         password=unquote(parts.password) if parts.password is not None else "guest",
         vhost=unquote(parts.path[1:]) or "/",
         tls=tls if parts.scheme == "amqps" else None,
+        management_uri=management_uri,
     )
 
 
@@ -58,12 +61,13 @@ def from_service_binding(secret: Mapping[str, str]) -> BrokerAddress:
 
     Either `uri`, or `host`, `username` and `password` with optional `port` and `vhost`, as the Secrets of the RabbitMQ
     cluster operator have them; besides, optional `ca.crt`, `tls.crt` and `tls.key`. TLS is used when one of these is
-    there or the port is 5671 (which is what the cluster operator writes for a broker with TLS). Other keys are not
-    looked at.
+    there or the port is 5671 (which is what the cluster operator writes for a broker with TLS). An optional
+    `management-uri` says where the management API is. Other keys are not looked at.
     """
+    management_uri = _management_uri(secret.get("management-uri", "").strip())
     pem = {"ca": secret.get("ca.crt", ""), "certificate": secret.get("tls.crt", ""), "key": secret.get("tls.key", "")}
     if uri := secret.get("uri", "").strip():
-        return parse_uri(uri, **pem)
+        return parse_uri(uri, **pem, management_uri=management_uri)
     # A password may well end in a space that is meant; the others end in the line break of whoever encoded them.
     values = {name: secret.get(name, "").strip() for name in ("host", "port", "username", "vhost")}
     password = secret.get("password", "").rstrip("\r\n")
@@ -82,6 +86,7 @@ def from_service_binding(secret: Mapping[str, str]) -> BrokerAddress:
             username=values["username"],
             password=password,
             vhost=values["vhost"] or "/",
+            management_uri=management_uri,
         )
     return BrokerAddress(
         host=values["host"],
@@ -90,7 +95,23 @@ def from_service_binding(secret: Mapping[str, str]) -> BrokerAddress:
         password=password,
         vhost=values["vhost"] or "/",
         tls=tls,
+        management_uri=management_uri,
     )
+
+
+def _management_uri(uri: str) -> str:
+    try:
+        parts = urlsplit(uri)
+        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if uri and (not usable or parts.query or parts.fragment):
+        raise InvalidSecretError(
+            "The connection Secret's management-uri is no address of a management API: write "
+            "http://host:15672 or https://user:password@host:15671, with the password's special characters "
+            "percent-encoded, or take it out."
+        )
+    return uri.rstrip("/")
 
 
 def _tls(*, ca: str, certificate: str, key: str) -> Tls:

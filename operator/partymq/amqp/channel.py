@@ -27,9 +27,10 @@ from partymq.amqp.frames import (
 )
 from partymq.amqp.output import Output
 from partymq.amqp.replies import Replies, settle
+from partymq.core.consumers import OUR_TAG
 from partymq.errors import ChannelClosedError, ConnectionLostError
 
-CONSUMER_TAG: Final = "partymq"
+CONSUMER_TAG: Final = OUR_TAG
 """Of every consumer: one to a channel, and a fixed length puts the delivery tag at a fixed place in its frame."""
 
 ConfirmCallback = Callable[[int, bool], None]

@@ -5,6 +5,7 @@ A report is whole and immutable: it may cross threads, and two equal reports sho
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 
 class MemberState(StrEnum):
@@ -28,6 +29,14 @@ class Condition:
     ok: bool
     reason: str
     message: str
+    known: bool = True
+    """False when nobody knows whether it is so."""
+
+
+NOT_SEEN: Final = Condition(
+    ok=False, known=False, reason="NotSeen", message="the consumers have not been looked at yet"
+)
+"""Of the condition ConsumersSafe, before the first look."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +93,7 @@ class GroupReport:
     broker_connected: Condition
     balanced: Condition
     counters: Counters
+    consumers_safe: Condition = NOT_SEEN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

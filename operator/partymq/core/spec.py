@@ -29,7 +29,11 @@ class Tls:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BrokerAddress:
-    """Where the broker is and who we are there; `tls` None means plain TCP."""
+    """Where the broker is and who we are there; `tls` None means plain TCP.
+
+    `management_uri` says where its management API is if not at the usual port of the same host; it may name another
+    user.
+    """
 
     host: str
     port: int = 5672
@@ -37,6 +41,7 @@ class BrokerAddress:
     password: str = field(default="guest", repr=False)
     vhost: str = "/"
     tls: Tls | None = None
+    management_uri: str = field(default="", repr=False)
 
 
 class KeyFrom(StrEnum):

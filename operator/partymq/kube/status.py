@@ -116,11 +116,12 @@ def _conditions(view: View, previous: Iterable[Mapping[str, Any]], now: float) -
         "Ready": view.problem or (report.ready if report else None),
         "BrokerConnected": report.broker_connected if report else None,
         "Balanced": report.balanced if report else None,
+        "ConsumersSafe": report.consumers_safe if report else None,
     }
     unknown = _NOT_TRIED if view.problem else _STARTING
     conditions = []
     for kind, condition in said.items():
-        state, reason, message = (str(condition.ok), condition.reason, condition.message) if condition else unknown
+        state, reason, message = _said(condition) if condition else unknown
         last = before.get(kind)
         since = last["lastTransitionTime"] if last and last["status"] == state else timestamp(now)
         conditions.append(
@@ -134,3 +135,7 @@ def _conditions(view: View, previous: Iterable[Mapping[str, Any]], now: float) -
             }
         )
     return conditions
+
+
+def _said(condition: Condition) -> tuple[str, str, str]:
+    return str(condition.ok) if condition.known else "Unknown", condition.reason, condition.message

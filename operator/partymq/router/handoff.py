@@ -48,6 +48,11 @@ class Progress:
         """What it cannot go on without."""
         return "the confirms of what was sent before" if self.takeover is None else self.takeover.waiting_for
 
+    @property
+    def waits_for_donor(self) -> bool:
+        """True while it is the donor's client that it waits for."""
+        return self.takeover is not None and not self.takeover.proven
+
 
 class Handoffs:
     """All handoffs of a session; donors hand off in parallel."""

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from partymq.core.report import Notice
 from partymq.errors import PartyMQError
 
 
@@ -16,5 +17,7 @@ class Listener:
     """Something is in the way of routing (and this goes on), or not any more."""
     changed: Callable[[], None]
     """The picture has changed."""
+    notice: Callable[[Notice], None]
+    """Something has happened that is worth an Event."""
     committed: Callable[[str, int, float], None]
     """A handoff is over: its donor, how many partitions moved, seconds from plan to commit."""

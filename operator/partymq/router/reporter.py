@@ -11,21 +11,32 @@ from collections.abc import Callable
 from partymq.core.report import Condition, Counters, GroupReport, HandoffReport, MemberReport, MemberState, Notice
 from partymq.core.spec import GroupConfig
 from partymq.errors import PartyMQError
+from partymq.router.census import Census
 from partymq.router.routing import Routing
+from partymq.router.scrutiny import Scrutiny
 from partymq.router.session import Session
 
 _NOTHING = Counters()
+_SHOWN = 5
+"""Handoffs that a condition names."""
 
 
 class Reporter:
     """Builds a group's reports, and says what has changed."""
 
     def __init__(
-        self, config: GroupConfig, *, on_report: Callable[[GroupReport], None], on_notice: Callable[[Notice], None]
+        self,
+        config: GroupConfig,
+        *,
+        census: Census,
+        on_report: Callable[[GroupReport], None],
+        on_notice: Callable[[Notice], None],
     ) -> None:
         self._config = config
+        self._scrutiny = Scrutiny(census, on_notice)
         self._on_report = on_report
-        self._on_notice = on_notice
+        self.notice = on_notice
+        """Tells something that is worth an Event."""
         self._session: Session | None = None
         self._error: PartyMQError | None = None
         self._trouble: PartyMQError | None = None
@@ -37,7 +48,6 @@ class Reporter:
         self._sessions = 0
         self._noticed = ""
         self._states: dict[str, tuple[MemberState, float]] = {}
-        self._overdue: set[str] = set()
         self.known_members: frozenset[str] = frozenset()
 
     def configure(self, config: GroupConfig) -> None:
@@ -95,7 +105,6 @@ class Reporter:
         if self._session is not None and self._session.routing is not None:
             self._before = self._counters(self._session.routing)
         self._session = None
-        self._overdue.clear()
 
     # --- what is shown
 
@@ -151,6 +160,7 @@ class Reporter:
             broker_connected=connected,
             balanced=self._balanced(routing),
             counters=self._counters(routing),
+            consumers_safe=self._scrutiny.condition(self._config),
         )
 
     def _connected(self, routing: Routing | None) -> Condition:
@@ -195,6 +205,9 @@ class Reporter:
     def _balanced(self, routing: Routing) -> Condition:
         if routing.controller.balanced:
             return Condition(ok=True, reason="Balanced", message="every member owns its share")
+        if overdue := routing.escalation.overdue:
+            more = f"; and {len(overdue) - _SHOWN} more" if len(overdue) > _SHOWN else ""
+            return Condition(ok=False, reason="HandoffOverdue", message="; ".join(overdue[:_SHOWN]) + more)
         count = len(routing.handoffs.running)
         if count:
             text = f"{count} handoff{'' if count == 1 else 's'} under way"
@@ -245,11 +258,6 @@ class Reporter:
                     waiting_for=waiting,
                 )
             )  # fmt: skip
-            age = time.time() - progress.since
-            if age > self._config.spec.handoff_timeout and progress.id not in self._overdue:
-                self._overdue.add(progress.id)
-                text = f"the handoff from {progress.donor} has been waiting for {waiting} for {age:.0f} s"
-                self._notice("HandoffOverdue", text, warning=True)
         return tuple(reports)
 
     def _counters(self, routing: Routing) -> Counters:
@@ -280,7 +288,7 @@ class Reporter:
                 self._notice("MemberGone", f"{name} is gone")
 
     def _notice(self, reason: str, message: str, *, warning: bool = False) -> None:
-        self._on_notice(Notice(warning=warning, reason=reason, message=message))
+        self.notice(Notice(warning=warning, reason=reason, message=message))
 
 
 def _is_wrong(ready: Condition) -> bool:

@@ -14,6 +14,7 @@ from partymq.core.names import SPREAD, Names
 from partymq.core.spec import GroupConfig
 from partymq.router.backlogs import Backlogs
 from partymq.router.controller import Controller
+from partymq.router.escalation import Escalation, Remembered
 from partymq.router.handoff import Handoffs, Progress
 from partymq.router.inboxes import Inboxes
 from partymq.router.intake import Intake
@@ -44,6 +45,7 @@ class Routing:
         read_key: KeyReader,
         pods: tuple[Pod, ...] | None,
         listener: Listener,
+        remembered: Remembered,
         checkpoint: Checkpoint,
     ) -> None:
         spec, ledger = config.spec, journal.ledger
@@ -91,6 +93,14 @@ class Routing:
             on_end=self._on_handed_off,
             checkpoint=checkpoint,
         )
+        self.escalation = Escalation(
+            config=config,
+            names=names,
+            journal=journal,
+            handoffs=self.handoffs,
+            remembered=remembered,
+            on_notice=listener.notice,
+        )
         self.controller = Controller(
             spec=spec,
             journal=journal,
@@ -132,6 +142,7 @@ class Routing:
             self.backlogs.run(),
             self.releaser.run(),
             self.handoffs.run(),
+            self.escalation.run(),
             self.controller.run(),
             self.intake.run(),
         )

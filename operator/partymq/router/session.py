@@ -18,6 +18,7 @@ from partymq.core.membership import Pod
 from partymq.core.names import Names
 from partymq.core.spec import GroupConfig
 from partymq.errors import InvalidSpecError, PartyMQError
+from partymq.router.escalation import Remembered
 from partymq.router.journal import Journal
 from partymq.router.link import Link
 from partymq.router.listener import Listener
@@ -39,12 +40,14 @@ class Session:
         identity: str,
         pods: tuple[Pod, ...] | None,
         listener: Listener,
+        remembered: Remembered,
         checkpoint: Checkpoint,
     ) -> None:
         self._config = config
         self._identity = identity
         self._pods = pods
         self._listener = listener
+        self._remembered = remembered
         self._checkpoint = checkpoint
         self._names = Names(config.group)
         self._stopping = asyncio.Event()
@@ -137,6 +140,7 @@ class Session:
             read_key=key_reader(self._config.spec.key),
             pods=self._pods,
             listener=self._listener,
+            remembered=self._remembered,
             checkpoint=self._checkpoint,
         )
         transfers = [names.transfer(id) for id in (*ledger.transfers, *ledger.handoffs)]  # noqa: A001

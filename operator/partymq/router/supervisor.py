@@ -16,6 +16,7 @@ from partymq.core.names import Names
 from partymq.core.report import GroupReport, Notice
 from partymq.core.spec import DeletionPolicy, GroupConfig, GroupId
 from partymq.errors import PartyMQError, SessionOverError
+from partymq.router.census import Census
 from partymq.router.cleanup import delete_queues
 from partymq.router.listener import Listener
 from partymq.router.points import Checkpoint, nowhere
@@ -52,11 +53,13 @@ class Supervisor:
         self._groups: dict[GroupId, _Group] = {}
         self._pods: dict[GroupId, tuple[Pod, ...]] = {}
         self._tasks: asyncio.TaskGroup | None = None
+        self._census = Census(lambda: {group.config.broker for group in self._groups.values() if group.routing})
 
     async def run(self) -> None:
         """Owns all routers; cancelled, it stops every group gracefully."""
         try:
             async with asyncio.TaskGroup() as self._tasks:
+                self._tasks.create_task(self._census.run(), name="census")
                 for group in self._groups.values():
                     group.start(self._tasks)
                 try:
@@ -77,6 +80,7 @@ class Supervisor:
                 pods=self._pods.get(config.group),
                 on_report=lambda report: self._on_report(config.group, report),
                 on_notice=lambda notice: self._on_notice(config.group, notice),
+                census=self._census,
                 checkpoint=self._checkpoint,
             )
             if self._tasks is not None:
@@ -124,22 +128,29 @@ class _Group:
         pods: tuple[Pod, ...] | None,
         on_report: Callable[[GroupReport], None],
         on_notice: Callable[[Notice], None],
+        census: Census,
         checkpoint: Checkpoint,
     ) -> None:
         self.config = config
         self.pods = pods
         self._identity = identity
+        self._census = census
         self._checkpoint = checkpoint
         self._session: Session | None = None
         self._task: asyncio.Task[None] | None = None
         self._ending = False
         self._again = asyncio.Event()
-        self._reporter = Reporter(config, on_report=on_report, on_notice=on_notice)
+        self._reporter = Reporter(config, census=census, on_report=on_report, on_notice=on_notice)
 
     @property
     def members(self) -> frozenset[str]:
         """Members whose inboxes may exist."""
         return self._reporter.known_members
+
+    @property
+    def routing(self) -> bool:
+        """True while this process is the group's router."""
+        return self._session is not None and self._session.routing is not None
 
     def start(self, tasks: asyncio.TaskGroup) -> None:
         self._task = tasks.create_task(self._run(), name=f"group {self.config.group}")
@@ -195,14 +206,20 @@ class _Group:
         """Runs a session; True when it failed."""
         reporter = self._reporter
         listener = Listener(
-            standby=reporter.standby, trouble=reporter.trouble, changed=reporter.changed, committed=reporter.committed
+            standby=reporter.standby,
+            trouble=reporter.trouble,
+            changed=reporter.changed,
+            notice=reporter.notice,
+            committed=reporter.committed,
         )
+        broker = self.config.broker
         try:
             self._session = Session(
                 config=self.config,
                 identity=self._identity,
                 pods=self.pods,
                 listener=listener,
+                remembered=lambda queue: self._census.remembered(broker, queue),
                 checkpoint=self._checkpoint,
             )
             reporter.begin(self._session)

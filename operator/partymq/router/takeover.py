@@ -13,10 +13,9 @@ from collections.abc import Awaitable, Callable
 from partymq.amqp.channel import Channel
 from partymq.amqp.frames import publish_frame
 from partymq.amqp.stamp import Stamp, fence_header, read_fence, read_stamp
+from partymq.core.consumers import TAKEOVER_PRIORITY
 from partymq.router.link import Link
 
-PRIORITY = 2147483647
-"""The highest there is: a client with any other priority is taken over."""
 FENCE_RETRY = 0.01
 FENCE_RETRY_MAX = 0.25
 """Seconds between fences: one that meets no active takeover vanishes, on purpose."""
@@ -40,6 +39,8 @@ class Takeover:
         self._fence_back = asyncio.Event()
         self._sent = 0
         self._deleting = False
+        self.proven = False
+        """True once it is proven that no client holds anything of the inbox."""
         self.waiting_for = "the donor's consumer to acknowledge what it holds"
 
     @classmethod
@@ -47,7 +48,7 @@ class Takeover:
         """Consumes the inbox, before its client and without a prefetch (a limit would deadlock behind what is kept)."""
         takeover = cls(link=link, channel=await link.channel(), inbox=inbox, epoch=epoch)
         await takeover._channel.consume(
-            inbox, takeover._on_delivery, arguments={"x-priority": PRIORITY}, on_cancel=takeover._on_cancel
+            inbox, takeover._on_delivery, arguments={"x-priority": TAKEOVER_PRIORITY}, on_cancel=takeover._on_cancel
         )
         return takeover
 
@@ -71,6 +72,7 @@ class Takeover:
             self.waiting_for = "a cancelled consumer of the donor to acknowledge what it holds, or to close its channel"
             await asyncio.sleep(COUNT_RETRY)
         await self._prove()  # the fence that counts: sent when nobody else could hold anything
+        self.proven = True
         self.waiting_for = "the copy of what the donor's inbox held"
         found: dict[tuple[int, int, int, int], tuple[Stamp | None, bytes, bytes]] = {}
         for tag, stamp, header, body in self._messages:

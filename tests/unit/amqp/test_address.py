@@ -119,3 +119,20 @@ def test_line_breaks_around_values_are_not_part_of_them() -> None:
 def test_a_secret_that_describes_no_broker_is_refused(secret: dict[str, str], why: str) -> None:
     with pytest.raises(InvalidSecretError, match=why):
         from_service_binding(secret)
+
+
+@pytest.mark.parametrize("base", [{"uri": "amqp://h"}, CLUSTER_OPERATOR, CLUSTER_OPERATOR | {"port": "5671"}])
+def test_a_secret_may_say_where_the_management_api_is(base: dict[str, str]) -> None:
+    address = from_service_binding(base | {"management-uri": "https://watcher:s3cret@elsewhere:443/rabbit/\n"})
+    assert address.management_uri == "https://watcher:s3cret@elsewhere:443/rabbit"
+    assert "s3cret" not in repr(address)
+    assert from_service_binding(base).management_uri == ""
+
+
+@pytest.mark.parametrize(
+    "uri", ["amqp://u:hush@h", "h:15672", "http://", "http://h:0", "http://h:x", "http://h/?vhost=a"]
+)
+def test_an_unusable_address_of_the_management_api_is_refused(uri: str) -> None:
+    with pytest.raises(InvalidSecretError, match="management-uri") as caught:
+        from_service_binding(CLUSTER_OPERATOR | {"management-uri": uri})
+    assert "hush" not in str(caught.value)

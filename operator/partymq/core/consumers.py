@@ -1,0 +1,101 @@
+"""Which consumers weaken the promises, and what to change.
+
+Invariant: this only names them. What is known of consumers is seconds old, so nothing that a promise rests on follows
+from it (docs/guarantees.md says what still holds with each).
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from partymq.core.names import Names
+
+TAKEOVER_PRIORITY: Final = 2147483647
+"""The highest there is: a consumer with any other priority can be taken over."""
+OUR_TAG: Final = "partymq"
+"""The consumer tag of every consumer that PartyMQ has."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Consumer:
+    """A queue's consumer, and the connection that it belongs to."""
+
+    connection: str
+    """The connection's name at the broker: both ends' addresses."""
+    client: str
+    """Host and port of the other end, as the broker sees it."""
+    tag: str
+    active: bool
+    """Whether it is the one that is served."""
+    acknowledges: bool
+    """False for automatic acknowledgement: then nobody knows what it holds."""
+    prefetch: int = 1
+    """Most messages that it may hold; 0 is no limit."""
+    priority: int = 0
+
+    @property
+    def foreign(self) -> bool:
+        """True unless it is PartyMQ's own."""
+        return self.tag != OUR_TAG
+
+
+Consumers = Mapping[str, tuple[Consumer, ...]]
+"""By queue."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Weakness:
+    """`who` is a pod or a queue; `what` is a sentence that says what is wrong and what to change."""
+
+    who: str
+    what: str
+
+
+def weaknesses(names: Names, source: str, consumers: Consumers) -> tuple[Weakness, ...]:
+    """What weakens the promises to this group, each once, in order."""
+    found: set[Weakness] = set()
+    for queue, consuming in consumers.items():
+        foreign = [consumer for consumer in consuming if consumer.foreign]
+        if (pod := names.member_of(queue)) is not None:
+            found.update(Weakness(who=pod, what=what) for consumer in foreign for what in _of_pod(pod, consumer))
+        elif foreign and queue == source:
+            found.add(Weakness(who=queue, what=_of_source(queue, foreign)))
+        elif foreign and names.is_ours(queue) and queue != names.dead:
+            found.add(Weakness(who=queue, what=_of_our_queue(queue, foreign)))
+    return tuple(sorted(found))
+
+
+def _of_pod(pod: str, consumer: Consumer) -> Iterable[str]:
+    if not consumer.acknowledges:
+        yield (
+            f"pod {pod} consumes with automatic acknowledgement: nobody knows what it still works on, so two pods may "
+            "hold a key, and what it held is lost if it dies. Consume with manual acknowledgement (no_ack=false)"
+        )
+    elif consumer.prefetch == 0:
+        yield (
+            f"pod {pod} consumes without a prefetch limit: it is given all that there is, and its partitions can move "
+            "only after it has worked all of it off. Set a prefetch (basic.qos) before consuming, such as 20"
+        )
+    if consumer.priority >= TAKEOVER_PRIORITY:
+        yield (
+            f"pod {pod} consumes with x-priority {consumer.priority}, the highest there is: its partitions cannot be "
+            "taken over while it consumes. Leave x-priority out"
+        )
+
+
+def _of_source(queue: str, foreign: Iterable[Consumer]) -> str:
+    return (
+        f"the source queue {queue!r} has another consumer ({_places(foreign)}): it takes messages out of the order, or "
+        "will as soon as it is served. Stop it"
+    )
+
+
+def _of_our_queue(queue: str, foreign: Iterable[Consumer]) -> str:
+    return (
+        f"{queue!r} is consumed by somebody else ({_places(foreign)}): what it takes is lost to the group. Stop it; "
+        "pods consume nothing but their own inbox"
+    )
+
+
+def _places(consumers: Iterable[Consumer]) -> str:
+    return ", ".join(sorted({consumer.client for consumer in consumers}))

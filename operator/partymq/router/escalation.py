@@ -1,0 +1,152 @@
+"""Handoffs that take too long: people are told, and where the group says so the donor's connection is closed.
+
+Invariant: no promise rests on this and nothing waits for it. Closing a connection only makes the broker take back what
+its client held, as if the client had died; the takeover, which waits beside it, then goes on as ever.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from partymq.amqp.management import Management
+from partymq.core import ranges
+from partymq.core.consumers import Consumer
+from partymq.core.names import Names
+from partymq.core.report import Notice
+from partymq.core.spec import GroupConfig, OnTimeout
+from partymq.errors import PartyMQError
+from partymq.router.handoff import Handoffs, Progress
+from partymq.router.journal import Journal
+
+LOG = logging.getLogger(__name__)
+
+AGAIN_AFTER = 30.0
+"""Seconds until an overdue handoff is looked at again; less where the group's own time is shorter."""
+
+Remembered = Callable[[str], tuple[Consumer, ...]]
+"""The consumers that a queue was last seen to have."""
+
+
+@dataclass(slots=True)
+class _Case:
+    """A handoff that is overdue."""
+
+    due: float
+    sentence: str = ""
+    told: set[str] = field(default_factory=set)
+    """Reasons of which there was an Event: each is told once."""
+
+
+class Escalation:
+    """Watches the handoffs of one session."""
+
+    def __init__(
+        self,
+        *,
+        config: GroupConfig,
+        names: Names,
+        journal: Journal,
+        handoffs: Handoffs,
+        remembered: Remembered,
+        on_notice: Callable[[Notice], None],
+    ) -> None:
+        self._config = config
+        self._timeout = config.spec.handoff_timeout
+        self._names = names
+        self._journal = journal
+        self._handoffs = handoffs
+        self._remembered = remembered
+        self._on_notice = on_notice
+        self._cases: dict[str, _Case] = {}
+
+    @property
+    def overdue(self) -> tuple[str, ...]:
+        """A sentence for every handoff that takes longer than the group allows."""
+        cases = (self._cases.get(progress.id) for progress in self._handoffs.running.values())
+        return tuple(case.sentence for case in cases if case is not None and case.sentence)
+
+    async def run(self) -> None:
+        """Looks at each handoff when it is overdue, and again and again after that."""
+        while True:
+            running = {progress.id: progress for progress in self._handoffs.running.values()}
+            self._cases = {
+                id: self._cases.get(id) or _Case(due=progress.begun + self._timeout)
+                for id, progress in running.items()  # noqa: A001
+            }
+            now = time.monotonic()
+            late = [progress for id, progress in running.items() if self._cases[id].due <= now]  # noqa: A001
+            await asyncio.gather(*(self._escalate(progress, self._cases[progress.id]) for progress in late))
+            # A handoff that begins while we sleep is overdue after we wake.
+            due = min((case.due for case in self._cases.values()), default=now + self._timeout)
+            await asyncio.sleep(max(0.0, min(due - time.monotonic(), self._timeout)))
+
+    async def _escalate(self, progress: Progress, case: _Case) -> None:
+        handoff = self._journal.ledger.handoffs.get(progress.id)
+        partitions = f"partitions {ranges.text(handoff.targets)}" if handoff is not None and handoff.targets else ""
+        age = time.monotonic() - progress.begun
+        case.sentence = (
+            f"{partitions or 'what is left in its inbox'} cannot leave pod {progress.donor} for {age:.0f} s "
+            f"(spec.handoff.timeoutSeconds: {self._timeout:.0f}): waiting for {progress.waiting_for}"
+        )
+        self._tell(case, "HandoffOverdue", f"{case.sentence}. {self._advice(progress)}")
+        if self._closes and progress.waits_for_donor:
+            await self._close(progress, case, partitions)
+        case.due = time.monotonic() + min(self._timeout, AGAIN_AFTER)
+
+    @property
+    def _closes(self) -> bool:
+        return self._config.spec.on_timeout is OnTimeout.CLOSE_CONNECTION
+
+    def _advice(self, progress: Progress) -> str:
+        if not progress.waits_for_donor:
+            return "Other partitions go on"
+        if self._closes:
+            return "Its connection is being closed; other partitions go on"
+        return (
+            "Other partitions go on. Mend the pod or delete it, or let its connection be closed: "
+            "spec.handoff.onTimeout: CloseConnection"
+        )
+
+    async def _close(self, progress: Progress, case: _Case, partitions: str) -> None:
+        inbox = self._names.inbox(progress.donor)
+        reason = (
+            f"PartitionGroup {self._config.group}: {partitions or 'messages'} held for longer than "
+            f"spec.handoff.timeoutSeconds ({self._timeout:.0f}) while they move to other pods"
+        )
+        try:
+            async with Management(self._config.broker) as management:
+                consumers = await management.consumers(inbox)
+                closed = [
+                    connection
+                    for connection in sorted(_holders(consumers) or _holders(self._remembered(inbox)))
+                    # Looked at again before each: nobody is to lose a connection over what is done already.
+                    if progress.waits_for_donor and await management.close_connection(connection, reason=reason)
+                ]
+        except Exception as error:  # a defect too: routing must not end for it
+            if not isinstance(error, PartyMQError):
+                LOG.exception("%s: a connection of pod %s could not be closed", self._config.group, progress.donor)
+            self._tell(
+                case, "CloseConnectionFailed", f"the connection of pod {progress.donor} cannot be closed: {error}"
+            )
+            return
+        if closed:
+            where = " and ".join(closed)
+            text = f"closed the connection {where} of pod {progress.donor}, which held {partitions or 'messages'}"
+            self._tell(case, f"ConnectionClosed {where}", text)
+        elif progress.waits_for_donor:
+            text = f"the management API lists no connection that consumes {inbox}: delete pod {progress.donor}"
+            self._tell(case, "CloseConnectionFailed", text)
+
+    def _tell(self, case: _Case, what: str, message: str) -> None:
+        if what not in case.told:
+            case.told.add(what)
+            self._on_notice(Notice(warning=True, reason=what.partition(" ")[0], message=message))
+
+
+def _holders(consumers: Iterable[Consumer]) -> set[str]:
+    """The connections of those that may hold messages: only the active one is given any."""
+    return {
+        consumer.connection for consumer in consumers if consumer.foreign and consumer.active and consumer.connection
+    }
