@@ -79,6 +79,16 @@ class Group:
         """Members that own partitions, by the last report."""
         return {m.name for m in self.report.members if m.state is MemberState.ACTIVE} if self.reports else set()
 
+    @property
+    def inboxes(self) -> set[str]:
+        """Members whose inboxes exist, by the last report."""
+        return {member.name for member in self.report.members} if self.reports else set()
+
+    @property
+    def waiting_for(self) -> str:
+        """What the handoffs under way wait for, by the last report."""
+        return "; ".join(handoff.waiting_for for handoff in self.report.handoffs)
+
     def seen(self, reason: str) -> bool:
         """Whether there was a notice of that reason."""
         return any(notice.reason == reason for notice in self.notices)

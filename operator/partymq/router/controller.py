@@ -96,13 +96,19 @@ class Controller:
             now=now,
             rejoin_seconds=self._spec.rejoin_seconds,
         )
-        if self._sets(before) != self._sets(self.membership) and self._due is None:
+        changed = self._sets(before) != self._sets(self.membership)
+        if changed and self._leaving(self.membership) - self._leaving(before):
+            self._due = now  # its keys wait for this; who comes has time to come together
+        elif changed and self._due is None:
             self._due = now + self._spec.rebalance_delay
         if before != self.membership:
             self._on_membership(self.membership)
 
     def _sets(self, membership: Membership) -> tuple[frozenset[str], ...]:
-        return membership.eligible, membership.keeping, membership.leaving(self._journal.ledger.members)
+        return membership.eligible, membership.keeping, self._leaving(membership)
+
+    def _leaving(self, membership: Membership) -> frozenset[str]:
+        return membership.leaving(self._journal.ledger.members)
 
     def _plan(self) -> Plan:
         eligible, keeping, leaving = self._sets(self.membership)

@@ -151,10 +151,13 @@ class Handoffs:
     async def _empty(self, progress: Progress, *, resumed: bool) -> None:
         inbox = self._names.inbox(progress.donor)
         progress.takeover = takeover = await Takeover.attach(
-            link=self._link, inbox=inbox, epoch=self._journal.ledger.epoch
+            link=self._link,
+            inbox=inbox,
+            epoch=self._journal.ledger.epoch,
+            consumer_count=lambda: self._consumers(inbox),
         )
         self._reached(Point.ATTACHED)
-        found = await takeover.collect(lambda: self._consumers(inbox))
+        found = await takeover.collect()
         self._reached(Point.COLLECTED)
         if self._journal.ledger.handoffs[progress.id].phase is Phase.DRAIN:
             progress.final = bool(found)

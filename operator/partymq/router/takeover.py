@@ -5,6 +5,10 @@ Invariant: `collect` returns only when everything that was in the inbox is in ou
 
 The broker enforces it: a consumer of higher priority quiesces the active one, and is activated once that holds nothing.
 `consumer_count` counts consumers that are active or were cancelled while holding messages, so 1 means: us alone.
+
+0 for longer than a moment means that the broker has forgotten to activate us: RabbitMQ 4.0 does so when a quiesced
+consumer gives its last message back instead of acknowledging it (rabbitmq-server issue 14141). Any change of the
+queue's consumers makes it look again, so one that comes last in line comes and goes.
 """
 
 import asyncio
@@ -20,6 +24,8 @@ FENCE_RETRY = 0.01
 FENCE_RETRY_MAX = 0.25
 """Seconds between fences: one that meets no active takeover vanishes, on purpose."""
 COUNT_RETRY = 0.05
+LAST_IN_LINE = -1
+"""Below the priority of every client that sets none."""
 
 Message = tuple[int, Stamp | None, bytes, bytes]
 ConsumerCount = Callable[[], Awaitable[int]]
@@ -28,8 +34,10 @@ ConsumerCount = Callable[[], Awaitable[int]]
 class Takeover:
     """One takeover of one inbox."""
 
-    def __init__(self, *, link: Link, channel: Channel, inbox: str, epoch: int) -> None:
+    def __init__(self, *, link: Link, channel: Channel, inbox: str, epoch: int, consumer_count: ConsumerCount) -> None:
+        self._link = link
         self._cancelled = link.cancelled(inbox)
+        self._consumer_count = consumer_count
         self._channel = channel
         self._inbox = inbox
         self._prefix = f"{epoch}.{channel.number}."
@@ -44,9 +52,10 @@ class Takeover:
         self.waiting_for = "the donor's consumer to acknowledge what it holds"
 
     @classmethod
-    async def attach(cls, *, link: Link, inbox: str, epoch: int) -> "Takeover":
+    async def attach(cls, *, link: Link, inbox: str, epoch: int, consumer_count: ConsumerCount) -> "Takeover":
         """Consumes the inbox, before its client and without a prefetch (a limit would deadlock behind what is kept)."""
-        takeover = cls(link=link, channel=await link.channel(), inbox=inbox, epoch=epoch)
+        channel = await link.channel()
+        takeover = cls(link=link, channel=channel, inbox=inbox, epoch=epoch, consumer_count=consumer_count)
         await takeover._channel.consume(
             inbox, takeover._on_delivery, arguments={"x-priority": TAKEOVER_PRIORITY}, on_cancel=takeover._on_cancel
         )
@@ -65,10 +74,10 @@ class Takeover:
         if not self._deleting:
             self._cancelled()
 
-    async def collect(self, consumer_count: ConsumerCount) -> list[tuple[Stamp | None, bytes, bytes]]:
+    async def collect(self) -> list[tuple[Stamp | None, bytes, bytes]]:
         """Everything that the inbox held, by stamp, each stamp once; unstamped messages first."""
         await self._prove()
-        while await consumer_count() != 1:
+        while await self._consumer_count() != 1:
             self.waiting_for = "a cancelled consumer of the donor to acknowledge what it holds, or to close its channel"
             await asyncio.sleep(COUNT_RETRY)
         await self._prove()  # the fence that counts: sent when nobody else could hold anything
@@ -102,8 +111,17 @@ class Takeover:
                     await self._fence_back.wait()
             except TimeoutError:
                 wait = min(2 * wait, FENCE_RETRY_MAX)
+                if not await self._consumer_count():
+                    await self._remind()
             else:
                 return
+
+    async def _remind(self) -> None:
+        """Makes the broker choose the active consumer again; a message that comes here goes back, sorted later."""
+        channel = await self._link.channel()
+        await channel.qos(1)
+        await channel.consume(self._inbox, _leave, arguments={"x-priority": LAST_IN_LINE})
+        await channel.close()
 
     async def delete_inbox(self) -> None:
         """Deletes the inbox, on the connection that publishes to it; the broker cancels us for it."""
@@ -113,3 +131,7 @@ class Takeover:
     async def close(self) -> None:
         """Lets the donor's client go on."""
         await self._channel.close()
+
+
+def _leave(_tag: int, _origin: bytes, _header: bytes, _body: bytes) -> None:
+    """Not for us: it goes back when the channel is closed."""

@@ -1,10 +1,14 @@
 """Members come and go under load: order, one holder, no loss, no repeat."""
 
+import asyncio
+from dataclasses import replace
 from pathlib import Path
 
+import aio_pika
 import pytest
 
 from partymq.core.membership import PodState
+from support.broker import amqp_url
 from support.conditions import eventually
 from support.group import Group, group
 from support.options import Leave, Library
@@ -130,3 +134,35 @@ async def test_a_graceful_restart_repeats_nothing(tmp_path: Path) -> None:
     verdict = g.spool.audit()
     assert verdict.ok, verdict.report()
     assert verdict.excused_by_router == 0
+
+
+async def test_a_client_that_gives_its_last_message_back_does_not_block_its_takeover(tmp_path: Path) -> None:
+    async with group(tmp_path) as g, await aio_pika.connect(amqp_url()) as connection:
+        await g.route()
+        g.set_pod("a")
+        await eventually(lambda: "a" in g.inboxes, "the inbox of a does not exist")
+        channel = await connection.channel()
+        await channel.set_qos(1)
+        held: asyncio.Queue[aio_pika.abc.AbstractIncomingMessage] = asyncio.Queue()
+        await (await channel.get_queue(g.names.inbox("a"))).consume(held.put)
+        await g.owners("a")
+        await channel.default_exchange.publish(aio_pika.Message(b"", headers={"partitionKey": "k"}), g.source)
+        message = await held.get()
+        await g.join("b")
+        await eventually(lambda: "acknowledge" in g.waiting_for, "no takeover waits for the client")
+        await message.nack(requeue=True)
+        await g.owners("a", "b")
+
+
+async def test_who_leaves_is_not_kept_waiting_for_those_who_may_come(tmp_path: Path) -> None:
+    async with group(tmp_path) as g:
+        await g.route()
+        await g.join("a")
+        await g.join("b")
+        await g.owners("a", "b")
+        await g.stop()
+        g.config = replace(g.config, spec=replace(g.config.spec, rebalance_delay=60.0))
+        await g.route()
+        await g.owners("a", "b")
+        g.set_pod("a", PodState.TERMINATING)
+        await g.owners("b", deadline=30)
