@@ -34,6 +34,8 @@ NACK: Final = 60 << 16 | 120
 FRAME_HEAD: Final = Struct(">BHI")
 """Type, channel, size of the payload."""
 FRAME_OVERHEAD: Final = 8
+HEADER_GROWTH: Final = 4096
+"""Bytes that RabbitMQ may add to a content header on its way, at most as we expect."""
 HEADER_HEAD: Final = Struct(">HHQ")
 """Start of a content header's payload: class, weight, size of the body. The property flags follow."""
 

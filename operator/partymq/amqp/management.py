@@ -22,6 +22,7 @@ from partymq.errors import AccessRefusedError, BrokerError, ConnectionLostError
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=10)
 _PLAIN_PORT: Final = 15_672
 _TLS_PORT: Final = 15_671
+_SEES_ALL: Final = {"monitoring", "administrator"}
 _COLUMNS: Final = ",".join(
     (
         "queue.name",
@@ -83,7 +84,16 @@ class Management:
         return [_consumer(one) for one in details or ()]
 
     async def all_consumers(self) -> Consumers:
-        """The consumers of all queues of the virtual host, in one request."""
+        """The consumers of all queues of the virtual host.
+
+        AccessRefusedError for a user who is shown only his own: that none is seen would then mean nothing.
+        """
+        me = await self._call("GET", "/api/whoami")
+        if not isinstance(me, dict) or not _SEES_ALL & set(me.get("tags", ())):
+            raise AccessRefusedError(
+                f"The management API at {self._url} shows the user of the connection Secret no consumers of other "
+                "users: give it the tag `monitoring`, or name another user in the Secret's `management-uri`."
+            )
         found = await self._call("GET", f"/api/consumers/{self._vhost}?columns={_COLUMNS}")
         by_queue: dict[str, list[Consumer]] = {}
         for details in found if isinstance(found, list) else ():

@@ -25,6 +25,7 @@ from partymq.amqp.frames import (
     FRAME_HEAD,
     FRAME_OVERHEAD,
     HEADER,
+    HEADER_GROWTH,
     METHOD,
     NACK,
 )
@@ -139,5 +140,6 @@ class Reader:
             raise ConnectionLostError("the other side does not speak AMQP 0-9-1")
         if kind not in {METHOD, HEADER, BODY, _HEARTBEAT}:
             raise ConnectionLostError(f"a frame of type {kind}: the other side does not speak AMQP 0-9-1")
-        if size > self.frame_max - FRAME_OVERHEAD:
+        # RabbitMQ adds to a header (how often a message was delivered, where it died) and then does not measure it.
+        if size > self.frame_max - FRAME_OVERHEAD + (HEADER_GROWTH if kind == HEADER else 0):
             raise ConnectionLostError(f"a frame of {size} bytes, which is more than was agreed on")

@@ -23,6 +23,7 @@ from partymq.amqp.tables import EXPIRATION, FLAGS_AT, HEADERS, PRIORITY, USER_ID
 
 OURS: Final = b"x-partymq-"
 _RENAMED: Final = {b"\x02CC": b"\x0cx-partymq-cc", b"\x03BCC": b"\x0dx-partymq-bcc"}
+_DROPPED: Final = {*_RENAMED, b"\x10x-delivery-count", b"\x10x-acquired-count"}
 _MOVED: Final = {
     PRIORITY: b"\x12x-partymq-priorityB",
     EXPIRATION: b"\x14x-partymq-expirationS\0\0\0",  # a short string with three more bytes of length is a long one
@@ -33,6 +34,15 @@ _LONG: Final = Struct(">I")
 
 def rewrite(header: bytes) -> bytes:
     """The content header's payload without what cannot be forwarded."""
+    return _rewritten(header, keep=True)
+
+
+def bare(header: bytes) -> bytes:
+    """The same, but nothing is kept of what is taken out or was added by brokers: no larger than it was published."""
+    return _rewritten(header, keep=False)
+
+
+def _rewritten(header: bytes, *, keep: bool) -> bytes:
     flags = HEADERS
     before: list[bytes] = []
     table: list[bytes] = []
@@ -41,9 +51,10 @@ def rewrite(header: bytes) -> bytes:
     for flag, start, stop in properties(header):
         content = header[start:stop]
         if flag == HEADERS:
-            table = _kept(header, start, stop)
+            table = _kept(header, start, stop, renamed=keep)
         elif head := _MOVED.get(flag):
-            moved.append(head + content)
+            if keep:
+                moved.append(head + content)
         else:
             flags |= flag
             (before if flag > HEADERS else after).append(content)
@@ -51,10 +62,10 @@ def rewrite(header: bytes) -> bytes:
     return b"".join((header[:FLAGS_AT], flags.to_bytes(2, "big"), *before, _LONG.pack(len(rows)), rows, *after))
 
 
-def _kept(header: bytes, start: int, stop: int) -> list[bytes]:
+def _kept(header: bytes, start: int, stop: int, *, renamed: bool) -> list[bytes]:
     kept = []
     for entry in entries(header, start, stop):
         name = header[entry.start : entry.kind_at]
-        if not name.startswith(OURS, 1):
+        if not name.startswith(OURS, 1) and (renamed or name not in _DROPPED):
             kept.append(_RENAMED.get(name, name) + header[entry.kind_at : entry.stop])
     return kept

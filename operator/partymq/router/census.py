@@ -1,6 +1,6 @@
 """Who consumes what on each virtual host, looked at now and then over the management API.
 
-Invariant: one request at a time for each virtual host and user, however many groups are there, and none on the way of a
+Invariant: one look at a time for each virtual host and user, however many groups are there, and none on the way of a
 message. What is seen is seconds old and may be missing: it is for telling people, and for finding a connection.
 """
 

@@ -39,6 +39,7 @@ class Intake:
         lanes: Mapping[int, Lane],
         read_key: KeyReader,
         on_missing: Callable[[int, bytes, bytes, bytes], None],
+        on_oversized: Callable[[int, bytes, bytes], None],
         backlog: Callable[[], int],
         trouble: Callable[[PartyMQError | None], None],
     ) -> None:
@@ -50,6 +51,7 @@ class Intake:
         self._spread = lanes[SPREAD]
         self._read_key = read_key
         self._on_missing = on_missing
+        self._on_oversized = on_oversized
         self._backlog = backlog
         self._trouble = trouble
         self._source: Source | None = None
@@ -122,6 +124,7 @@ class Intake:
             spread=self._spread,
             read_key=self._read_key,
             on_missing=self._on_missing,
+            on_oversized=self._on_oversized,
         )
         await source.open(self._spec.source_queue)
         return True

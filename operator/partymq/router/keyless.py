@@ -1,4 +1,4 @@
-"""Messages without a usable key: to any member, or to the dead queue, as the group says.
+"""Messages without a usable key, to any member or to the dead queue; and those that can have no stamp.
 
 Invariant: such a message is as safe as any other (stamped, confirmed, backlogged when nobody has room); only its order
 is not kept.
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from partymq.amqp.connection import PUBLISH_CHANNEL
 from partymq.amqp.frames import publish_frame
+from partymq.amqp.rewrite import bare
 from partymq.core.spec import OnMissing
 from partymq.router.lanes import Lane, Member, Sink
 from partymq.router.publisher import Publisher
@@ -19,13 +20,21 @@ class Keyless:
     """The destination of the pseudo-partition `spread`."""
 
     def __init__(
-        self, *, lane: Lane, publisher: Publisher, members: Mapping[str, Member], on_missing: OnMissing, dead: str
+        self,
+        *,
+        lane: Lane,
+        publisher: Publisher,
+        members: Mapping[str, Member],
+        on_missing: OnMissing,
+        dead: str,
+        header_max: int,
     ) -> None:
         self._lane = lane
         self._publisher = publisher
         self._members = members
         self._to_dead = publish_frame(PUBLISH_CHANNEL, "", dead)
         self._spreads = on_missing is OnMissing.SPREAD
+        self._header_max = header_max
         self._admitted: list[str] = []
         self._turn = 0
         self.spread = 0
@@ -40,6 +49,9 @@ class Keyless:
         lane = self._lane
         lane.seq += 1
         stamped = lane.stamp(header, lane.seq, origin)
+        if len(stamped) > self._header_max:
+            self.oversized(tag, header, body)
+            return
         if not self._spreads:
             self.dead += 1
             self._publisher.arrival(self._to_dead, stamped, body, tag)
@@ -51,6 +63,11 @@ class Keyless:
         else:
             sink.left -= 1
             self._publisher.arrival(sink.frame, stamped, body, tag)
+
+    def oversized(self, tag: int, header: bytes, body: bytes) -> None:
+        """Moves a message of the source whose header has no room for a stamp to the dead queue, without one."""
+        self.dead += 1
+        self._publisher.arrival(self._to_dead, bare(header), body, tag)
 
     def bury(self, header: bytes, body: bytes, reader: SegmentReader, tag: int) -> None:
         """Moves what has no stamp, and so was never routed by us, to the dead queue."""

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from partymq.amqp.channel import Channel
 from partymq.amqp.connection import Connection
+from partymq.amqp.frames import FRAME_OVERHEAD, HEADER_GROWTH
 from partymq.errors import BrokerError
 
 
@@ -18,6 +19,14 @@ class Link:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    @property
+    def header_max(self) -> int:
+        """The most bytes of a content header that can be published from now on, whatever RabbitMQ adds on the way.
+
+        A header is one frame; a larger one makes the broker close the connection.
+        """
+        return self._connection.frame_max - FRAME_OVERHEAD - HEADER_GROWTH
 
     async def channel(self) -> Channel:
         """A new channel; should the broker close it, the session is over."""

@@ -63,6 +63,7 @@ class Routing:
             members=self.inboxes.members,
             on_missing=spec.key.on_missing,
             dead=names.dead,
+            header_max=link.header_max,
         )
         self.backlogs = Backlogs(
             topology=topology, names=names, journal=journal, publisher=publisher, on_open=self._on_open
@@ -118,6 +119,7 @@ class Routing:
             lanes=self.lanes,
             read_key=read_key,
             on_missing=self.keyless.arrival,
+            on_oversized=self.keyless.oversized,
             backlog=lambda: self.backlogs.appended - self.releaser.released,
             trouble=listener.trouble,
         )

@@ -34,6 +34,7 @@ class Source:
         spread: Lane,
         read_key: KeyReader,
         on_missing: Callable[[int, bytes, bytes, bytes], None],
+        on_oversized: Callable[[int, bytes, bytes], None],
     ) -> None:
         self._link = link
         self._publisher = publisher
@@ -43,6 +44,8 @@ class Source:
         self._partitions = len(lanes)
         self._read_key = read_key
         self._on_missing = on_missing
+        self._on_oversized = on_oversized
+        self._header_max = link.header_max
         self._channel: Channel | None = None
         self._next = 1
         self._acked = 0
@@ -69,6 +72,9 @@ class Source:
         lane = self._lanes[mmh3.hash(key, 0, False) % self._partitions]
         lane.seq = seq = lane.seq + 1
         stamped = lane.stamp(header, seq, origin)
+        if len(stamped) > self._header_max:
+            self._on_oversized(tag, header, body)
+            return
         sink = lane.sink
         if sink is not None and sink.left > 0:
             sink.left -= 1

@@ -11,6 +11,7 @@ from pamqp.header import ContentHeader
 
 from partymq.amqp import tables
 from partymq.amqp.frames import marker_header, plain_header
+from partymq.amqp.rewrite import bare
 from partymq.amqp.stamp import Stamp, Stamper, fence_header, read_fence, read_stamp
 from support.field_tables import (
     PROPERTIES,
@@ -198,3 +199,18 @@ def test_pamqp_reads_what_was_stamped() -> None:
         "x-partymq-routing-key": "orders",
         **headers,
     }
+
+
+@given(properties_but_headers, random_tables)
+def test_a_bare_header_is_never_larger(others: dict[str, bytes], rows: list[Field]) -> None:
+    added = [
+        Field(b"x-delivery-count", "l", bytes(8)),
+        Field(b"x-partymq-seq", "l", bytes(8)),
+        Field(b"CC", "A", counted(b"")),
+    ]
+    header = content_header(others | {"headers": table([*added, *rows])})
+    kept = bare(header)
+    assert len(kept) < len(header)
+    foreign = [f for f in rows if f.name not in {b"CC", b"BCC"}]
+    assert headers_of(kept) == [(f.name, f.kind.encode() + f.raw) for f in foreign]
+    assert decoded(kept).keys() & {"expiration", "user_id", "priority"} == set()
