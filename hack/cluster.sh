@@ -114,7 +114,7 @@ external_up() {
   kubectl --request-timeout=15s get --raw /readyz >/dev/null || die "The cluster that KUBECONFIG=$KUBECONFIG names does not answer."
 }
 external_down() { :; }
-external_load() { lack "Images can't be loaded into a cluster of your own: push them to its registry and set PARTYMQ_IMAGE and PARTYMQ_EXAMPLE_IMAGE."; }
+external_load() { lack "Images can't be loaded into a cluster of your own: push them to its registry and set PARTYMQ_OPERATOR_IMAGE and PARTYMQ_EXAMPLE_IMAGE."; }
 
 # Not tried by us, for want of a Docker engine: kind_up, kind_down and kind_load.
 kind_up() {

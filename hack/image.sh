@@ -7,7 +7,7 @@
 #   image.sh pause   the image that holds a pod's namespaces
 #
 # A Dockerfile's build context is the folder that it lies in, cut down to what its COPY lines name.
-# On a cluster of your own (KUBECONFIG) nothing is built: PARTYMQ_IMAGE and PARTYMQ_EXAMPLE_IMAGE name images that it can pull.
+# On a cluster of your own (KUBECONFIG) nothing is built: PARTYMQ_OPERATOR_IMAGE and PARTYMQ_EXAMPLE_IMAGE name images that it can pull.
 . "$(dirname "$0")/lib.sh"
 
 IMAGES=$CACHE/images
@@ -146,9 +146,9 @@ build() {
   local engine
   case $("$REPO/hack/cluster.sh" kind) in
   external)
-    [ -n "${PARTYMQ_IMAGE:-}" ] && [ -n "${PARTYMQ_EXAMPLE_IMAGE:-}" ] ||
-      lack "For a cluster of your own (KUBECONFIG) set PARTYMQ_IMAGE and PARTYMQ_EXAMPLE_IMAGE to images that it can pull, built from Dockerfile and examples/Dockerfile."
-    echo "operator=$PARTYMQ_IMAGE"
+    [ -n "${PARTYMQ_OPERATOR_IMAGE:-}" ] && [ -n "${PARTYMQ_EXAMPLE_IMAGE:-}" ] ||
+      lack "For a cluster of your own (KUBECONFIG) set PARTYMQ_OPERATOR_IMAGE and PARTYMQ_EXAMPLE_IMAGE to images that it can pull, built from Dockerfile and examples/Dockerfile."
+    echo "operator=$PARTYMQ_OPERATOR_IMAGE"
     echo "example=$PARTYMQ_EXAMPLE_IMAGE"
     return
     ;;
