@@ -2,6 +2,8 @@
 
     PartyMQError
     ├── InvalidSpecError        what a person wrote cannot be used as it stands
+    │   ├── InvalidSecretError
+    │   └── SourceTakenError
     ├── BrokerError             the broker refused, failed or went away
     │   ├── ConnectionLostError
     │   ├── ChannelClosedError
@@ -9,6 +11,7 @@
     │   ├── AccessRefusedError
     │   ├── SourceMissingError
     │   ├── SourceSharedError
+    │   ├── SourceIsStreamError
     │   └── JournalLostError
     └── SessionOverError        this router stops being the router: replaced, or asked to stop
 
@@ -34,6 +37,12 @@ class InvalidSecretError(InvalidSpecError):
     """The connection Secret is missing or does not describe a broker."""
 
     reason = "InvalidSecret"
+
+
+class SourceTakenError(InvalidSpecError):
+    """Another PartitionGroup routes this source queue."""
+
+    reason = "SourceTaken"
 
 
 class BrokerError(PartyMQError):
@@ -81,6 +90,12 @@ class SourceSharedError(BrokerError):
     """Others consume the source queue too: they would steal messages out of the order."""
 
     reason = "SourceShared"
+
+
+class SourceIsStreamError(BrokerError):
+    """The source is a stream: an acknowledgement takes nothing out of it, so it would be routed again and again."""
+
+    reason = "SourceIsStream"
 
 
 class JournalLostError(BrokerError):

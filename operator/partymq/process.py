@@ -43,6 +43,10 @@ class Operator:
         """The whole current list of the group's pods."""
         self._supervisor.set_pods(group, pods)
 
+    def prefer(self, group: GroupId, identity: str | None) -> None:
+        """The replica that had best route the group."""
+        self._supervisor.prefer(group, identity)
+
     async def remove(self, group: GroupId, policy: DeletionPolicy) -> tuple[str, ...]:
         """Stop routing and delete the group's queues; the names of those that stay."""
         left = await self._supervisor.remove(group, policy)

@@ -146,7 +146,7 @@ async def test_the_operator_is_killed_under_load(make_field: MakeField) -> None:
         producer = await field.produce()
         before, epoch = await field.owners(), (await field.status())["epoch"]
         field.spool.note("router", Kind.ROUTER_DOWN)
-        await stage.kill_process(field.cluster, await stage.operator_pod(field.cluster), "partymq")
+        await stage.kill_process(field.cluster, await stage.operator_pod(field.cluster), stage.OPERATOR)
 
         async def routed_again() -> bool:
             status = await field.status()

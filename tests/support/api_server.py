@@ -51,7 +51,7 @@ class Kubectl:
 
     def group(self, name: str = "orders", **spec: object) -> GroupId:
         """Create a PartitionGroup."""
-        whole = {"broker": {"connectionSecret": {"name": "rabbitmq"}}, "source": {"queue": "orders"}} | spec
+        whole = {"broker": {"connectionSecret": {"name": "rabbitmq"}}, "source": {"queue": name}} | spec
         self.apply(
             {"apiVersion": "partymq.io/v1alpha1", "kind": "PartitionGroup", "metadata": {"name": name}, "spec": whole}
         )

@@ -12,6 +12,7 @@ from partymq.core.report import Condition, Counters, GroupReport
 from partymq.core.spec import DeletionPolicy, GroupConfig, GroupId
 from partymq.kube.client import ApiError
 from partymq.kube.controller import Controller
+from partymq.kube.replicas import NAMESPACES
 
 P = ParamSpec("P")
 
@@ -71,8 +72,9 @@ def group_body(name: str = "orders", namespace: str = "shop", *, uid: str = "", 
             "uid": uid or f"uid-{name}",
             "generation": 1,
             "resourceVersion": "1",
+            "creationTimestamp": "2026-01-01T00:00:00Z",
         },
-        "spec": {"broker": {"connectionSecret": {"name": "rabbitmq"}}, "source": {"queue": "orders"}} | spec,
+        "spec": {"broker": {"connectionSecret": {"name": "rabbitmq"}}, "source": {"queue": name}} | spec,
     }
 
 
@@ -127,6 +129,10 @@ class FakeApi:
         self.secrets: dict[tuple[str, str], Mapping[str, str] | Exception] = {("shop", "rabbitmq"): GOOD_SECRET}
         self.events: dict[tuple[str, str], dict[str, Any]] = {}
         self.terminating: set[str] = set()
+        self.leases: dict[str, dict[str, Any]] = {}
+        self.replicas: dict[str, str] = {}
+        """Other replicas that renew their Leases, and the namespaces that they serve."""
+        self.leases_refused: ApiError | None = None
         self.failure: ApiError | None = None
         self.failing_namespaces: dict[str, ApiError] = {}
         self.lists = 0
@@ -180,20 +186,28 @@ class FakeApi:
         return secret
 
     async def patch_status(
-        self, namespace: str, name: str, status: Mapping[str, Any], *, version: str | None = None
+        self, namespace: str, name: str, status: Mapping[str, Any], *, version: str
     ) -> dict[str, Any]:
         self._answer()
         group = GroupId(namespace=namespace, name=name)
         if group not in self.groups:
             raise ApiError("patch", 404, "gone")
         body = self.groups[group]
-        if version not in (None, body["metadata"]["resourceVersion"]):
+        if version != body["metadata"]["resourceVersion"]:
             raise ApiError("patch", 409, "the object has been modified")
         body["metadata"]["resourceVersion"] += "'"
         body["status"] = _merged(body.get("status", {}), status)
         self.status_writes.append((asyncio.get_running_loop().time(), body["status"]))
         written: dict[str, Any] = _copy(body)
         return written
+
+    async def read_group(self, namespace: str, name: str) -> dict[str, Any]:
+        self._answer()
+        group = GroupId(namespace=namespace, name=name)
+        if group not in self.groups:
+            raise ApiError("read", 404, "gone")
+        read: dict[str, Any] = _copy(self.groups[group])
+        return read
 
     async def create_event(self, namespace: str, event: Mapping[str, Any]) -> None:
         self._answer()
@@ -210,6 +224,31 @@ class FakeApi:
         self._answer()
         self.events[namespace, name] |= changes
 
+    async def list_leases(self, namespace: str, label: str) -> list[dict[str, Any]]:
+        self._answer()
+        if self.leases_refused:
+            raise self.leases_refused
+        now = str(asyncio.get_running_loop().time())
+        for identity, served in self.replicas.items():
+            meta: dict[str, Any] = {"name": f"lease-{identity}", "labels": {label: "true"}}
+            if served:
+                meta["annotations"] = {NAMESPACES: served}
+            self.leases[f"lease-{identity}"] = {
+                "metadata": meta,
+                "spec": {"holderIdentity": identity, "renewTime": now},
+            }
+        return [_copy(lease) for lease in self.leases.values()]
+
+    async def renew_lease(self, namespace: str, name: str, body: Mapping[str, Any]) -> None:
+        self._answer()
+        if self.leases_refused:
+            raise self.leases_refused
+        self.leases[name] = _copy(body)
+
+    async def delete_lease(self, namespace: str, name: str) -> None:
+        self._answer()
+        self.leases.pop(name, None)
+
     async def is_terminating(self, namespace: str) -> bool:
         self._answer()
         return namespace in self.terminating
@@ -223,6 +262,7 @@ class FakeRouter:
         self.pods: dict[GroupId, tuple[Pod, ...]] = {}
         self.calls: list[str] = []
         self.released: list[GroupId] = []
+        self.preferred: dict[GroupId, str | None] = {}
         self.removal: tuple[str, ...] | Exception | None = ()
 
     def configure(self, config: GroupConfig) -> None:
@@ -232,6 +272,9 @@ class FakeRouter:
     def set_pods(self, group: GroupId, pods: tuple[Pod, ...]) -> None:
         self.calls.append("set_pods")
         self.pods[group] = pods
+
+    def prefer(self, group: GroupId, identity: str | None) -> None:
+        self.preferred[group] = identity
 
     async def remove(self, group: GroupId, policy: DeletionPolicy) -> tuple[str, ...]:
         self.calls.append(f"remove {policy.value}")

@@ -125,6 +125,12 @@ class Field:
         await self.scale(0)
         await eventually(self._empty, f"the pods of {self.name} do not go", 60)
 
+    async def clear(self) -> None:
+        """Take the workload and the group away, and wait until the group is gone."""
+        quickly = ("--ignore-not-found", "--wait=false")
+        await self.cluster.kubectl("delete", self.workload, "--cascade=background", "--grace-period=1", *quickly)
+        await self.cluster.kubectl("delete", "pgrp", self.name, "--ignore-not-found", "--timeout=60s", deadline=70)
+
     async def _empty(self) -> bool:
         return not await self.pods()
 
@@ -139,7 +145,10 @@ class MakeField(Protocol):
 async def field(
     cluster: Kube, environment: stage.Environment, name: str, directory: Path, *, source: bool = True
 ) -> AsyncIterator[Field]:
-    """A group's surroundings; the group is still to be created, and with `source=False` its source, too."""
+    """A group's surroundings; the group is still to be created, and with `source=False` its source, too.
+
+    `directory` is for this field's reports alone: the audit takes every file in it.
+    """
     prefix = f"{cluster.namespace}-{name}"
     spool = Spool(directory)
     reports = f"{prefix}-reports"
@@ -148,7 +157,7 @@ async def field(
         collecting(amqp_url(), reports, spool),
         Clients(spool, amqp_url()) as clients,
     ):
-        yield Field(
+        made = Field(
             cluster=cluster,
             environment=environment,
             name=name,
@@ -157,3 +166,7 @@ async def field(
             spool=spool,
             clients=clients,
         )
+        try:
+            yield made
+        finally:
+            await made.clear()

@@ -22,6 +22,8 @@ from support.options import ConsumerOptions, to_argument
 ROOT = Path(__file__).parent.parent.parent
 CHART = ROOT / "helm" / "partymq"
 RELEASE = "partymq"
+OPERATOR = "partymq\0operator"
+"""In the command line of the operator's process."""
 _CLIENT = Path(__file__).parent
 _CLIENT_FILES = (
     "__init__.py",
@@ -70,8 +72,10 @@ class Environment:
 
 
 @asynccontextmanager
-async def operator(cluster: Kube, environment: Environment, *, everywhere: bool = False) -> AsyncIterator[None]:
-    """The chart's release in the namespace, watching that namespace alone or all of them."""
+async def operator(
+    cluster: Kube, environment: Environment, *, everywhere: bool = False, release: str = RELEASE
+) -> AsyncIterator[None]:
+    """A release of the chart in the namespace, watching that namespace alone or all of them."""
     repository, _, tag = environment.operator_image.rpartition(":")
     values = {
         "image.repository": repository,
@@ -92,21 +96,21 @@ async def operator(cluster: Kube, environment: Environment, *, everywhere: bool 
     try:
         try:
             await run(
-                "helm", "install", RELEASE, str(CHART), "-n", cluster.namespace, "--wait", "--timeout=60s", *pairs
+                "helm", "install", release, str(CHART), "-n", cluster.namespace, "--wait", "--timeout=60s", *pairs
             )
         except CommandError as error:
-            raise CommandError(f"{error}\n{await _why_not_ready(cluster)}") from None
+            raise CommandError(f"{error}\n{await _why_not_ready(cluster, release)}") from None
         yield
     finally:
         await cluster.kubectl("delete", "partitiongroups", "--all", "--timeout=60s", "--ignore-not-found", deadline=70)
         await run(
-            "helm", "uninstall", RELEASE, "-n", cluster.namespace, "--wait", "--timeout", "60s", "--ignore-not-found"
+            "helm", "uninstall", release, "-n", cluster.namespace, "--wait", "--timeout", "60s", "--ignore-not-found"
         )
 
 
-async def _why_not_ready(cluster: Kube) -> str:
+async def _why_not_ready(cluster: Kube, release: str) -> str:
     """What the operator and Kubernetes say of a release that does not become ready."""
-    logs = await cluster.kubectl("logs", "deployment/partymq", "--tail=20", "--all-containers")
+    logs = await cluster.kubectl("logs", f"deployment/{release}", "--tail=20", "--all-containers")
     events = await cluster.kubectl("get", "events", "-o", "custom-columns=REASON:.reason,MESSAGE:.message")
     return f"its log:\n{logs}\nits namespace's Events:\n{events}"
 
@@ -202,19 +206,25 @@ def consumers(
     return {"apiVersion": "apps/v1", "kind": kind, "metadata": {"name": name}, "spec": spec}
 
 
-_KILL = """
+_SIGNAL = """
 import os, signal
 for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
     with open(f"/proc/{pid}/cmdline", "rb") as file:
         if pid != os.getpid() and WHAT in file.read():
-            os.kill(pid, signal.SIGKILL)
+            os.kill(pid, signal.NUMBER)
 """
+
+
+async def signal_process(cluster: Kube, pod: str, name: str, what: str = OPERATOR) -> None:
+    """Send a signal (`SIGSTOP`) to a process in a pod whose containers share their processes."""
+    script = _SIGNAL.replace("WHAT", repr(what.encode())).replace("NUMBER", name)
+    await cluster.kubectl("exec", pod, "--", "python3", "-c", script)
 
 
 async def kill_process(cluster: Kube, pod: str, what: str = "support.client") -> None:
     """SIGKILL a process in a pod whose containers share their processes; Kubernetes starts its container again."""
     try:
-        await cluster.kubectl("exec", pod, "--", "python3", "-c", _KILL.replace("WHAT", repr(what.encode())))
+        await signal_process(cluster, pod, "SIGKILL", what)
     except CommandError as error:
         # The end of a container's first process ends what was started in it later, too.
         if "exit code 137" not in str(error):
@@ -227,26 +237,36 @@ async def kill_pod(cluster: Kube, pod: str) -> None:
     await cluster.kubectl("delete", "pod", pod, "--grace-period=0", "--force")
 
 
-_OPERATOR = "app.kubernetes.io/name=partymq"
+_OPERATORS = "app.kubernetes.io/name=partymq"
+
+
+async def operator_pods(cluster: Kube) -> dict[str, bool]:
+    """The operator's pods that are not on their way out, and whether they are ready."""
+    ready = {}
+    for pod in await cluster.pods(_OPERATORS):
+        if "deletionTimestamp" not in pod["metadata"]:
+            conditions = {one["type"]: one["status"] for one in pod["status"].get("conditions") or []}
+            ready[str(pod["metadata"]["name"])] = conditions.get("Ready") == "True"
+    return ready
 
 
 async def operator_pod(cluster: Kube) -> str:
-    """The name of the operator's pod."""
-    pods = [pod["metadata"] for pod in await cluster.pods(_OPERATOR)]
-    return str(next(pod["name"] for pod in pods if "deletionTimestamp" not in pod))
+    """The name of the operator's only pod."""
+    (name,) = await operator_pods(cluster)
+    return name
 
 
-async def restart_operator(cluster: Kube) -> None:
-    """Replace the operator's pod in an orderly way, and wait for the new one."""
-    await cluster.kubectl("rollout", "restart", "deployment/partymq")
-    await cluster.kubectl("rollout", "status", "deployment/partymq", "--timeout=60s", deadline=70)
+async def restart_operator(cluster: Kube, release: str = RELEASE) -> None:
+    """Replace an operator's pod in an orderly way, and wait for the new one."""
+    await cluster.kubectl("rollout", "restart", f"deployment/{release}")
+    await cluster.kubectl("rollout", "status", f"deployment/{release}", "--timeout=60s", deadline=70)
 
 
-async def share_processes_of_operator(cluster: Kube) -> None:
-    """Make the operator's process one that can be killed from within its pod."""
+async def share_processes_of_operator(cluster: Kube, release: str = RELEASE) -> None:
+    """Make an operator's process one that can be killed from within its pod."""
     change = {"spec": {"template": {"spec": {"shareProcessNamespace": True}}}}
-    await cluster.kubectl("patch", "deployment/partymq", "--type=merge", "-p", json.dumps(change))
-    await cluster.kubectl("rollout", "status", "deployment/partymq", "--timeout=60s", deadline=70)
+    await cluster.kubectl("patch", f"deployment/{release}", "--type=merge", "-p", json.dumps(change))
+    await cluster.kubectl("rollout", "status", f"deployment/{release}", "--timeout=60s", deadline=70)
 
 
 def owners(group: Mapping[str, Any]) -> dict[str, str]:

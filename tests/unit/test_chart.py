@@ -138,10 +138,40 @@ def test_the_operator_may_do_what_it_does_and_no_more() -> None:
     }
 
 
+def leases_only(role: Manifest) -> bool:
+    return [rule["resources"] for rule in role["rules"]] == [["leases"]]
+
+
+@needs_helm
+@pytest.mark.parametrize("values", [(), ("watchNamespaces={shop}",)])
+def test_replicas_see_each_other_in_the_releases_namespace(values: tuple[str, ...]) -> None:
+    (role,) = filter(leases_only, of_kind(render(*values), "Role"))
+    assert role["metadata"]["namespace"] == "ops"
+    assert set(role["rules"][0]["verbs"]) == {"create", "delete", "list", "patch"}
+    bindings = [b for b in of_kind(render(*values), "RoleBinding") if b["roleRef"]["name"] == role["metadata"]["name"]]
+    assert [binding["metadata"]["namespace"] for binding in bindings] == ["ops"]
+
+
+@needs_helm
+def test_several_replicas_are_spread_and_not_drained_at_once() -> None:
+    alone, several = render(), render("replicaCount=3")
+    assert "affinity" not in pod(alone)
+    assert of_kind(alone, "PodDisruptionBudget") == []
+    budget = one(several, "PodDisruptionBudget")["spec"]
+    assert budget["maxUnavailable"] == 1
+    (preferred,) = pod(several)["affinity"]["podAntiAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
+    for selector in (budget["selector"], preferred["podAffinityTerm"]["labelSelector"]):
+        labels = one(several, "Deployment")["spec"]["template"]["metadata"]["labels"]
+        assert selector["matchLabels"].items() <= labels.items()
+    assert of_kind(render("replicaCount=3", "podDisruptionBudget.enabled=false"), "PodDisruptionBudget") == []
+    assert pod(render("replicaCount=3", "affinity.nodeAffinity.x=y"))["affinity"] == {"nodeAffinity": {"x": "y"}}
+
+
 @needs_helm
 def test_with_namespaces_it_has_no_right_elsewhere() -> None:
     manifests = render("watchNamespaces={shop,billing}")
-    assert {role["metadata"]["namespace"] for role in of_kind(manifests, "Role")} == {"shop", "billing"}
+    roles = {role["metadata"]["namespace"] for role in of_kind(manifests, "Role") if not leases_only(role)}
+    assert roles == {"shop", "billing"}
     assert {binding["subjects"][0]["namespace"] for binding in of_kind(manifests, "RoleBinding")} == {"ops"}
     assert of_kind(manifests, "ClusterRoleBinding") == []
 

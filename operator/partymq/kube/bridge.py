@@ -20,6 +20,9 @@ class Router(Protocol):
     def set_pods(self, group: GroupId, pods: tuple[Pod, ...]) -> None:
         """The whole current list of the group's pods."""
 
+    def prefer(self, group: GroupId, identity: str | None) -> None:
+        """The replica that had best route the group; None if it does not matter."""
+
     async def remove(self, group: GroupId, policy: DeletionPolicy) -> tuple[str, ...]:
         """Stop routing and delete the group's queues; the names of those that stay because they hold messages."""
 
@@ -48,6 +51,10 @@ class Bridge:
     def set_pods(self, group: GroupId, pods: tuple[Pod, ...]) -> None:
         """The whole current list of the group's pods."""
         self._loop.call_soon_threadsafe(self._router.set_pods, group, pods)
+
+    def prefer(self, group: GroupId, identity: str | None) -> None:
+        """The replica that had best route the group; None if it does not matter."""
+        self._loop.call_soon_threadsafe(self._router.prefer, group, identity)
 
     async def remove(self, group: GroupId, policy: DeletionPolicy) -> tuple[str, ...]:
         """Delete the group's queues; cancelling this cancels it over there."""

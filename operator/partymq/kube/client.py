@@ -94,6 +94,7 @@ class Client:
     def __init__(self, api: client.ApiClient) -> None:
         self._core = client.CoreV1Api(api)
         self._custom = client.CustomObjectsApi(api)
+        self._coordination = client.CoordinationV1Api(api)
 
     @classmethod
     @asynccontextmanager
@@ -137,11 +138,9 @@ class Client:
             raise
         return {key: _decode(namespace, name, key, value) for key, value in (secret.get("data") or {}).items()}
 
-    async def patch_status(
-        self, namespace: str, name: str, status: Body, *, version: str | None = None
-    ) -> dict[str, Any]:
+    async def patch_status(self, namespace: str, name: str, status: Body, *, version: str) -> dict[str, Any]:
         """Merge into a PartitionGroup's status; the whole object as it is then; ApiError 409 at another version."""
-        changes = {"metadata": {"resourceVersion": version}, "status": status} if version else {"status": status}
+        changes = {"metadata": {"resourceVersion": version}, "status": status}
         return await self._call(
             f"write the status of PartitionGroup {namespace}/{name}",
             lambda: self._custom.patch_namespaced_custom_object_status_without_preload_content(
@@ -152,6 +151,15 @@ class Client:
                 name,
                 changes,
                 _content_type="application/merge-patch+json",
+            ),
+        )
+
+    async def read_group(self, namespace: str, name: str) -> dict[str, Any]:
+        """A PartitionGroup as it is now."""
+        return await self._call(
+            f"read PartitionGroup {namespace}/{name}",
+            lambda: self._custom.get_namespaced_custom_object_without_preload_content(
+                API_GROUP, API_VERSION, namespace, PLURAL, name
             ),
         )
 
@@ -179,6 +187,45 @@ class Client:
                 name, namespace, dict(changes), _content_type="application/merge-patch+json"
             ),
         )
+
+    async def list_leases(self, namespace: str, label: str) -> list[dict[str, Any]]:
+        """The Leases that carry a label."""
+        found = await self._call(
+            f"list Leases of namespace {namespace}",
+            lambda: self._coordination.list_namespaced_lease_without_preload_content(namespace, label_selector=label),
+        )
+        return list(found["items"])
+
+    async def renew_lease(self, namespace: str, name: str, body: Body) -> None:
+        """Create a Lease, or change it to this."""
+        what = f"renew Lease {namespace}/{name}"
+        try:
+            await self._call(
+                what,
+                lambda: self._coordination.patch_namespaced_lease_without_preload_content(
+                    name, namespace, dict(body), _content_type="application/merge-patch+json"
+                ),
+            )
+        except ApiError as error:
+            if error.status != 404:
+                raise
+            await self._call(
+                what,
+                lambda: self._coordination.create_namespaced_lease_without_preload_content(
+                    namespace, client.V1Lease.model_validate(body)
+                ),
+            )
+
+    async def delete_lease(self, namespace: str, name: str) -> None:
+        """Delete a Lease; a missing one is no error."""
+        try:
+            await self._call(
+                f"delete Lease {namespace}/{name}",
+                lambda: self._coordination.delete_namespaced_lease_without_preload_content(name, namespace),
+            )
+        except ApiError as error:
+            if error.status != 404:
+                raise
 
     async def is_terminating(self, namespace: str) -> bool:
         """True while a namespace is being deleted, with all that is in it, and once it is gone."""

@@ -37,6 +37,11 @@ class Connection:
         self._failure: InvalidSecretError | None = None
         self._read_at = 0.0
 
+    @property
+    def last(self) -> BrokerAddress | None:
+        """The address that was read last."""
+        return self._address
+
     async def address(self, name: str, *, trouble: bool) -> BrokerAddress:
         """The address, at most REREAD seconds old; raises InvalidSecretError, or ApiError if it cannot be read now."""
         age = asyncio.get_running_loop().time() - self._read_at

@@ -15,14 +15,16 @@ from functools import partial
 from typing import Any, Final, Protocol
 
 from partymq.core.report import Condition, GroupReport, Notice
-from partymq.core.spec import GroupId
+from partymq.core.spec import BrokerAddress, GroupId
 from partymq.errors import PartyMQError
 from partymq.kube.bridge import Router
 from partymq.kube.client import ApiError
 from partymq.kube.events import EventsApi, Recorder
 from partymq.kube.group import Group, GroupApi
 from partymq.kube.membership import pods_of
+from partymq.kube.replicas import LeaseApi, Replicas
 from partymq.kube.resource import Body, Resource, resource
+from partymq.kube.sources import rival
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +38,7 @@ _BACKOFF: Final = (0.5, 5.0)
 _FLUSH: Final = 3.0
 
 
-class Api(GroupApi, EventsApi, Protocol):
+class Api(GroupApi, EventsApi, LeaseApi, Protocol):
     """What the controller needs of the client."""
 
     async def list_groups(self, namespace: str | None) -> list[dict[str, Any]]:
@@ -72,6 +74,7 @@ class Controller:
         self._namespaces = namespaces
         self._inherited = inherited
         self._recorder = Recorder(api, identity)
+        self._replicas = Replicas(api, identity=identity, namespaces=namespaces, on_change=self._reconsider)
         self._groups: dict[GroupId, _Running] = {}
         self._releases: dict[GroupId, asyncio.Task[None]] = {}
         self._removals: dict[tuple[str, str], asyncio.Event] = {}
@@ -126,6 +129,7 @@ class Controller:
         """
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._recorder.run(), name="events")
+            tasks.create_task(self._replicas.run(), name="replicas")
             self._following = tasks.create_task(self._follow(tasks), name="lists")
 
     async def quiesce(self) -> None:
@@ -139,6 +143,21 @@ class Controller:
         with suppress(TimeoutError):
             async with asyncio.timeout(_FLUSH):
                 await asyncio.gather(*(running.group.flush() for running in self._groups.values()))
+                await self._replicas.leave()
+
+    def _reconsider(self) -> None:
+        for running in self._groups.values():
+            running.group.reconsider()
+
+    def _rival(self, resource: Resource, broker: BrokerAddress) -> GroupId | None:
+        others = ((running.group.resource, running.group.address) for running in self._groups.values())
+        return rival(resource, broker, others)
+
+    def _configured(self, resource: Resource) -> None:
+        """Two groups may have read their Secrets at the same time, and found the source free."""
+        for name, running in self._groups.items():
+            if name != resource.group and running.group.resource.spec.get("source") == resource.spec.get("source"):
+                running.group.reconsider()
 
     async def _follow(self, tasks: asyncio.TaskGroup) -> None:
         loop = asyncio.get_running_loop()
@@ -227,7 +246,16 @@ class Controller:
 
     def _add(self, tasks: asyncio.TaskGroup, read: Resource) -> _Running:
         name = read.group
-        group = Group(read, api=self._api, router=self._router, recorder=self._recorder, identity=self._identity)
+        group = Group(
+            read,
+            api=self._api,
+            router=self._router,
+            recorder=self._recorder,
+            identity=self._identity,
+            replicas=self._replicas,
+            rival=self._rival,
+            on_configured=self._configured,
+        )
         running = _Running(
             group=group,
             following=tasks.create_task(

@@ -6,19 +6,21 @@ problem while the router goes on with what it had; an API server that is away ch
 
 import asyncio
 import logging
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from typing import Final, Protocol
 
 from partymq.core.membership import Pod
 from partymq.core.report import Condition, GroupReport, Notice
-from partymq.core.spec import BrokerAddress, GroupConfig, GroupSpec
-from partymq.errors import InvalidSecretError, InvalidSpecError, PartyMQError
+from partymq.core.spec import BrokerAddress, GroupConfig, GroupId, GroupSpec
+from partymq.errors import InvalidSecretError, InvalidSpecError, PartyMQError, SourceTakenError
 from partymq.kube.bridge import Router
 from partymq.kube.client import ApiError
 from partymq.kube.connection import REREAD, REREAD_IN_TROUBLE, Connection, SecretsApi
 from partymq.kube.events import Recorder
 from partymq.kube.removal import Removal
+from partymq.kube.replicas import Replicas
 from partymq.kube.resource import Resource, group_spec, secret_name
 from partymq.kube.status import View
 from partymq.kube.writer import StatusApi, StatusWriter
@@ -36,10 +38,28 @@ class GroupApi(SecretsApi, StatusApi, Protocol):
         """True while a namespace is being deleted."""
 
 
+class Rival(Protocol):
+    """Finds the group to which a source belongs that another one wants, too."""
+
+    def __call__(self, resource: Resource, broker: BrokerAddress) -> GroupId | None:
+        """The other group; None where the source is free."""
+
+
 class Group:
     """A PartitionGroup from the first list that has it to the first that has it no more."""
 
-    def __init__(self, resource: Resource, *, api: GroupApi, router: Router, recorder: Recorder, identity: str) -> None:
+    def __init__(
+        self,
+        resource: Resource,
+        *,
+        api: GroupApi,
+        router: Router,
+        recorder: Recorder,
+        identity: str,
+        replicas: Replicas,
+        rival: Rival,
+        on_configured: Callable[[Resource], None],
+    ) -> None:
         self._resource = resource
         self._pods: tuple[Pod, ...] = ()
         self._refused: tuple[str, ...] = ()
@@ -47,9 +67,15 @@ class Group:
         self._router = router
         self._recorder = recorder
         self._identity = identity
+        self._rival = rival
+        self._on_configured = on_configured
+        self._replicas = replicas
+        self._preferred: str | None = None
         self._connection = Connection(api, resource.group.namespace)
-        self._writer = StatusWriter(resource, api=api, identity=identity)
+        self._writer = StatusWriter(resource, api=api, identity=identity, replicas=replicas)
         self._applied: tuple[GroupSpec, BrokerAddress] | None = None
+        self._epoch = 0
+        """The highest that the router was told of."""
         self._generation = resource.status.get("observedGeneration", 0)
         self._sent: tuple[Pod, ...] | None = None
         self._told: tuple[str, ...] = ()
@@ -70,9 +96,14 @@ class Group:
         return self._applied is not None
 
     @property
-    def routed_elsewhere(self) -> bool:
-        """True if another replica is known to route the group."""
-        return self._writer.foreign is not None
+    def speaks(self) -> bool:
+        """True if this replica routes the group, or nobody does and it is the one that speaks for it."""
+        return self._writer.speaks
+
+    @property
+    def address(self) -> BrokerAddress | None:
+        """The broker, once it is known."""
+        return self._connection.last
 
     def knows(self, pod: str) -> bool:
         """True if a pod of this name is among the group's."""
@@ -84,6 +115,11 @@ class Group:
         self._writer.observe(resource, listed_at=listed_at)
         self._change.set()
 
+    def reconsider(self) -> None:
+        """Replicas have come or gone, or another group has taken the source."""
+        self._writer.wake()
+        self._change.set()
+
     def report(self, report: GroupReport) -> None:
         """What the router reports."""
         connected = report.broker_connected.ok
@@ -93,8 +129,11 @@ class Group:
         self._show()
 
     def notice(self, notice: Notice) -> None:
-        """What the router notices."""
-        self._recorder.tell(self._resource.group, self._resource.uid, notice)
+        """What is noticed: every replica notices it, one of them tells it."""
+        if self.speaks:
+            self._recorder.tell(self._resource.group, self._resource.uid, notice)
+        else:
+            log.info("%s: %s: %s", self._resource.group, notice.reason, notice.message)
 
     async def follow(self) -> None:
         """Bring what the API server says to the router, for ever."""
@@ -139,6 +178,14 @@ class Group:
         """The router is told to remove the group, and knows it no more however that ends."""
         self._applied = self._sent = None
 
+    async def let_go(self) -> None:
+        """Route the group here no more: another replica deletes it, and must find nobody at the journal."""
+        if self._applied is not None:
+            self.forget()
+            await self._router.release(self._resource.group)
+            self._report = None
+            self._show()
+
     def explain(self, problem: Condition) -> None:
         """Show why the group is not ready."""
         self._problem = problem
@@ -147,7 +194,7 @@ class Group:
 
     async def tell(self, notice: Notice) -> None:
         """Post an Event and wait for it, for a while: the resource may be gone afterwards."""
-        self.notice(notice)
+        self._recorder.tell(self._resource.group, self._resource.uid, notice)
         with suppress(TimeoutError):
             async with asyncio.timeout(_TELLING):
                 await self._recorder.idle()
@@ -166,7 +213,7 @@ class Group:
         except InvalidSpecError as error:
             self._generation = self._resource.generation
             self._set_problem(self._described(error))
-            return REREAD_IN_TROUBLE if isinstance(error, InvalidSecretError) else REREAD
+            return REREAD_IN_TROUBLE if isinstance(error, (InvalidSecretError, SourceTakenError)) else REREAD
         except ApiError as error:
             log.info("%s: goes on with what is known: %s", self._resource.group, error)
             return REREAD_IN_TROUBLE
@@ -182,12 +229,30 @@ class Group:
             group_spec(resource.group, resource.spec),
             await self._connection.address(secret_name(resource.spec), trouble=self._trouble),
         )
-        if wanted != self._applied:
+        await self._yield_source(*wanted)
+        if wanted != self._applied or resource.status.get("epoch", 0) > self._epoch:
             self._configure(*wanted)
+            self._on_configured(resource)
         self._hand_over_pods()
+        if (preferred := self._replicas.preferred(resource.group)) != self._preferred:
+            self._router.prefer(resource.group, preferred)
+            self._preferred = preferred
         if self._generation != resource.generation:
             self._generation = resource.generation
             self._show()
+
+    async def _yield_source(self, spec: GroupSpec, broker: BrokerAddress) -> None:
+        """Raise if the source is another group's; what routes it here already, stops."""
+        rival = self._rival(self._resource, broker)
+        if rival is None:
+            return
+        if self._applied and self._applied[0].source_queue == spec.source_queue and self._applied[1] == broker:
+            await self.let_go()
+        raise SourceTakenError(
+            f"the source queue {spec.source_queue!r} belongs to the PartitionGroup {rival} of the same broker: two "
+            "groups would share its messages out and lose their order. Name another queue in spec.source.queue, or "
+            f"delete {rival}; this group then starts by itself."
+        )
 
     def _hand_over_pods(self) -> None:
         if self._pods != self._sent:
@@ -201,6 +266,7 @@ class Group:
         epoch = max(self._resource.status.get("epoch", 0), self._report.epoch if self._report else 0)
         group = self._resource.group
         known = epoch if known_epoch is None else known_epoch
+        self._epoch = known
         self._router.configure(GroupConfig(group=group, spec=spec, broker=broker, known_epoch=known))
         self._applied = (spec, broker)
 

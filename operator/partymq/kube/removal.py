@@ -21,8 +21,6 @@ PATIENCE: Final = 10.0
 ATTEMPT: Final = 60.0
 """Seconds after which it is begun again, with what the Secret says then."""
 RETRY: Final = 5.0
-OTHERS_TURN: Final = 20.0
-"""Seconds in which the replica that routes the group deletes it, before any other one does."""
 _NAMED: Final = 20
 """Queues that one Event names."""
 
@@ -37,8 +35,8 @@ class Host(Protocol):
         """The resource as it was listed last."""
 
     @property
-    def routed_elsewhere(self) -> bool:
-        """True if another replica is known to route the group."""
+    def speaks(self) -> bool:
+        """True if no other replica has to delete the group."""
 
     @property
     def configured(self) -> bool:
@@ -49,6 +47,9 @@ class Host(Protocol):
 
     def forget(self) -> None:
         """The router is told to remove the group, and knows it no more however that ends."""
+
+    async def let_go(self) -> None:
+        """Route the group here no more: another replica deletes it, and must find nobody at the journal."""
 
     async def changed(self, timeout: float) -> None:  # noqa: ASYNC109 - it returns, it does not raise
         """Wait until the resource or the report changed, or for so many seconds."""
@@ -79,8 +80,9 @@ class Removal:
     async def run(self) -> None:
         """Return when the resource may go."""
         self._host.explain(Condition(ok=False, reason="Deleting", message="The group's queues are being deleted."))
-        if self._host.routed_elsewhere and not self._host.resource.forced:
-            await asyncio.sleep(OTHERS_TURN)
+        while not self._host.speaks and not self._host.resource.forced:
+            await self._host.let_go()
+            await self._host.changed(RETRY)
         while not await self._attempt():
             if not self._host.resource.forced:
                 await self._host.changed(RETRY)

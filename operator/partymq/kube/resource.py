@@ -52,6 +52,7 @@ class Resource:
     group: GroupId
     uid: str
     version: str
+    created: str
     generation: int
     deleting: bool
     forced: bool
@@ -66,6 +67,7 @@ def resource(body: Body) -> Resource:
         group=GroupId(namespace=meta["namespace"], name=meta["name"]),
         uid=meta["uid"],
         version=meta["resourceVersion"],
+        created=meta.get("creationTimestamp", ""),
         generation=meta.get("generation", 0),
         deleting="deletionTimestamp" in meta,
         forced=(meta.get("annotations") or {}).get(FORCE_ANNOTATION) == "true",

@@ -44,7 +44,8 @@ def render(view: View, previous: Mapping[str, Any], now: float) -> Status:
         "conditions": _conditions(view, previous.get("conditions") or (), now),
     }
     if report:
-        status["epoch"] = report.epoch
+        # Who does not route may know less than was known before.
+        status["epoch"] = report.epoch if report.routing else max(report.epoch, previous.get("epoch", 0))
         status["partitions"] = {
             "total": report.partitions_total,
             "assigned": report.partitions_assigned,

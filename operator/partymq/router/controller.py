@@ -44,6 +44,8 @@ class Controller:
         self._wake = asyncio.Event()
         self._due: float | None = None
         self.membership = Membership()
+        self.observed = False
+        """True once the membership was looked at: before, nobody is known."""
 
     def set_pods(self, pods: tuple[Pod, ...]) -> None:
         """Takes the whole list of pods that opted in."""
@@ -101,6 +103,7 @@ class Controller:
             self._due = now  # its keys wait for this; who comes has time to come together
         elif changed and self._due is None:
             self._due = now + self._spec.rebalance_delay
+        self.observed = True
         if before != self.membership:
             self._on_membership(self.membership)
 

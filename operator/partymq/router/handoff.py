@@ -205,12 +205,12 @@ class Handoffs:
     async def _commit(self, progress: Progress, takeover: Takeover) -> None:
         handoff = self._journal.ledger.handoffs[progress.id]
         leftovers = handoff.found - handoff.targets.keys()
-        await self._releaser.hold(self._lanes[p] for p in leftovers)
-        await self._publisher.confirmed()
-        gone = not self._present(progress.donor)
-        ledger = await self._journal.write(lambda ledger: commit(ledger, id=progress.id, drop=gone))
-        self._reached(Point.COMMITTED)
-        self._on_commit(progress, sum(target != progress.donor for target in handoff.targets.values()))
+        async with self._releaser.holding(self._lanes[p] for p in leftovers):
+            await self._publisher.confirmed()
+            gone = not self._present(progress.donor)
+            ledger = await self._journal.write(lambda ledger: commit(ledger, id=progress.id, drop=gone))
+            self._reached(Point.COMMITTED)
+            self._on_commit(progress, sum(target != progress.donor for target in handoff.targets.values()))
         if gone and progress.donor not in ledger.members:
             self._inboxes.forget(progress.donor)
             await takeover.delete_inbox()

@@ -5,6 +5,9 @@ flight at a time, and each is computed from the last one that came back. The las
 
 Whoever is the journal's active consumer is the router. A write that is confirmed but does not come back was given to
 somebody else: this session has been replaced and stops.
+
+Sessions that stand by show that they are there with marks, which the router reads and takes away. A mark may say that
+its process had best route the group; the router then decides whether to make way.
 """
 
 import asyncio
@@ -35,8 +38,22 @@ MARK_EVERY = 5.0
 class Journal:
     """One session's hold on the journal."""
 
-    def __init__(self, *, channel: Channel, publisher: Publisher, queue: str) -> None:
+    def __init__(
+        self,
+        *,
+        channel: Channel,
+        publisher: Publisher,
+        queue: str,
+        wants: Callable[[], str] = str,
+        on_wanted: Callable[[str], None] = lambda _identity: None,
+    ) -> None:
+        """`wants` is asked for each mark: the identity that had best route the group, if that is ours, or nothing.
+
+        `on_wanted` is called with what a mark of another session says, while this one is the router.
+        """
         self._channel = channel
+        self._wants = wants
+        self._on_wanted = on_wanted
         self._publisher = publisher
         self._queue = queue
         self._frame = publish_frame(PUBLISH_CHANNEL, "", queue)
@@ -59,7 +76,10 @@ class Journal:
         await self._channel.consume(self._queue, self._on_delivery, on_cancel=on_cancel)
 
     def _on_delivery(self, tag: int, _origin: bytes, _header: bytes, body: bytes) -> None:
-        self._received.put_nowait((tag, body_payload(body)))
+        payload = body_payload(body)
+        self._received.put_nowait((tag, payload))
+        if self._ledger is not None and _is_mark(payload) and (identity := orjson.loads(payload).get("wants")):
+            self._on_wanted(identity)
 
     async def win(self, *, on_standby: Callable[[], None], none: Ledger, known_epoch: int) -> Ledger:
         """Waits until this session is the active consumer; returns the newest ledger there is, or `none`.
@@ -67,22 +87,23 @@ class Journal:
         `none` is believed only where no epoch is known; raises `JournalLostError` otherwise.
         """
         best: Ledger | None = None
-        mark = b""
+        mark, active = self._mark(), False
         while True:
-            if not mark:
-                mark = orjson.dumps({"mark": secrets.token_hex(8), "by": self._writer})
-                self._publish(mark)
             try:
                 async with asyncio.timeout(MARK_EVERY):
                     tag, payload = await self._received.get()
             except TimeoutError:
                 on_standby()
-                mark = b""
+                mark = self._mark()
                 continue
             self._tag = tag
-            if payload == mark:
+            if not active:
+                # Only the active consumer receives anything. A mark from before may stand in front of a newer ledger
+                # that the router before us wrote and acted on; what is published now stands behind everything.
+                active, mark = True, self._mark()
+            elif payload == mark:
                 break
-            if b'"mark"' in payload[:10]:
+            if _is_mark(payload):
                 continue
             found = codec.decode(payload)
             if best is None or found.stamp > best.stamp:
@@ -95,6 +116,11 @@ class Journal:
             )
         self._ledger = best or none
         return self._ledger
+
+    def _mark(self) -> bytes:
+        mark = orjson.dumps({"mark": secrets.token_hex(8), "by": self._writer, "wants": self._wants()})
+        self._publish(mark)
+        return mark
 
     async def begin(self) -> Ledger:
         """Writes the first ledger of this session; only after it may anything be published."""
@@ -161,3 +187,7 @@ class Journal:
 
     def _publish(self, payload: bytes) -> None:
         self._publisher.publish(self._frame, self._header(len(payload)), body_frames(payload, PUBLISH_CHANNEL))
+
+
+def _is_mark(payload: bytes) -> bool:
+    return payload.startswith(b'{"mark"')

@@ -15,6 +15,8 @@ class Listener:
     """Another session is the router; called again and again."""
     trouble: Callable[[PartyMQError | None], None]
     """Something is in the way of routing (and this goes on), or not any more."""
+    wanted: Callable[[str], None]
+    """A process of that identity stands by and had best be the router."""
     changed: Callable[[], None]
     """The picture has changed."""
     notice: Callable[[Notice], None]

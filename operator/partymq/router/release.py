@@ -5,7 +5,9 @@ backlog is proven empty while they were parked. A held partition releases nothin
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
 from functools import partial
 
 from partymq.core.ledger import Ledger, forget_garbage, unlist
@@ -56,6 +58,8 @@ class Releaser:
         self._on_stray = on_stray
         self._reached = checkpoint
         self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._held: Counter[int] = Counter()
+        """Partitions that may not be released, by how many ask for it."""
         self._readers: dict[str, SegmentReader] = {}
         self._opening: dict[str, asyncio.Lock] = {}
         self._slots = asyncio.Semaphore(READERS)
@@ -94,9 +98,10 @@ class Releaser:
 
     def _over(self, partition: int, _task: "asyncio.Task[None]") -> None:
         del self._tasks[partition]
+        self._wake.set()  # the partition may have begun to wait again while the task was closing its reader
 
     def _may_release(self, lane: Lane) -> bool:
-        if lane.mode is not Mode.WAITING or lane.index in self._tasks:
+        if lane.mode is not Mode.WAITING or lane.index in self._tasks or self._held[lane.index]:
             return False
         if lane.index == SPREAD:
             return self._pending(lane)
@@ -110,16 +115,30 @@ class Releaser:
         return [t for t in self._journal.ledger.partition(lane.index).transfers if t not in emptied]
 
     async def hold(self, lanes: Iterable[Lane]) -> None:
-        """Stops the releases of these partitions, and parks their arrivals; what readers hold stays in them."""
+        """Stops the releases of these partitions; what readers hold stays in them, and arrivals go to backlogs."""
         stopped = []
         for lane in lanes:
             lane.stop(Mode.WAITING)
+            if lane.parked:  # for the end of the release or for credit, which may now take as long as the hold does
+                self._backlogs.request(lane)
             if (task := self._tasks.get(lane.index)) is not None:
                 task.cancel()
                 stopped.append(task)
             for reader in self._readers.values():
                 reader.hold_back(lane.index)
         await asyncio.gather(*stopped, return_exceptions=True)
+
+    @asynccontextmanager
+    async def holding(self, lanes: Iterable[Lane]) -> AsyncIterator[None]:
+        """Holds these partitions until the end of the block, whatever else may ask to release them."""
+        held = list(lanes)
+        self._held.update(lane.index for lane in held)
+        try:
+            await self.hold(held)
+            yield
+        finally:
+            self._held.subtract(lane.index for lane in held)
+            self._wake.set()
 
     async def _release(self, lane: Lane) -> None:
         for transfer in self._transfers(lane):

@@ -1,7 +1,7 @@
 """What people are shown of a group, put together from what its session holds.
 
 Invariant: a report is a picture of the journal and of the last polls; it decides nothing. Notices are for transitions
-only.
+only: a session that makes way for another one of the same process is none, unless that takes longer than moments.
 """
 
 import asyncio
@@ -19,6 +19,9 @@ from partymq.router.session import Session
 _NOTHING = Counters()
 _SHOWN = 5
 """Handoffs that a condition names."""
+
+RESTART = 2.0
+"""Seconds after a session's end in order within which the next one routes: until then the last picture stands."""
 
 
 class Reporter:
@@ -48,11 +51,18 @@ class Reporter:
         self._sessions = 0
         self._noticed = ""
         self._states: dict[str, tuple[MemberState, float]] = {}
+        self._told: dict[str, MemberState] | None = None
+        self._ended = float("-inf")
         self.known_members: frozenset[str] = frozenset()
 
     def configure(self, config: GroupConfig) -> None:
         """Takes a new configuration."""
         self._config = config
+
+    @property
+    def epoch(self) -> int:
+        """The highest epoch that is known of the group."""
+        return max(self._config.known_epoch, self._last.epoch if self._last is not None else 0)
 
     # --- what happens
 
@@ -99,7 +109,7 @@ class Reporter:
     def stopped(self) -> None:
         """The session has ended in order."""
         self._end()
-        self._changed.set()
+        self._ended = time.monotonic()
 
     def _end(self) -> None:
         if self._session is not None and self._session.routing is not None:
@@ -119,18 +129,22 @@ class Reporter:
             self._changed.clear()
             report = self._report()
             if report != self._last:
-                self._transitions(self._last, report)
-                self._last = report
+                before, self._last = self._last, report
                 self._on_report(report)
+                self._transitions(before, report)
             await asyncio.sleep(0.05)
 
     def _report(self) -> GroupReport:
         routing = self._session.routing if self._session is not None else None
+        if routing is not None and not routing.controller.observed:
+            routing = None
+        if routing is None and self._restarting and self._last is not None:
+            return self._last
         connected = self._connected(routing)
         if routing is None:
             return GroupReport(
                 routing=False,
-                epoch=self._last.epoch if self._last is not None else self._config.known_epoch,
+                epoch=self.epoch,
                 partitions_total=self._config.spec.partitions,
                 partitions_assigned=0,
                 partitions_held=0,
@@ -163,6 +177,10 @@ class Reporter:
             consumers_safe=self._scrutiny.condition(self._config),
         )
 
+    @property
+    def _restarting(self) -> bool:
+        return not self._standby and self._error is None and time.monotonic() < self._ended + RESTART
+
     def _connected(self, routing: Routing | None) -> Condition:
         if routing is not None or self._standby:
             return Condition(ok=True, reason="Connected", message="the broker answers")
@@ -176,8 +194,10 @@ class Reporter:
         return Condition(
             ok=False,
             reason="Standby",
-            message="another router holds this group's journal; this one takes over when that is gone. If you know of "
-            "no other, look for a second PartyMQ that uses the same broker, namespace and group name",
+            message="another router holds this group's journal; this one waits until it is gone. If no pod of this "
+            "operator routes the group, a second PartyMQ uses the same broker, namespace and group name: in the "
+            f"broker's management its connection is called `partymq {self._config.group} ...`. Stop it, or rename "
+            "the group",
         )
 
     def _ready(self, routing: Routing, assigned: int) -> Condition:
@@ -278,14 +298,21 @@ class Reporter:
         was = None if before is None else (before.ready.ok, before.ready.reason)
         if was != (after.ready.ok, after.ready.reason) and after.ready.reason != "Connecting":
             self._notice(after.ready.reason, after.ready.message, warning=_is_wrong(after.ready))
-        old = {member.name: member for member in before.members} if before is not None else {}
-        for member in after.members:
-            known = old.pop(member.name, None)
-            if known is None or known.state is not member.state:
-                self._notice(f"Member{member.state.value}", f"{member.name} is {member.state.value.lower()}")
-        if after.routing and before is not None and before.routing:
-            for name in old:
-                self._notice("MemberGone", f"{name} is gone")
+        if after.routing:
+            self._member_transitions(after)
+
+    def _member_transitions(self, report: GroupReport) -> None:
+        states = {member.name: member.state for member in report.members}
+        if self._told is None:
+            # Those who own partitions were members before this process was the router: somebody else has told.
+            at_work = (MemberState.ACTIVE, MemberState.IDLE) if report.partitions_assigned else ()
+            self._told = {name: state for name, state in states.items() if state in at_work}
+        for name, state in states.items():
+            if self._told.get(name) is not state:
+                self._notice(f"Member{state.value}", f"{name} is {state.value.lower()}")
+        for name in self._told.keys() - states.keys():
+            self._notice("MemberGone", f"{name} is gone")
+        self._told = states
 
     def _notice(self, reason: str, message: str, *, warning: bool = False) -> None:
         self.notice(Notice(warning=warning, reason=reason, message=message))

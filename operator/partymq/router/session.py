@@ -7,7 +7,7 @@ the journal.
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import TypeVar
 
 from partymq.amqp.connection import Connection
@@ -42,8 +42,10 @@ class Session:
         listener: Listener,
         remembered: Remembered,
         checkpoint: Checkpoint,
+        wants: Callable[[], str],
     ) -> None:
         self._config = config
+        self._wants = wants
         self._identity = identity
         self._pods = pods
         self._listener = listener
@@ -85,7 +87,13 @@ class Session:
         publisher = Publisher(link, channel)
         await publisher.open()
         await topology.declare_quorum(self._names.journal, single_active=True)
-        journal = Journal(channel=channel, publisher=publisher, queue=self._names.journal)
+        journal = Journal(
+            channel=channel,
+            publisher=publisher,
+            queue=self._names.journal,
+            wants=self._wants,
+            on_wanted=self._listener.wanted,
+        )
         await journal.attach(link.cancelled(self._names.journal))
         async with asyncio.TaskGroup() as tasks:
             services = [tasks.create_task(link.watch()), tasks.create_task(topology.watch())]

@@ -9,15 +9,14 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable
+from dataclasses import replace
 
-from partymq.amqp.topology import Topology
 from partymq.core.membership import Pod
-from partymq.core.names import Names
 from partymq.core.report import GroupReport, Notice
 from partymq.core.spec import DeletionPolicy, GroupConfig, GroupId
 from partymq.errors import PartyMQError, SessionOverError
 from partymq.router.census import Census
-from partymq.router.cleanup import delete_queues
+from partymq.router.cleanup import remove_group
 from partymq.router.listener import Listener
 from partymq.router.points import Checkpoint, nowhere
 from partymq.router.reporter import Reporter
@@ -30,6 +29,10 @@ BACKOFF_MAX = 10.0
 """Seconds; the first is the most that the first try again waits."""
 STEADY = 30.0
 """Seconds after which a session counts as a success."""
+YIELD = 2.0
+"""Seconds for which one that makes way stays away from the journal."""
+YIELD_EVERY = 600.0
+"""Seconds between two times: one that takes over and cannot route must not make a group go to and fro."""
 STOP_WITHIN = 20.0
 """Seconds for a graceful stop, after which the broker settles what is left."""
 REPORT_EVERY = 0.5
@@ -52,6 +55,7 @@ class Supervisor:
         self._checkpoint = checkpoint
         self._groups: dict[GroupId, _Group] = {}
         self._pods: dict[GroupId, tuple[Pod, ...]] = {}
+        self._preferred: dict[GroupId, str | None] = {}
         self._tasks: asyncio.TaskGroup | None = None
         self._census = Census(lambda: {group.config.broker for group in self._groups.values() if group.routing})
 
@@ -83,6 +87,7 @@ class Supervisor:
                 census=self._census,
                 checkpoint=self._checkpoint,
             )
+            group.preferred = self._preferred.get(config.group)
             if self._tasks is not None:
                 group.start(self._tasks)
         else:
@@ -94,6 +99,16 @@ class Supervisor:
         if group in self._groups:
             self._groups[group].set_pods(pods)
 
+    def prefer(self, group: GroupId, identity: str | None) -> None:
+        """Says which process had best route a group; None if it does not matter.
+
+        It is asked for while another one routes, and a router that hears of it and is told the same here makes way,
+        gracefully.
+        """
+        self._preferred[group] = identity
+        if group in self._groups:
+            self._groups[group].preferred = identity
+
     async def release(self, group: GroupId) -> None:
         """Stops routing a group here, gracefully; its queues stay."""
         known = self._groups.pop(group, None)
@@ -101,20 +116,23 @@ class Supervisor:
             await known.end()
 
     async def remove(self, group: GroupId, policy: DeletionPolicy) -> tuple[str, ...]:
-        """Stops routing and deletes the group's queues; returns those that stay because they hold messages."""
+        """Stops routing and deletes the group's queues; returns those that stay because they hold messages.
+
+        The group is forgotten here, however that ends: to try again, configure it again. What there is to delete is
+        known from the journal.
+        """
         known = self._groups.get(group)
         await self.release(group)
         self._pods.pop(group, None)
+        self._preferred.pop(group, None)
         if known is None:
             return ()
-        topology = await Topology.open(known.config.broker, name=f"partymq {group} {self._identity} removal")
-        try:
-            members = {pod.name for pod in known.pods or ()} | known.members
-            return await delete_queues(
-                topology, Names(group), partitions=known.config.spec.partitions, members=members, policy=policy
-            )
-        finally:
-            await topology.close()
+        return await remove_group(
+            known.config,
+            title=f"partymq {group} {self._identity} removal",
+            members={pod.name for pod in known.pods or ()} | known.members,
+            policy=policy,
+        )
 
 
 class _Group:
@@ -133,6 +151,7 @@ class _Group:
     ) -> None:
         self.config = config
         self.pods = pods
+        self.preferred: str | None = None
         self._identity = identity
         self._census = census
         self._checkpoint = checkpoint
@@ -140,6 +159,8 @@ class _Group:
         self._task: asyncio.Task[None] | None = None
         self._ending = False
         self._again = asyncio.Event()
+        self._yielding = False
+        self._yielded_at = float("-inf")
         self._reporter = Reporter(config, census=census, on_report=on_report, on_notice=on_notice)
 
     @property
@@ -191,10 +212,14 @@ class _Group:
                 self._again.clear()
                 begun = loop.time()
                 failed = await self._one_session()
-                if not failed:
+                if failed:
+                    failures = 1 if loop.time() - begun > STEADY else failures + 1
+                    pause = random.uniform(0, min(BACKOFF * 2**failures, BACKOFF_MAX))  # noqa: S311 - jitter
+                elif self._yielding:
+                    pause = YIELD
+                else:
                     continue
-                failures = 1 if loop.time() - begun > STEADY else failures + 1
-                pause = random.uniform(0, min(BACKOFF * 2**failures, BACKOFF_MAX))  # noqa: S311 - jitter
+                self._yielding = False
                 try:
                     async with asyncio.timeout(pause):
                         await self._again.wait()
@@ -202,12 +227,20 @@ class _Group:
                     pass
             reports.cancel()
 
+    def _wanted(self, identity: str) -> None:
+        now = asyncio.get_running_loop().time()
+        if identity == self.preferred != self._identity and now > self._yielded_at + YIELD_EVERY and self._session:
+            LOG.info("%s: makes way for %s", self.config.group, identity)
+            self._yielding, self._yielded_at = True, now
+            self._session.stop()
+
     async def _one_session(self) -> bool:
         """Runs a session; True when it failed."""
         reporter = self._reporter
         listener = Listener(
             standby=reporter.standby,
             trouble=reporter.trouble,
+            wanted=self._wanted,
             changed=reporter.changed,
             notice=reporter.notice,
             committed=reporter.committed,
@@ -215,12 +248,13 @@ class _Group:
         broker = self.config.broker
         try:
             self._session = Session(
-                config=self.config,
+                config=replace(self.config, known_epoch=max(self.config.known_epoch, reporter.epoch)),
                 identity=self._identity,
                 pods=self.pods,
                 listener=listener,
                 remembered=lambda queue: self._census.remembered(broker, queue),
                 checkpoint=self._checkpoint,
+                wants=lambda: self._identity if self.preferred == self._identity else "",
             )
             reporter.begin(self._session)
             await self._session.run()

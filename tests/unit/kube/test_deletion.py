@@ -6,7 +6,8 @@ from partymq.core.report import Condition
 from partymq.errors import ConnectionLostError
 from partymq.kube.client import ApiError
 from partymq.kube.controller import RELIST
-from partymq.kube.removal import ATTEMPT, OTHERS_TURN, PATIENCE
+from partymq.kube.removal import ATTEMPT, PATIENCE, RETRY
+from partymq.kube.replicas import LEASE, RENEW
 from support.fake_kubernetes import ORDERS, World, group_body, in_virtual_time, pod_body, report
 
 GONE = ConnectionLostError("The broker at broker:5672 cannot be reached.")
@@ -171,13 +172,16 @@ async def test_an_unusable_spec_can_be_let_go() -> None:
 
 
 @in_virtual_time
-async def test_the_replica_that_routes_deletes_and_the_other_only_watches() -> None:
+async def test_the_replica_that_routes_deletes_and_the_other_lets_go_of_the_group() -> None:
     world = World(identity="standby")
+    world.api.replicas["operator-a"] = ""
     world.api.add({**group_body(), "status": {"router": "operator-a"}})
     async with world.running():
         await world.settle()
         handler = delete(world)
-        await asyncio.sleep(OTHERS_TURN / 2)
+        await asyncio.sleep(300.0)
+        assert world.router.calls[-1] == "release"
+        assert world.api.reasons() == []
         del world.api.groups[ORDERS]
         world.controller.wake("shop")
         await asyncio.wait_for(handler, 1.0)
@@ -187,10 +191,14 @@ async def test_the_replica_that_routes_deletes_and_the_other_only_watches() -> N
 @in_virtual_time
 async def test_the_other_replica_deletes_when_the_one_that_routed_is_gone() -> None:
     world = World(identity="standby")
+    world.api.replicas["operator-a"] = ""
     world.api.add({**group_body(), "status": {"router": "operator-a"}})
     async with world.running():
         await world.settle()
-        await asyncio.wait_for(delete(world), OTHERS_TURN + 5.0)
+        handler = delete(world)
+        await asyncio.sleep(10.0)
+        del world.api.replicas["operator-a"]
+        await asyncio.wait_for(handler, LEASE + 2 * RENEW + RETRY)
         assert world.router.calls[-1] == "remove DeleteEmpty"
 
 

@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 from partymq.core.report import Condition, MemberReport, MemberState
 from partymq.kube.client import ApiError
@@ -90,6 +91,7 @@ async def test_a_write_that_failed_is_made_up_for() -> None:
 @in_virtual_time
 async def test_a_replica_that_stands_by_writes_nothing() -> None:
     world = World(identity="standby")
+    world.api.replicas["operator-a"] = ""
     shown = {"router": "operator-a", "epoch": 4, "conditions": []}
     world.api.add({**group_body(), "status": shown})
     async with world.running():
@@ -101,8 +103,9 @@ async def test_a_replica_that_stands_by_writes_nothing() -> None:
 
 
 @in_virtual_time
-async def test_a_status_of_an_operator_that_is_gone_is_taken_over_after_a_while() -> None:
+async def test_where_leases_may_not_be_read_a_status_of_an_operator_that_is_gone_is_taken_over_after_a_while() -> None:
     world = World(identity="successor")
+    world.api.leases_refused = ApiError("list", 403, "forbidden")
     world.api.add({**group_body(), "status": {"router": "operator-a", "epoch": 4}})
     async with world.running():
         await world.settle(1.0)
@@ -141,6 +144,7 @@ async def test_whoever_routes_writes_at_once_whatever_the_status_says() -> None:
 @in_virtual_time
 async def test_the_last_word_of_one_that_stops_is_not_written_over_its_successors_first() -> None:
     world = World(identity="stopping")
+    world.api.replicas["successor"] = ""
     world.api.add(group_body())
     async with world.running():
         await world.settle()
@@ -152,3 +156,38 @@ async def test_the_last_word_of_one_that_stops_is_not_written_over_its_successor
         world.controller.report(ORDERS, report(routing=False, epoch=4, ready=LOST))
         await world.controller.flush()
         assert world.api.status() == {"router": "successor", "epoch": 5}
+
+
+@in_virtual_time
+async def test_the_last_word_waits_for_a_write_that_is_under_way() -> None:
+    world = World()
+    world.api.add(group_body())
+    async with world.running():
+        await world.settle()
+        write = world.api.patch_status
+
+        async def slow_write(*arguments: Any, **named: Any) -> dict[str, Any]:  # noqa: ANN401 - as it is called
+            await asyncio.sleep(0.5)
+            return await write(*arguments, **named)
+
+        world.api.patch_status = slow_write  # type: ignore[method-assign]
+        world.controller.report(ORDERS, report(epoch=4))
+        await asyncio.sleep(0.1)
+        await world.controller.quiesce()
+        world.controller.report(ORDERS, report(routing=False, epoch=4, ready=LOST))
+        await world.controller.flush()
+        assert world.api.condition("Ready")["reason"] == "BrokerUnreachable"
+        assert "router" not in world.api.status()
+
+
+@in_virtual_time
+async def test_the_last_word_is_said_although_others_have_changed_the_resource() -> None:
+    world = World()
+    world.api.add(group_body())
+    async with world.running():
+        await world.settle()
+        await world.controller.quiesce()
+        world.api.groups[ORDERS]["metadata"] |= {"resourceVersion": "later", "finalizers": ["partymq.io/finalizer"]}
+        world.controller.report(ORDERS, report(routing=False, ready=LOST))
+        await world.controller.flush()
+        assert world.api.condition("Ready")["reason"] == "BrokerUnreachable"
