@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 LEASE: Final = 15.0
 """Seconds without a renewal after which a replica counts as gone."""
 RENEW: Final = 5.0
+LOOK_SOON: Final = 0.2
+"""Seconds until the next look when somebody asks about a replica that is not known."""
 FORGOTTEN: Final = 600.0
 """Seconds without a renewal after which somebody else's Lease is deleted: its replica was killed."""
 
@@ -84,6 +86,10 @@ class Replicas:
         """By identity: the namespaces that it serves; none means all."""
         self._first: dict[str, float] = {}
         """By identity: since when it has been alive without a break."""
+        self._asked: dict[str, float] = {}
+        """By identity: when it was asked for first, or that it was seen before anybody asked."""
+        self._looked_at = float("-inf")
+        self._look_now = asyncio.Event()
         self._failing = ""
         self._left = False
         self.known = False
@@ -91,9 +97,14 @@ class Replicas:
 
     def alive(self, identity: str) -> bool | None:
         """Whether a replica of that name is alive; None if that cannot be known."""
-        if identity == self._identity:
+        if identity == self._identity or identity in self._live:
             return True
-        return identity in self._live if self.known else None
+        # One that was never seen may have come after the last look.
+        asked = self._asked.setdefault(identity, _now())
+        if self.known and self._looked_at > asked:
+            return False
+        self._look_now.set()
+        return None
 
     def speaker(self, group: GroupId) -> str:
         """The one that speaks for a group while none of them routes it."""
@@ -115,13 +126,18 @@ class Replicas:
         while True:
             try:
                 await self._renew()
-                self._look(await self._api.list_leases(self._home, LABEL))
+                began = _now()
+                self._look(await self._api.list_leases(self._home, LABEL), began)
             except ApiError as error:
                 self._failed(error)
             else:
                 self._failing = ""
                 await self._sweep()
-            await asyncio.sleep(RENEW)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(RENEW):
+                    await self._look_now.wait()
+                    await asyncio.sleep(LOOK_SOON)
+            self._look_now.clear()
 
     async def leave(self) -> None:
         """Say that this replica is gone, instead of letting the others find out."""
@@ -145,20 +161,23 @@ class Replicas:
             },
         )
 
-    def _look(self, leases: list[dict[str, Any]]) -> None:
-        now, before_all = _now(), (self.known, self._live)
+    def _look(self, leases: list[dict[str, Any]], began: float) -> None:
+        now, before = _now(), (self.known, self._live)
         seen: dict[str, tuple[str, float]] = {}
         live: dict[str, tuple[str, ...]] = {}
         for lease in leases:
             name, spec = lease["metadata"]["name"], lease.get("spec") or {}
             renewed = str(spec.get("renewTime"))
-            before = self._seen.get(name)
-            seen[name] = before if before and before[0] == renewed else (renewed, now)
+            last = self._seen.get(name)
+            seen[name] = last if last and last[0] == renewed else (renewed, now)
             if now - seen[name][1] <= LEASE:
                 live[str(spec.get("holderIdentity"))] = _served(lease)
         self._seen, self._live, self.known = seen, live, True
         self._first = {name: self._first.get(name, now) for name in live}
-        if before_all != (True, live):
+        answered = {name for name, asked in self._asked.items() if self._looked_at < asked < began} - live.keys()
+        self._looked_at = began
+        self._asked |= dict.fromkeys(live, float("-inf"))
+        if before != (True, live) or answered:
             self._on_change()
 
     async def _sweep(self) -> None:

@@ -5,7 +5,8 @@ import asyncio
 from partymq.core.report import Condition, Notice
 from partymq.core.spec import GroupId
 from partymq.kube.client import ApiError
-from partymq.kube.replicas import FORGOTTEN, LEASE, RENEW, Replicas
+from partymq.kube.controller import RELIST
+from partymq.kube.replicas import FORGOTTEN, LEASE, RENEW, SETTLED, Replicas
 from support.fake_kubernetes import ORDERS, FakeApi, World, group_body, in_virtual_time, report
 
 AWAY = Condition(ok=False, reason="BrokerUnreachable", message="no connection")
@@ -58,6 +59,39 @@ async def test_one_that_is_killed_is_gone_when_its_lease_is_over() -> None:
     assert a.alive("b") is False
     await settled(a, seconds=FORGOTTEN + 2 * RENEW)
     assert len(api.leases) == 1
+
+
+@in_virtual_time
+async def test_one_that_came_after_the_last_look_is_not_called_gone() -> None:
+    api = FakeApi()
+    a, b = replicas(api, "a"), replicas(api, "b")
+    looking = asyncio.create_task(a.run())
+    await asyncio.sleep(RENEW * 1.5)
+    await settled(b, seconds=0.1)
+    assert a.alive("b") is None
+    assert a.alive("c") is None
+    await asyncio.sleep(1.0)
+    assert a.alive("b") is True
+    assert a.alive("c") is False
+    looking.cancel()
+    await asyncio.wait({looking})
+
+
+@in_virtual_time
+async def test_groups_are_spread_over_replicas_that_have_been_there_for_a_while() -> None:
+    world = World(identity="operator-a")
+    world.api.replicas["operator-b"] = ""
+    names = [f"g{number}" for number in range(20)]
+    world.api.add(*(group_body(name) for name in names))
+    async with world.running():
+        await asyncio.sleep(SETTLED / 2)
+        assert set(world.router.preferred.values()) <= {None}
+        await asyncio.sleep(SETTLED + 2 * RELIST)
+        chosen = list(world.router.preferred.values())
+        assert (len(chosen), set(chosen)) == (20, {"operator-a", "operator-b"})
+        del world.api.replicas["operator-b"]
+        await asyncio.sleep(LEASE + 2 * RELIST)
+        assert set(world.router.preferred.values()) == {"operator-a"}
 
 
 @in_virtual_time
