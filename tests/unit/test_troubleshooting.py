@@ -29,6 +29,10 @@ def _of(node: ast.AST) -> Iterator[str]:
                     yield from _texts(keyword.value)
         case ast.Call(func=ast.Attribute(attr="_notice"), args=[first, *_]):
             yield from _texts(first)
+        case ast.Call(func=ast.Attribute(attr="_tell"), args=[_, what, _]):
+            yield from (
+                text.partition(" ")[0] for text in _texts(what.values[0] if isinstance(what, ast.JoinedStr) else what)
+            )
         case ast.Assign(targets=[ast.Name(id="reason")], value=value):
             yield from _texts(value)
         case ast.AnnAssign(target=ast.Name(id="reason"), value=ast.Constant() as value):
