@@ -47,7 +47,6 @@ async def cluster(environment: stage.Environment) -> AsyncIterator[Kube]:
 @pytest.fixture
 def make_field(cluster: Kube, environment: stage.Environment, tmp_path: Path) -> MakeField:
     def make(*, source: bool = True) -> AbstractAsyncContextManager[Field]:
-        name = unique("g")
-        return field(cluster, environment, name, tmp_path / name, source=source)
+        return field(cluster, environment, unique("g"), tmp_path, source=source)
 
     return make

@@ -147,10 +147,10 @@ async def field(
 ) -> AsyncIterator[Field]:
     """A group's surroundings; the group is still to be created, and with `source=False` its source, too.
 
-    `directory` is for this field's reports alone: the audit takes every file in it.
+    Its reports are in a folder of their own: the audit takes every file that it finds there.
     """
     prefix = f"{cluster.namespace}-{name}"
-    spool = Spool(directory)
+    spool = Spool(directory / name)
     reports = f"{prefix}-reports"
     async with (
         temporary_queue(amqp_url(), f"{prefix}-source", QUORUM) as queue,
