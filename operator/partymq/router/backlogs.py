@@ -38,6 +38,7 @@ class Backlogs:
         self._listed = frozenset(journal.ledger.backlogs)
         self._sinks: dict[int, Sink] = {}
         self._proven: dict[int, int] = {}
+        self._found = 0
         self._requests: dict[int, Lane] = {}
         self._wake = asyncio.Event()
 
@@ -49,6 +50,11 @@ class Backlogs:
     def prove(self, partition: int) -> None:
         """The backlog was just proven empty, and nothing is on its way to it."""
         self._proven[partition] = self._sinks[partition].left
+
+    @property
+    def entered(self) -> int:
+        """Messages that are in backlogs or have left them in this session: what was found, and what came."""
+        return self._found + self.appended
 
     @property
     def appended(self) -> int:
@@ -65,6 +71,8 @@ class Backlogs:
         if partition not in self._listed:
             await self._topology.purge(queue)  # what no ledger lists was given to its owner before
             self._proven[partition] = UNLIMITED
+        elif (state := await self._topology.poll(queue)) is not None:
+            self._found += state.ready
         self._sinks[partition] = Sink(publish_frame(PUBLISH_CHANNEL, "", queue), UNLIMITED)
 
     def request(self, lane: Lane) -> None:

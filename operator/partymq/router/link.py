@@ -28,6 +28,11 @@ class Link:
         """
         return self._connection.frame_max - FRAME_OVERHEAD - HEADER_GROWTH
 
+    @property
+    def blocked(self) -> bool:
+        """True while the broker takes no messages from us (an alarm): a state to wait through, not a failure."""
+        return self._connection.blocked_since is not None
+
     async def channel(self) -> Channel:
         """A new channel; should the broker close it, the session is over."""
         channel = await self._connection.channel()
@@ -40,9 +45,13 @@ class Link:
             self.fail(error)
 
     def fail(self, error: BaseException) -> None:
-        """Ends the session with the first failure."""
+        """Ends the session with the first failure, at once: not even what was read with it is acknowledged.
+
+        A message that came back is confirmed right after.
+        """
         if not self._failed.done():
             self._failed.set_exception(error)
+            self._connection.abort()
 
     def cancelled(self, queue: str) -> Callable[[], None]:
         """What to do when the broker cancels the consumer of `queue`."""

@@ -66,11 +66,18 @@ class Releaser:
         self._emptied: dict[int, set[str]] = {}
         self._wake = asyncio.Event()
         self._released = 0
+        self._released_from_backlogs = 0
 
     @property
     def released(self) -> int:
         """Messages that this session has given from segments to their owners."""
         return self._released + sum(reader.released for reader in self._readers.values())
+
+    @property
+    def released_from_backlogs(self) -> int:
+        """Of these, the ones that stood in a backlog."""
+        readers = self._readers.values()
+        return self._released_from_backlogs + sum(reader.released for reader in readers if not reader.whole)
 
     def wake(self) -> None:
         """Something has changed that may let a partition be released."""
@@ -189,13 +196,21 @@ class Releaser:
         async with self._opening.setdefault(queue, asyncio.Lock()):
             reader = self._readers.get(queue)
             if reader is None:
-                reader = self._readers[queue] = await SegmentReader.open(
-                    link=self._link,
-                    publisher=self._publisher,
-                    queue=queue,
-                    prefetch=prefetch,
-                    on_stray=self._on_stray,
+                opening = asyncio.create_task(
+                    SegmentReader.open(
+                        link=self._link,
+                        publisher=self._publisher,
+                        queue=queue,
+                        prefetch=prefetch,
+                        on_stray=self._on_stray,
+                    )
                 )
+                try:
+                    await asyncio.shield(opening)
+                finally:
+                    # A release that is stopped here leaves the reader to the next one: half opened and forgotten, it
+                    # would go on taking every second message of its segment.
+                    reader = self._readers[queue] = await opening
             return reader
 
     async def _tidy(self) -> None:
@@ -229,6 +244,7 @@ class Releaser:
     async def _close(self, reader: SegmentReader) -> None:
         del self._readers[reader.queue]
         self._released += reader.released
+        self._released_from_backlogs += 0 if reader.whole else reader.released
         await reader.close()
 
     async def close(self) -> None:

@@ -167,7 +167,7 @@ class Reporter:
             partitions_assigned=assigned,
             partitions_held=len(ledger.held),
             source_ready=routing.intake.ready,
-            backlog=max(0, routing.backlogs.appended - routing.releaser.released),
+            backlog=max(0, routing.waiting),
             members=members,
             handoffs=self._handoff_reports(routing),
             ready=self._ready(routing, assigned),
@@ -204,6 +204,13 @@ class Reporter:
         name = self._config.group.name
         if self._trouble is not None:
             return Condition(ok=False, reason=self._trouble.reason, message=str(self._trouble))
+        if routing.blocked:
+            return Condition(
+                ok=False,
+                reason="BrokerBlocked",
+                message="the broker takes no messages: it is short of memory or disk (`rabbitmqctl status` shows the "
+                "alarm). Nothing is lost; routing goes on when the alarm is over",
+            )
         if self._config.spec.paused:
             return Condition(ok=False, reason="Paused", message="spec.paused is true: the source is not read")
         if not assigned:

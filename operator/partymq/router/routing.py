@@ -120,9 +120,19 @@ class Routing:
             read_key=read_key,
             on_missing=self.keyless.arrival,
             on_oversized=self.keyless.oversized,
-            backlog=lambda: self.backlogs.appended - self.releaser.released,
+            backlog=lambda: self.waiting,
             trouble=listener.trouble,
         )
+
+    @property
+    def waiting(self) -> int:
+        """Messages in the backlogs."""
+        return self.backlogs.entered - self.releaser.released_from_backlogs
+
+    @property
+    def blocked(self) -> bool:
+        """True while the broker takes no messages."""
+        return self._link.blocked
 
     async def prepare(self) -> None:
         """Declares what the ledger names; what an earlier session held has settled."""

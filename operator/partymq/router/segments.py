@@ -68,8 +68,10 @@ class Flow:
 class SegmentReader:
     """The consumer of one segment; flows appear as their messages do."""
 
-    def __init__(self, *, queue: str, channel: Channel, publisher: Publisher, on_stray: Stray) -> None:
+    def __init__(self, *, queue: str, channel: Channel, publisher: Publisher, whole: bool, on_stray: Stray) -> None:
         self.queue = queue
+        self.whole = whole
+        """Read without a prefetch: a transfer."""
         self.channel = channel
         self.publisher = publisher
         self.released = 0
@@ -91,7 +93,7 @@ class SegmentReader:
     ) -> "SegmentReader":
         """Starts to read; `prefetch` 0 reads all."""
         channel = await link.channel()
-        reader = cls(queue=queue, channel=channel, publisher=publisher, on_stray=on_stray)
+        reader = cls(queue=queue, channel=channel, publisher=publisher, whole=not prefetch, on_stray=on_stray)
         if prefetch:
             await channel.qos(prefetch)
         await channel.consume(queue, reader._on_delivery, on_cancel=link.cancelled(queue))

@@ -1,0 +1,40 @@
+"""One way to fail: at the first surprise nothing is acknowledged any more."""
+
+from pamqp import commands, frame
+
+from partymq.amqp.connection import Connection
+from partymq.amqp.frames import header_frame, plain_header, publish_frame
+from partymq.router.link import Link
+from partymq.router.publisher import Publisher
+from support.fake_broker import ADDRESS, FakeBroker
+
+
+class _Source:
+    def __init__(self) -> None:
+        self.confirms: list[int] = []
+
+    def confirmed(self, tag: int) -> None:
+        self.confirms.append(tag)
+
+
+async def test_a_message_that_comes_back_is_not_acknowledged_although_it_is_confirmed() -> None:
+    broker = FakeBroker()
+    broker.tune.heartbeat = 0
+    with broker.listening():
+        connection = await Connection.open(ADDRESS, name="test", heartbeat=0)
+    link, source = Link(connection), _Source()
+    reading = await link.channel()
+    connection.add_chunk_hook(lambda: [reading.ack(tag) for tag in source.confirms])  # type: ignore[func-returns-value]
+    publishing = await link.channel()
+    publisher = Publisher(link, publishing)
+    await publisher.open()
+    publisher.serve(source)
+    publisher.arrival(publish_frame(publishing.number, "", "gone"), plain_header(0), b"", 7)
+    returned = commands.Basic.Return(reply_code=312, reply_text="NO_ROUTE", exchange="", routing_key="gone")
+    broker.give(  # what RabbitMQ sends for it, in one chunk
+        (publishing.number, returned),
+        header_frame(publishing.number, plain_header(0)),
+        frame.marshal(commands.Basic.Ack(1), publishing.number),
+    )
+    assert not [method for _, method in broker.sent if isinstance(method, commands.Basic.Ack)]
+    assert broker.aborted

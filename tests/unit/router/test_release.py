@@ -1,0 +1,104 @@
+"""What a handoff may interrupt: a release that is about to read a segment."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
+
+from partymq.core.ledger import Ledger, empty
+from partymq.core.names import SPREAD, Names
+from partymq.core.spec import GroupId
+from partymq.router.lanes import Lane, Member, Mode
+from partymq.router.release import Releaser
+from support.conditions import eventually
+
+
+class FakeChannel:
+    """A channel whose consume takes its time."""
+
+    def __init__(self, number: int, may_consume: asyncio.Event) -> None:
+        self.number = number
+        self.consuming = False
+        self._may_consume = may_consume
+
+    async def consume(self, *_: object, **__: object) -> None:
+        self.consuming = True
+        await self._may_consume.wait()
+
+    def publish(self, *_: object) -> None:
+        """A fence that never comes back."""
+
+    async def close(self) -> None:
+        self.consuming = False
+
+
+class Stage:
+    """A releaser of one partition, which has a transfer."""
+
+    def __init__(self) -> None:
+        self.channels: list[FakeChannel] = []
+        self.may_consume = asyncio.Event()
+        self.requested: list[Lane] = []
+        self.lane = Lane(0, 1, lambda _: None)
+        self.lane.owner = Member("a", b"", 10)
+        self.lane.owner.sink.left = 10
+        partition = replace(empty(1).partitions[0], owner="a", transfers=("1.1",), backlog=True)
+        ledger = replace(empty(1), partitions=(partition,))
+        self.releaser = Releaser(
+            link=cast(Any, SimpleNamespace(channel=self._channel, cancelled=lambda _: None)),
+            publisher=cast(Any, None),
+            journal=cast(Any, SimpleNamespace(ledger=ledger, write=_written(ledger))),
+            names=Names(GroupId(namespace="shop", name="orders")),
+            backlogs=cast(Any, SimpleNamespace(may_hold=lambda _: False, request=self.requested.append)),
+            lanes={0: self.lane, SPREAD: Lane(SPREAD, 1, lambda _: None)},
+            go_direct=lambda _: None,
+            any_sink=lambda: None,
+            on_stray=lambda *_: None,
+            checkpoint=lambda _: None,
+        )
+
+    async def _channel(self) -> FakeChannel:
+        self.channels.append(FakeChannel(len(self.channels) + 1, self.may_consume))
+        return self.channels[-1]
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """The releaser at work."""
+        task = asyncio.create_task(self.releaser.run())
+        self.releaser.wake()
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
+
+
+def _written(ledger: Ledger) -> Callable[[object], Any]:
+    async def write(_: object) -> Ledger:
+        return ledger
+
+    return write
+
+
+async def test_a_release_stopped_while_it_opens_a_segment_leaves_one_reader() -> None:
+    stage = Stage()
+    async with stage.running():
+        await eventually(lambda: bool(stage.channels) and stage.channels[0].consuming, "no segment is opened")
+        held = asyncio.create_task(stage.releaser.hold([stage.lane]))
+        await asyncio.sleep(0)
+        stage.may_consume.set()
+        await held
+        stage.releaser.wake()  # the handoff is over
+        await eventually(lambda: 0 in stage.releaser._tasks, "the release is not taken up again")
+        await eventually(lambda: bool(next(iter(stage.releaser._readers.values()))._fences), "no fence is sent")
+        assert [channel.number for channel in stage.channels if channel.consuming] == [1]
+
+
+async def test_what_a_held_partition_has_parked_goes_to_its_backlog() -> None:
+    stage = Stage()
+    stage.lane.mode = Mode.SWITCHING
+    stage.lane.park(1, b"", b"")
+    await stage.releaser.hold([stage.lane])
+    assert stage.requested == [stage.lane]
