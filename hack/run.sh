@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# run.sh unit|integration|e2e|demo|bench|lint|format [ARGS...]: makes sure that what a run needs is there, puts its addresses into
+# run.sh unit|integration|e2e|demo|bench|soak|lint|format [ARGS...]: makes sure that what a run needs is there, puts its addresses into
 # the environment, and runs it. The Makefile's targets are calls of this script; ARGS go to pytest, or to the program.
 #
 #   PARTYMQ_AMQP_URL, PARTYMQ_MANAGEMENT_URL      the broker, with credentials            integration, e2e, demo, bench
@@ -81,5 +81,7 @@ demo)
 bench)
   with_broker
   PYTHONPATH=tests exec "$PYTHON" -m benchmarks.throughput "$@" ;;
+soak) # with a broker of its own, which it kills
+  PYTHONPATH=tests exec "$PYTHON" -m soak "$@" ;;
 *) sed -n '2,/^\./s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac

@@ -16,6 +16,7 @@ import aio_pika
 import aio_pika.abc
 from aio_pika.exceptions import AMQPError, ChannelNotFoundEntity
 from pamqp.commands import Basic
+from pamqp.common import FieldTable
 
 from support.events import CLOSED, LOST, Kind, now
 from support.message import received
@@ -133,9 +134,18 @@ async def consume(options: ConsumerOptions) -> str:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with await aio_pika.connect(options.url) as connection:
+
+    def cancelled(_: object) -> None:
+        nonlocal failure
+        if not stop.is_set():
+            failure = "the broker ended the consumer: its queue is gone"
+            stop.set()
+
+    named: FieldTable = {"connection_name": options.name}
+    async with await aio_pika.connect(options.url, client_properties=named) as connection:
         connection.close_callbacks.add(lost)
         channel, queue = await _when_declared(connection, options.queue)
+        (await channel.get_underlay_channel()).on_consumer_cancel_callbacks.add(cancelled)
         sink: _Sink
         if options.report_queue:
             # A pod's container may start again under the same name: each start is an actor of its own.

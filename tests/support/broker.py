@@ -44,9 +44,11 @@ async def temporary_queue(url: str, prefix: str, arguments: Mapping[str, object]
     async with await aio_pika.connect(url) as connection:
         channel = await connection.channel()
         await channel.declare_queue(name, durable=True, arguments=dict(arguments or {}))  # type: ignore[arg-type]
-        try:
-            yield name
-        finally:
+    try:
+        yield name
+    finally:  # by another connection: the broker may have been restarted meanwhile
+        async with await aio_pika.connect(url) as connection:
+            channel = await connection.channel()
             await channel.queue_delete(name)
 
 

@@ -4,10 +4,6 @@ Invariant: pods are what the test says they are; everything else is as in produc
 """
 
 import asyncio
-import json
-import os
-import sys
-from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -23,9 +19,10 @@ from support.broker import amqp_url, management_url, temporary_queue, unique
 from support.conditions import eventually
 from support.events import Kind
 from support.processes import Client, Clients
+from support.routers import ROUTER, Router
 from support.spool import Spool
+from support.verdict import Verdict
 
-_ROOT = Path(__file__).parent.parent
 QUICK = 0.1
 """Seconds in which a test's rebalance follows a change."""
 
@@ -57,7 +54,10 @@ class Group:
     notices: list[Notice] = field(default_factory=list)
     supervisor: Supervisor | None = None
     _task: asyncio.Task[None] | None = None
-    _process: Process | None = None
+    _starts: dict[str, int] = field(default_factory=dict)
+    _client_of: dict[str, Client] = field(default_factory=dict)
+    _router: Router | None = None
+    _routers: list[Router] = field(default_factory=list)
     ever: set[str] = field(default_factory=set)
 
     @property
@@ -74,6 +74,11 @@ class Group:
     def report(self) -> GroupReport:
         """The last report of the router in this process."""
         return self.reports[-1]
+
+    @property
+    def ready(self) -> str:
+        """The reason of the condition Ready, by the last report; empty before the first."""
+        return self.report.ready.reason if self.reports else ""
 
     def active(self) -> set[str]:
         """Members that own partitions, by the last report."""
@@ -115,45 +120,41 @@ class Group:
             self._task = None
             self.supervisor = None
 
-    async def spawn(self, kill_at: str = "") -> None:
-        """Starts the router in a process of its own, which kills itself when it first gets to a named point."""
-        options = {"group": self.config.group.name, "spec": _spec(self.config.spec), "kill_at": kill_at}
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "support.router_process",
-            json.dumps(options),
-            stdin=PIPE,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))},
-            start_new_session=True,
+    async def spawn(self, kill_at: str = "") -> Router:
+        """Starts a router in a process of its own, which kills itself when it first gets to a named point.
+
+        The one before stays what it was: two at once are the test's affair.
+        """
+        self._router = await Router.start(
+            self.config, self.spool, kill_at=kill_at, on_report=self.reports.append, on_notice=self.notices.append
         )
+        self._routers.append(self._router)
         self._tell()
+        return self._router
+
+    @property
+    def router(self) -> Router:
+        """The router's process that was spawned last."""
+        assert self._router is not None
+        return self._router
 
     @property
     def router_pid(self) -> int:
-        """The process of the router that was spawned."""
-        assert self._process is not None
-        return self._process.pid
+        """The id of that process."""
+        return self.router.pid
 
     async def died(self, deadline: float = 30.0) -> None:
         """Waits until the router's process has killed itself."""
-        assert self._process is not None
-        async with asyncio.timeout(deadline):
-            await self._process.wait()
-        self.spool.note("router", Kind.ROUTER_DOWN)
+        await self.router.ended(deadline)
 
     async def kill(self) -> None:
         """Kills the router's process without grace."""
-        assert self._process is not None
-        if self._process.returncode is None:
-            self.spool.note("router", Kind.ROUTER_DOWN)
-            self._process.kill()
-        await self._process.wait()
+        await self.router.kill()
 
     async def again(self) -> None:
         """Starts another router process after one has died."""
         await self.spawn()
-        self.spool.note("router", Kind.ROUTER_UP)
+        self.spool.note(ROUTER, Kind.ROUTER_UP)
 
     # --- its pods
 
@@ -170,17 +171,47 @@ class Group:
         pods = tuple(self.pods.values())
         if self.supervisor is not None:
             self.supervisor.set_pods(self.config.group, pods)
-        if self._process is not None and self._process.returncode is None:
-            assert self._process.stdin is not None
-            line = json.dumps([[pod.name, pod.state.value, pod.returns] for pod in pods])
-            with suppress(ConnectionError):
-                self._process.stdin.write(line.encode() + b"\n")
+        for router in self._routers:
+            router.tell(pods)
 
-    async def join(self, name: str, **options: object) -> Client:
+    async def join(self, name: str, *, returns: bool = False, **options: object) -> Client:
         """A pod that is ready and consumes."""
-        self.set_pod(name)
-        client = await self.clients.consumer(self.names.inbox(name), name=name, **options)  # type: ignore[arg-type]
+        self.set_pod(name, returns=returns)
+        starts = self._starts[name] = self._starts.get(name, 0) + 1
+        actor = name if starts == 1 else f"{name}.{starts}"
+        client = await self.clients.consumer(self.names.inbox(name), name=actor, **options)  # type: ignore[arg-type]
+        self._client_of[name] = client
         return await client.started()
+
+    async def restart(self, name: str, *, returns: bool = False, **options: object) -> Client:
+        """The pod's client is killed and another one starts, as a container does; it may have ended before."""
+        await self._client_of[name].kill()
+        return await self.join(name, returns=returns, **options)
+
+    async def progress(self, messages: int, deadline: float = 30.0) -> None:
+        """Waits until so many more messages are acknowledged."""
+        start = self.spool.counts()[1]
+        await eventually(
+            lambda: self.spool.counts()[1] >= start + messages, f"{messages} more messages are not handled", deadline
+        )
+
+    async def audited(self, *producers: Client) -> Verdict:
+        """Lets the producers end, waits until all is acknowledged, and gives the verdict, which is good."""
+        for producer in producers:
+            await producer.stop()
+        await self.spool.settled(60.0)
+        verdict = self.spool.audit()
+        assert verdict.ok, verdict.report()
+        return verdict
+
+    async def notice(self, reason: str, text: str = "", *, after: int = 0, deadline: float = 30.0) -> Notice:
+        """Waits for a notice of that reason whose message has the text; the first ones do not count."""
+
+        def found() -> list[Notice]:
+            return [notice for notice in self.notices[after:] if notice.reason == reason and text in notice.message]
+
+        await eventually(lambda: bool(found()), lambda: f"no {reason} {text!r}: {self.notices}", deadline, every=0.01)
+        return found()[0]
 
     async def owners(self, *names: str, deadline: float = 20.0) -> None:
         """Waits until exactly these members own partitions and nothing moves."""
@@ -189,16 +220,6 @@ class Group:
             f"{names} do not become the owners",
             deadline=deadline,
         )
-
-
-def _spec(spec: GroupSpec) -> dict[str, object]:
-    return {
-        "source_queue": spec.source_queue,
-        "partitions": spec.partitions,
-        "inbox_window": spec.inbox_window,
-        "rebalance_delay": spec.rebalance_delay,
-        "rejoin_seconds": spec.rejoin_seconds,
-    }
 
 
 @asynccontextmanager
@@ -218,8 +239,8 @@ async def group(directory: Path, **settings: object) -> AsyncIterator[Group]:
             yield made
         finally:
             await made.stop()
-            if made._process is not None:
-                await made.kill()
+            for router in made._routers:
+                await router.kill()
             await _delete_queues(made)
 
 

@@ -27,8 +27,12 @@ class _Consumer:
         self._held: deque[tuple[tuple[str, int] | None, int]] = deque()
         self._acked = 0
         self._stopping = False
-        self._connection = BlockingConnection(pika.URLParameters(options.url))
+        self.failure = ""
+        parameters = pika.URLParameters(options.url)
+        parameters.client_properties = {"connection_name": options.name}
+        self._connection = BlockingConnection(parameters)
         self._channel = self._when_declared()
+        self._channel.add_on_cancel_callback(self._on_cancel)
 
     def run(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -65,6 +69,11 @@ class _Consumer:
     def _on_signal(self, *_: object) -> None:
         self._stopping = True
 
+    def _on_cancel(self, _: object) -> None:
+        if not self._stopping:
+            self.failure = "the broker ended the consumer: its queue is gone"
+            self._stopping = True
+
     def _on_message(self, _: BlockingChannel, method: Basic.Deliver, properties: BasicProperties, body: bytes) -> None:
         ident, line = received(body, properties.headers or {}, redelivered=method.redelivered)
         self._reports.write(line)
@@ -88,8 +97,9 @@ def consume(options: ConsumerOptions) -> str:
     """Run a consumer until SIGTERM; the empty string, or a sentence about what went wrong."""
     reports = Reports(Path(options.spool), options.name)
     try:
-        _Consumer(options, reports).run()
+        consumer = _Consumer(options, reports)
+        consumer.run()
     except pika.exceptions.AMQPError as error:
         reports.write(now(Kind.GONE, note=LOST))
         return f"failed: {error!r}"
-    return ""
+    return consumer.failure

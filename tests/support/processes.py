@@ -41,13 +41,16 @@ class Client:
 
     async def started(self, deadline: float = 20.0) -> Self:
         """Wait until it produces or consumes; a consumer waits for its queue to be declared."""
-        assert self._process.stdout is not None
         async with asyncio.timeout(deadline):
-            line = await self._process.stdout.readline()
-        if not line:
-            await self._process.wait()
-            raise AssertionError(f"{self.name} did not start: {self._log.read_text()}")
+            if not await self.up():
+                await self._process.wait()
+                raise AssertionError(f"{self.name} did not start: {self._log.read_text()}")
         return self
+
+    async def up(self) -> bool:
+        """Wait until it produces or consumes (True), or ends before it does (False)."""
+        assert self._process.stdout is not None
+        return bool(await self._process.stdout.readline())
 
     def terminate(self) -> None:
         """Ask it to leave as its options say, and do not wait."""
@@ -65,6 +68,10 @@ class Client:
         """Ask it to leave, and wait until it has."""
         self.terminate()
         await self.ended(deadline)
+
+    async def over(self) -> int:
+        """Wait until it has ended, however it does; its exit code."""
+        return await self._process.wait()
 
     async def kill(self) -> None:
         """Kill it without grace."""

@@ -1,54 +1,73 @@
 """A router in a process of its own, for tests that kill it: `python -m support.router_process OPTIONS`.
 
-Pods come as JSON lines on standard input: [[name, state, returns], ...]. SIGTERM stops it gracefully.
+Pods come as JSON lines on standard input: [[name, state, returns], ...]; a line that is a string names a point at which
+it is to kill itself. Reports and notices leave by standard output, one a line. SIGTERM stops it gracefully.
 """
 
 import asyncio
+import base64
 import json
 import os
+import pickle
 import signal
 import sys
 from contextlib import suppress
+from pathlib import Path
 
 import uvloop
 
 from partymq.core.membership import Pod, PodState
-from partymq.core.spec import GroupConfig, GroupId, GroupSpec
+from partymq.core.report import GroupReport, Notice
+from partymq.core.spec import GroupConfig
 from partymq.router.points import Point
 from partymq.router.supervisor import Supervisor
-from support.group import address
+from support.events import Kind
+from support.routers import ROUTER
+from support.spool import Spool
 
 
-async def run(options: dict[str, object]) -> None:
-    """Routes until SIGTERM, or until the named point is reached."""
-    kill_at = options["kill_at"]
+class _Process:
+    def __init__(self, config: GroupConfig, directory: Path, kill_at: str) -> None:
+        self._spool = Spool(directory)
+        self._kill_at = kill_at
+        self._config = config
+        self._supervisor = Supervisor(
+            identity=f"process {os.getpid()}",
+            on_report=lambda _, report: self._say(report),
+            on_notice=lambda _, notice: self._say(notice),
+            checkpoint=self._checkpoint,
+        )
 
-    def checkpoint(point: Point) -> None:
-        if point == kill_at:
+    def _checkpoint(self, point: Point) -> None:
+        if point == self._kill_at:
+            self._spool.note(ROUTER, Kind.ROUTER_DOWN)
             os.kill(os.getpid(), signal.SIGKILL)
 
-    group = GroupId(namespace="test", name=str(options["group"]))
-    supervisor = Supervisor(
-        identity=f"process {os.getpid()}", on_report=lambda *_: None, on_notice=lambda *_: None, checkpoint=checkpoint
-    )
-    spec = GroupSpec(**options["spec"])  # type: ignore[arg-type]
-    loop = asyncio.get_running_loop()
-    routing = asyncio.create_task(supervisor.run())
-    loop.add_signal_handler(signal.SIGTERM, routing.cancel)
-    supervisor.configure(GroupConfig(group=group, spec=spec, broker=address()))
-    reader = asyncio.StreamReader()
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    pods = asyncio.create_task(_read_pods(reader, supervisor, group))
-    with suppress(asyncio.CancelledError):
-        await routing
-    pods.cancel()
+    def _say(self, what: GroupReport | Notice) -> None:
+        os.write(1, base64.b64encode(pickle.dumps(what)) + b"\n")
 
+    async def run(self) -> None:
+        """Routes until SIGTERM, or until the named point is reached."""
+        loop = asyncio.get_running_loop()
+        routing = asyncio.create_task(self._supervisor.run())
+        loop.add_signal_handler(signal.SIGTERM, routing.cancel)
+        self._supervisor.configure(self._config)
+        reader = asyncio.StreamReader()
+        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+        listening = asyncio.create_task(self._listen(reader))
+        with suppress(asyncio.CancelledError):
+            await routing
+        listening.cancel()
 
-async def _read_pods(reader: asyncio.StreamReader, supervisor: Supervisor, group: GroupId) -> None:
-    while line := await reader.readline():
-        pods = (Pod(name=name, state=PodState(state), returns=returns) for name, state, returns in json.loads(line))
-        supervisor.set_pods(group, tuple(pods))
+    async def _listen(self, reader: asyncio.StreamReader) -> None:
+        while line := await reader.readline():
+            told = json.loads(line)
+            if isinstance(told, str):
+                self._kill_at = told
+            else:
+                pods = (Pod(name=name, state=PodState(state), returns=returns) for name, state, returns in told)
+                self._supervisor.set_pods(self._config.group, tuple(pods))
 
 
 if __name__ == "__main__":
-    uvloop.run(run(json.loads(sys.argv[1])))
+    uvloop.run(_Process(*pickle.loads(base64.b64decode(sys.argv[1]))).run())

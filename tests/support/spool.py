@@ -61,6 +61,11 @@ class Spool:
         self._progress.unsettled()
         return self._progress.confirmed, self._progress.acked
 
+    def acked_by(self, actor: str) -> int:
+        """How many messages one consumer has acknowledged up to now."""
+        path = self.directory / f"{actor}@own{_SUFFIX}"
+        return path.read_text().count(f"{OUTCOME_LETTERS[1]}\t") if path.exists() else 0
+
     async def settled(self, deadline: float = 30.0) -> None:
         """Wait until every confirmed message is acknowledged; producers must have ended."""
 

@@ -24,7 +24,12 @@ async def test_a_message_that_comes_back_is_not_acknowledged_although_it_is_conf
         connection = await Connection.open(ADDRESS, name="test", heartbeat=0)
     link, source = Link(connection), _Source()
     reading = await link.channel()
-    connection.add_chunk_hook(lambda: [reading.ack(tag) for tag in source.confirms])  # type: ignore[func-returns-value]
+
+    def acknowledge() -> None:
+        for tag in source.confirms:
+            reading.ack(tag)
+
+    connection.add_chunk_hook(acknowledge)
     publishing = await link.channel()
     publisher = Publisher(link, publishing)
     await publisher.open()

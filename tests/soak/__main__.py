@@ -1,0 +1,165 @@
+"""Random faults under load, from a seed: `make soak SECONDS=600 SEED=7`; the last line is the auditor's."""
+
+import argparse
+import asyncio
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from random import Random
+from time import monotonic
+
+from rich.console import Console
+from rich.table import Table
+
+from soak.faults import FAULTS, FEWEST, REJOIN, Fault, draw, join
+from soak.load import Load
+from soak.world import World
+from support.broker import ONE_ACTIVE_CONSUMER, QUORUM
+from support.group import group
+from support.own_broker import OwnBroker
+from support.verdict import Verdict
+
+INSTANCE = "soak"
+CALM_EVERY = 60.0
+"""Seconds of faults, after which everything must come to rest."""
+PICTURE_EVERY = 10.0
+DRAINED_WITHIN = 180.0
+AT_ONCE = 5
+
+
+async def storm(world: World, seed: int, seconds: float) -> None:
+    """Faults until the time is over, with a calm now and then in which nothing may be left on its way."""
+    ends, step = monotonic() + seconds, 0
+    running = asyncio.Semaphore(AT_ONCE)
+
+    async def run_one(fault: Fault, rng: Random) -> None:
+        try:
+            await fault.act(world, rng)
+        finally:
+            running.release()
+
+    while monotonic() < ends:
+        calm = min(ends, monotonic() + CALM_EVERY)
+        async with asyncio.TaskGroup() as tasks:
+            while monotonic() < calm:
+                step += 1
+                # A generator for each step: how long a fault takes must not change what is drawn next.
+                rng = Random(f"{seed}/{step}")
+                await asyncio.sleep(rng.uniform(0.1, 1.2))
+                await running.acquire()
+                fault = draw(world, rng)
+                world.done[fault.name] += 1
+                tasks.create_task(run_one(fault, rng), name=fault.name)
+        await world.settled()
+
+
+async def watch(world: World) -> None:
+    """Says now and then how far it is."""
+    while True:
+        await asyncio.sleep(PICTURE_EVERY)
+        confirmed, acked = world.group.spool.counts()
+        world.say(
+            f"{confirmed} messages, {acked} acks, {world.handoffs} handoffs, {world.kills} kills, "
+            f"{len(world.pods)} pods, epoch {world.epoch}"
+        )
+
+
+async def run(world: World, seed: int, seconds: float) -> None:
+    """The whole run, until every confirmed message is acknowledged."""
+    async with asyncio.TaskGroup() as tasks:
+        watching = tasks.create_task(watch(world))
+        producing = tasks.create_task(world.load.run())
+        await world.start_router()
+        for step in range(FEWEST):
+            world.done["join"] += 1
+            await join(world, Random(f"{seed}/pod {step}"))
+        await storm(world, seed, seconds)
+        world.say("the last messages")
+        world.load.stop()
+        await producing
+        await world.group.spool.settled(DRAINED_WITHIN)
+        world.say("everybody leaves")
+        await asyncio.gather(*(pod.terminate() for pod in world.pods.values()))
+        for router in world.running:
+            await router.stop()
+        watching.cancel()
+
+
+def show(console: Console, world: World, verdict: Verdict) -> None:
+    """The report."""
+    table = Table(title="faults", show_header=False)
+    for name in [fault.name for fault in FAULTS]:
+        table.add_row(name, str(world.done[name]))
+    for name in sorted(world.done.keys() - {fault.name for fault in FAULTS}):
+        table.add_row(name, str(world.done[name]))
+    table.add_row("handoffs", str(world.handoffs), style="bold")
+    table.add_row("kills", str(world.kills), style="bold")
+    console.print(table)
+    table = Table(title="audit", show_header=False)
+    for name, value in verdict.rows():
+        table.add_row(name, value)
+    console.print(table)
+    for violation in verdict.violations:
+        console.print(violation, highlight=False, soft_wrap=True)
+
+
+def sentences(error: BaseException) -> list[str]:
+    """What went wrong, of a whole group of errors."""
+    if isinstance(error, BaseExceptionGroup):
+        return [sentence for part in error.exceptions for sentence in sentences(part)]
+    return [str(error) or repr(error)]
+
+
+async def main(seed: int, seconds: float) -> int:
+    """Run, show, and say how it ended."""
+    this = asyncio.current_task()
+    assert this is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
+    directory, broker = Path(tempfile.mkdtemp(prefix="partymq-soak-")), OwnBroker(INSTANCE)
+    await broker.up()
+    os.environ["PARTYMQ_AMQP_URL"] = broker.url
+    rng = Random(f"{seed}/group")
+    source = rng.choice([None, QUORUM, ONE_ACTIVE_CONSUMER])
+    settings = {
+        "partitions": 16,
+        "inbox_window": rng.choice([16, 64, 256]),
+        "backlog_limit": rng.choice([1000, 100_000]),
+        "rejoin_seconds": REJOIN,
+    }
+    print(f"seed {seed}: source {source}, {settings}; reports in {directory}", flush=True)
+    failure = ""
+    async with group(directory, source_arguments=source, **settings) as made:
+        world = World(group=made, broker=broker, load=Load(made, rate=300, keys=200))
+        try:
+            await run(world, seed, seconds)
+        except* (AssertionError, TimeoutError) as errors:
+            failure = "; ".join(sentences(errors))
+    verdict = made.spool.audit()
+    show(Console(), world, verdict)
+    if verdict.ok and not failure:
+        shutil.rmtree(directory)
+        await broker.down(purge=True)
+    else:
+        print(f"the clients' reports are kept in {directory}")
+    print(f"seed {seed}")
+    if failure and verdict.ok:
+        print(f"AUDIT failed: {failure}")
+        return 1
+    print(verdict)
+    return 0 if verdict.ok else 1
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="make soak", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--seed", type=int, default=None)
+    arguments = parser.parse_args()
+    chosen = random.randrange(10**6) if arguments.seed is None else arguments.seed
+    try:
+        sys.exit(asyncio.run(main(chosen, arguments.seconds)))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        sys.exit("stopped")

@@ -1,0 +1,116 @@
+"""What the faults work on: one group, its routers, its broker, and counts of all that was done to them.
+
+Invariant: of faults that end a router's session there is one at a time, from its report to the auditor until another
+session routes.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from time import monotonic
+
+from soak.load import Load
+from soak.pods import Pod
+from support.conditions import eventually
+from support.events import Kind
+from support.group import Group
+from support.own_broker import OwnBroker
+from support.routers import ROUTER, Router
+
+SETTLES_WITHIN = 90.0
+"""Seconds, for a loaded machine; what takes longer is stuck."""
+
+
+@dataclass(slots=True)
+class World:
+    """The stage of one run."""
+
+    group: Group
+    broker: OwnBroker
+    load: Load
+    pods: dict[str, Pod] = field(default_factory=dict)
+    routers: list[Router] = field(default_factory=list)
+    done: Counter[str] = field(default_factory=Counter)
+    """Faults by name."""
+    kills: int = 0
+    """SIGKILLs of clients, routers and brokers."""
+    session: asyncio.Lock = field(default_factory=asyncio.Lock)
+    started: float = field(default_factory=monotonic)
+
+    def say(self, what: str) -> None:
+        """Tell whoever watches."""
+        print(f"{monotonic() - self.started:7.1f} s  {what}", flush=True)
+
+    # --- routers
+
+    @property
+    def handoffs(self) -> int:
+        """Committed ones, of all routers."""
+        return sum(router.handoffs for router in self.routers)
+
+    @property
+    def running(self) -> list[Router]:
+        """Routers that have not ended."""
+        return [router for router in self.routers if router.running]
+
+    @property
+    def active(self) -> Router | None:
+        """The router that routes."""
+        return next((router for router in self.routers if router.routing), None)
+
+    @property
+    def epoch(self) -> int:
+        """The highest that was reported."""
+        return max((router.report.epoch for router in self.routers if router.report is not None), default=0)
+
+    async def start_router(self) -> Router:
+        """One more."""
+        router = await self.group.spawn()
+        self.routers.append(router)
+        return router
+
+    @asynccontextmanager
+    async def replaced(self) -> AsyncIterator[None]:
+        """Around what ends the router's session without grace: until another session routes."""
+        before = self.epoch
+        self.group.spool.note(ROUTER, Kind.ROUTER_DOWN)
+        yield
+        await self.excused(after=before)
+
+    async def excused(self, *, after: int) -> None:
+        """After a reported end of a session: what is repeated from now on has no excuse once another one routes."""
+        await self.routed(after=after)
+        self.group.spool.note(ROUTER, Kind.ROUTER_UP)
+
+    async def routed(self, *, after: int) -> None:
+        """Wait until a session of a higher epoch routes."""
+        await eventually(
+            lambda: any(
+                router.routing and router.report is not None and router.report.epoch > after for router in self.routers
+            ),
+            lambda: f"nobody routes after epoch {after}: {[router.report for router in self.running]}",
+            SETTLES_WITHIN,
+        )
+
+    # --- pods
+
+    def free(self) -> list[Pod]:
+        """Pods that nothing is being done to, in the order of their names."""
+        return [self.pods[name] for name in sorted(self.pods) if not self.pods[name].busy]
+
+    async def settled(self) -> None:
+        """Wait until every pod that is ready owns its share and nothing is on its way."""
+
+        def owns() -> bool:
+            router = self.active
+            report = router.report if router is not None else None
+            if report is None or report.handoffs or not report.balanced.ok:
+                return False
+            return {m.name for m in report.members if m.partitions} == set(self.pods)
+
+        def otherwise() -> str:
+            return f"{sorted(self.pods)} do not own everything: {[router.report for router in self.running]}"
+
+        await eventually(owns, otherwise, SETTLES_WITHIN)

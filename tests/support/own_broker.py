@@ -1,0 +1,78 @@
+"""A broker that a test may kill, restart, starve and cut off, and what its management API says of connections.
+
+Invariant: it is never the broker that other tests use: it is an instance of its own of `hack/broker.sh`.
+"""
+
+import asyncio
+from asyncio.subprocess import PIPE
+from pathlib import Path
+from urllib.parse import quote
+
+import aiohttp
+
+_SCRIPT = Path(__file__).parent.parent.parent / "hack" / "broker.sh"
+
+
+class NoBrokerError(Exception):
+    """No broker can be started on this machine; the script says why."""
+
+
+class OwnBroker:
+    """An instance by name; `up` first."""
+
+    def __init__(self, instance: str) -> None:
+        self._instance = instance
+        self.url = ""
+        self.management_url = ""
+
+    async def up(self) -> None:
+        """Start it with the data that it has, or find it running."""
+        self.url = await self._run("up")
+        self.management_url = await self._run("management-url")
+
+    async def kill(self) -> None:
+        """SIGKILL."""
+        await self._run("kill")
+
+    async def down(self, *, purge: bool = False) -> None:
+        """Stop it in order."""
+        await self._run("down", *(["--purge"] if purge else []))
+
+    async def memory_alarm(self, *, on: bool) -> None:
+        """Let it believe that its memory is used up: it reads nothing more from those who publish."""
+        await self._run("ctl", "-q", "set_vm_memory_high_watermark", "0.00001" if on else "0.6")
+
+    async def connections(self) -> dict[str, str]:
+        """Open connections: what clients call themselves (their address, where they do not) -> the broker's name."""
+        found = await self._api("GET", "/api/connections")
+        assert isinstance(found, list)
+        names = {}
+        for connection in found:
+            properties = connection.get("client_properties") or {}
+            names[properties.get("connection_name", connection["name"])] = connection["name"]
+        return names
+
+    async def close(self, connection: str) -> None:
+        """Have the broker close a connection by its name; one that is gone is no error."""
+        await self._api("DELETE", f"/api/connections/{quote(connection, safe='')}")
+
+    async def _api(self, method: str, path: str) -> object:
+        async with (
+            aiohttp.ClientSession() as session,
+            session.request(method, self.management_url + path) as response,
+        ):
+            if response.status == 404:
+                return None
+            response.raise_for_status()
+            return await response.json() if response.status == 200 else None
+
+    async def _run(self, *arguments: str) -> str:
+        process = await asyncio.create_subprocess_exec(
+            _SCRIPT, "--instance", self._instance, *arguments, stdout=PIPE, stderr=PIPE, start_new_session=True
+        )
+        out, errors = await process.communicate()
+        if process.returncode == 3:
+            raise NoBrokerError(errors.decode())
+        if process.returncode:
+            raise AssertionError(f"hack/broker.sh {' '.join(arguments)} failed: {errors.decode()}")
+        return out.decode().strip()
