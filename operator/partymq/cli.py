@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from partymq import logs, settings
+from partymq import dead, logs, settings
 from partymq.errors import InvalidSpecError, PartyMQError
 
 log = logging.getLogger(__name__)
@@ -29,6 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if chosen.command == "version":
         sys.stdout.write(f"partymq {settings.VERSION}\n")
         return 0
+    if chosen.command == "dead":
+        return dead.run(chosen)
     try:
         loaded = settings.load(
             namespaces=tuple(chosen.namespace),
@@ -97,5 +99,6 @@ def _parser() -> argparse.ArgumentParser:
     operator.add_argument(
         "--kubeconfig", metavar="FILE", help="how to reach the API server (KUBECONFIG; ~/.kube/config)"
     )
+    dead.add_parser(commands)
     commands.add_parser("version", help="print the version")
     return parser

@@ -38,6 +38,12 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (("operator", "--http-port", "65536"), "is no port"),
         (("operator", "--log-format", "xml"), "--log-format 'xml' (PARTYMQ_LOG_FORMAT) is unknown: give text or json."),
         (("operator", "--log-level", "loud"), "is unknown: give debug, info, warning, error."),
+        (("dead", "list", "orders"), "'orders' is no group: write NAMESPACE/NAME"),
+        (("dead", "list", "shop/Orders"), "cannot be part of queue names"),
+        (("dead", "list", "shop/orders", "--limit", "-1"), "--limit -1 is no number of messages"),
+        (("dead", "list", "shop/orders", "--uri", "http://host"), "must start with amqp://"),
+        (("dead", "drop", "shop/orders", "--uri", "amqp://host"), "this would drop every message"),
+        (("dead", "replay", "shop/orders", "--uri", "amqp://host"), "--source QUEUE"),
         (("operator", "--namespace", "Shop"), "--namespace 'Shop' (PARTYMQ_NAMESPACES) is no namespace"),
     ],
 )

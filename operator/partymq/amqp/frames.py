@@ -46,6 +46,7 @@ _BASIC: Final = 60
 
 _HEADERS_FLAG: Final = 0x2000
 _DELIVERY_MODE_FLAG: Final = 0x1000
+_PRIORITY_FLAG: Final = 0x0800
 _EXPIRATION_FLAG: Final = 0x0100
 
 Arguments = Mapping[str, int | str | None]
@@ -113,10 +114,14 @@ def plain_header(body_size: int) -> bytes:
     return HEADER_HEAD.pack(_BASIC, 0, body_size) + _DELIVERY_MODE_FLAG.to_bytes(2, "big") + b"\x02"
 
 
-def marker_header(headers: Mapping[str, str], *, expires: bool) -> bytes:
-    """The content header of a persistent message without a body; with `expires` it is gone in a moment."""
+def marker_header(headers: Mapping[str, str], *, expires: bool, urgent: bool = False) -> bytes:
+    """The content header of a persistent message without a body.
+
+    With `expires` it is gone in a moment, once it is at the queue's head; with `urgent` it is there at once.
+    """
     flags = _HEADERS_FLAG | _DELIVERY_MODE_FLAG | (_EXPIRATION_FLAG if expires else 0)
-    tail = b"\x02" + (shortstr("0") if expires else b"")
+    flags |= _PRIORITY_FLAG if urgent else 0
+    tail = b"\x02" + (b"\xff" if urgent else b"") + (shortstr("0") if expires else b"")
     return HEADER_HEAD.pack(_BASIC, 0, 0) + flags.to_bytes(2, "big") + field_table(dict(headers)) + tail
 
 

@@ -105,9 +105,12 @@ def read_stamp(header: bytes) -> Stamp | None:
     return None if epoch is None or seq is None or partition is None else Stamp(epoch, seq, partition)
 
 
-def fence_header(fence: str, *, expires: bool) -> bytes:
-    """The content header of a fence, which has no body; with `expires` it vanishes if nobody is there to take it."""
-    return marker_header({_FENCE_NAME.decode(): fence}, expires=expires)
+def fence_header(fence: str, *, expires: bool, urgent: bool = False) -> bytes:
+    """The content header of a fence, which has no body; with `expires` it vanishes if nobody is there to take it.
+
+    With `urgent` it does not wait behind other messages for that.
+    """
+    return marker_header({_FENCE_NAME.decode(): fence}, expires=expires, urgent=urgent)
 
 
 def read_fence(header: bytes) -> str | None:

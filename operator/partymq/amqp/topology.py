@@ -85,6 +85,12 @@ class Topology:
             await channel.declare_exchange(exchange, "headers")
             await channel.bind_queue(queue, exchange, {"x-match": "all-with-x", "x-partymq-epoch": None})
 
+    async def declare_detour(self, exchange: str, queue: str) -> None:
+        """An exchange that gives `queue`, which exists, all that is published to it, whatever its routing key."""
+        async with self._scratch(f"exchange {exchange!r} to queue {queue!r}") as channel:
+            await channel.declare_exchange(exchange, "fanout")
+            await channel.bind_queue(queue, exchange, {})
+
     async def poll(self, queue: str) -> QueueState | None:
         """A queue's state, or None when there is no such queue. Polls that run at once share round trips."""
         while True:

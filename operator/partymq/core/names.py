@@ -60,6 +60,11 @@ class Names:
         """The queue of rejected messages and, where the group says so, of those without a key."""
         return f"{self.prefix}dead"
 
+    @property
+    def replay(self) -> str:
+        """The exchange by which dead messages get back to the source; it exists only while that goes on."""
+        return f"{self.prefix}replay"
+
     def inbox(self, member: str) -> str:
         """The queue that a member consumes."""
         name = f"{self._inboxes}{member}"

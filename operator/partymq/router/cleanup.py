@@ -99,6 +99,7 @@ class _Removal:
         if not left:
             await self._topology.delete(names.journal)
             await self._topology.delete_exchange(names.dlx)
+            await self._topology.delete_exchange(names.replay)
         return left
 
     async def _delete(self, queue: str, *, client: bool = False) -> str | None:

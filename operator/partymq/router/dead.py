@@ -1,0 +1,270 @@
+"""The dead queue, for people: look at it, publish messages anew, drop them.
+
+Invariant: a message leaves the dead queue only when the broker has it in the source queue, confirmed and routed, or
+when somebody said that it shall be dropped. Whatever is interrupted leaves it there; at worst it is in both.
+
+A replayed message is a new arrival: it goes through the source, behind what is there, to its key's owner of then. It
+takes a way of its own to get there, an exchange with the source behind it: the default exchange would change its
+routing key, which may be its key, and its first exchange would send it to others again.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import NamedTuple, Self
+
+from partymq.amqp.channel import Channel
+from partymq.amqp.connection import Connection
+from partymq.amqp.deadletter import DeadMessage, KeyOf, describe, revived, routing_key_of
+from partymq.amqp.frames import publish_frame
+from partymq.amqp.stamp import fence_header, read_fence, read_stamp
+from partymq.amqp.topology import Topology
+from partymq.core.names import Names
+from partymq.core.spec import BrokerAddress, GroupId
+from partymq.errors import AccessRefusedError, BrokerError, SourceMissingError
+from partymq.router.link import Link
+
+PREFETCH = 500
+PREFETCH_MAX = 65_535
+QUIET = 0.3
+"""Seconds without a delivery after which an empty queue is at its end."""
+LAST_CONFIRMS = 5.0
+"""Seconds that an interrupted replay waits for what is on its way."""
+
+Choice = Callable[[DeadMessage], bool]
+
+
+class _Dead(NamedTuple):
+    tag: int
+    header: bytes
+    body_frames: bytes
+    message: DeadMessage
+
+
+@dataclass(slots=True, kw_only=True)
+class Outcome:
+    """What has happened so far."""
+
+    there: int
+    """Messages that were in the queue at the beginning: those that come later are left alone."""
+    chosen: int = 0
+    done: int = 0
+    """Chosen messages that are dealt with for good."""
+
+
+class DeadQueue:
+    """One group's dead queue, as it is when it is opened; make one with `open`. Use it once.
+
+    `choose` says which messages are meant, `limit` how many of them at most (None: all), oldest first.
+    """
+
+    def __init__(
+        self,
+        *,
+        link: Link,
+        topology: Topology,
+        channel: Channel,
+        address: BrokerAddress,
+        names: Names,
+        there: int,
+        key_of: KeyOf,
+    ) -> None:
+        self._link = link
+        self._topology = topology
+        self._channel = channel
+        self._address = address
+        self._names = names
+        self._key_of = key_of
+        self.outcome = Outcome(there=there)
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, address: BrokerAddress, group: GroupId, key_of: KeyOf) -> AsyncIterator[Self]:
+        """Connect; BrokerError if there is no such queue. What is not dealt with in the end stays as it was."""
+        title, names = f"partymq dead {group}", Names(group)
+        topology = await Topology.open(address, name=title)
+        try:
+            state = await topology.poll(names.dead)
+            if state is None:
+                raise BrokerError(
+                    f"There is no queue {names.dead!r} on {address.host}:{address.port} (virtual host "
+                    f"{address.vhost!r}): is the group's name right, and was the group ever routed there?"
+                )
+            connection = await Connection.open(address, name=title)
+            try:
+                link = Link(connection)
+                async with asyncio.TaskGroup() as tasks:
+                    watch = tasks.create_task(link.watch())
+                    yield cls(
+                        link=link,
+                        topology=topology,
+                        channel=await link.channel(),
+                        address=address,
+                        names=names,
+                        there=state.ready,
+                        key_of=key_of,
+                    )
+                    watch.cancel()
+                await connection.close()
+            finally:
+                connection.abort()
+        finally:
+            await topology.close()
+
+    async def list(self, choose: Choice | None, *, limit: int | None) -> list[DeadMessage]:
+        """The chosen messages; all of them stay, in their order."""
+        prefetch = 0 if choose or limit is None or limit > PREFETCH_MAX else limit
+        return [dead.message async for dead in self._chosen(choose, limit, prefetch=prefetch)]
+
+    async def drop(self, choose: Choice | None, *, limit: int | None) -> None:
+        """Remove the chosen messages for good."""
+        async with self._settling() as outgoing:
+            async for dead in self._chosen(choose, limit):
+                outgoing.settle(dead.tag)
+
+    async def replay(self, choose: Choice | None, *, source: str, limit: int | None) -> None:
+        """Publish the chosen messages to the source queue anew."""
+        async with self._way_to(source) as exchange, self._settling() as outgoing:
+            async for dead in self._chosen(choose, limit):
+                frame = publish_frame(self._channel.number, exchange, routing_key_of(dead.header))
+                outgoing.publish(frame, revived(dead.header, self._address.username), dead.body_frames, dead.tag)
+
+    @asynccontextmanager
+    async def _settling(self) -> AsyncIterator["_Outgoing"]:
+        """In the end, interrupted or not, what was begun is finished: an acknowledgement may be lost until then."""
+        outgoing = _Outgoing(self._link, self._channel, self._names.dead, self.outcome)
+        await outgoing.open()
+        try:
+            yield outgoing
+            await outgoing.prove()
+        except asyncio.CancelledError:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LAST_CONFIRMS):
+                    await outgoing.prove()
+            raise
+        finally:
+            await self._channel.close()
+
+    async def _chosen(
+        self, choose: Choice | None, limit: int | None, *, prefetch: int | None = None
+    ) -> AsyncGenerator[_Dead, None]:
+        """The chosen ones of those that were there; without that bound, what dies again would be replayed for ever."""
+        if prefetch is None:
+            prefetch = PREFETCH if choose is None else 0  # those that are not chosen are held until the end
+        if limit == 0:
+            return
+        async with aclosing(self._deliveries(prefetch)) as deliveries:
+            async for dead in deliveries:
+                if choose is None or choose(dead.message):
+                    self.outcome.chosen += 1
+                    yield dead
+                    if self.outcome.chosen == limit:
+                        return
+
+    async def _deliveries(self, prefetch: int) -> AsyncGenerator[_Dead, None]:
+        arrived: asyncio.Queue[_Dead] = asyncio.Queue()
+
+        def on_delivery(tag: int, _origin: bytes, header: bytes, body_frames: bytes) -> None:
+            if read_stamp(header) is None and read_fence(header) is not None:
+                self._channel.ack(tag)
+                return
+            message = describe(self._names, header, body_frames, self._key_of)
+            arrived.put_nowait(_Dead(tag, header, body_frames, message))
+
+        await self._channel.qos(prefetch)
+        await self._channel.consume(self._names.dead, on_delivery, on_cancel=self._link.cancelled(self._names.dead))
+        for _ in range(self.outcome.there):
+            while True:
+                try:
+                    async with asyncio.timeout(QUIET):
+                        dead = await arrived.get()
+                    break
+                except TimeoutError:
+                    state = await self._topology.poll(self._names.dead)
+                    if arrived.empty() and (state is None or state.ready == 0):
+                        return  # somebody else has taken the rest
+            yield dead
+
+    @asynccontextmanager
+    async def _way_to(self, source: str) -> AsyncIterator[str]:
+        exchange = self._names.replay
+        if await self._topology.poll(source) is None:
+            raise SourceMissingError(f"The source queue {source!r} does not exist: declare it, or name another one.")
+        await self._topology.delete_exchange(exchange)  # one that an interrupted replay has left may lead elsewhere
+        try:
+            await self._topology.declare_detour(exchange, source)
+        except AccessRefusedError as error:
+            raise AccessRefusedError(
+                f"A replay publishes to the source queue, which the user may not: {error} Name one with --uri who has "
+                f"the permission to write {source!r}."
+            ) from error
+        try:
+            yield exchange
+        finally:
+            await self._topology.delete_exchange(exchange)
+
+
+class _Outgoing:
+    """Publishes messages, and acknowledges each when it is confirmed."""
+
+    def __init__(self, link: Link, channel: Channel, dead: str, outcome: Outcome) -> None:
+        self._link = link
+        self._channel = channel
+        self._dead = dead
+        self._outcome = outcome
+        self._sent = 0
+        self._unconfirmed: dict[int, int] = {}
+        self._confirmed = asyncio.Event()
+        self._failed = False
+
+    async def open(self) -> None:
+        """Prepares the channel."""
+        await self._channel.confirm_select(self._on_confirm, self._on_nack)
+        self._channel.on_return(self._on_return)
+
+    def publish(self, frame: bytes, header: bytes, body_frames: bytes, tag: int) -> None:
+        """Sends a message on its way; `tag` is settled when it has arrived."""
+        self._sent += 1
+        self._unconfirmed[self._sent] = tag
+        self._channel.publish(frame, header, body_frames)
+
+    def settle(self, tag: int) -> None:
+        """Takes a message out of the dead queue."""
+        if tag:
+            self._channel.ack(tag)
+            self._outcome.done += 1
+
+    async def prove(self) -> None:
+        """Returns when all that was published has arrived and all acknowledgements took effect, or something failed.
+
+        The broker does not confirm acknowledgements, and drops those that it has not handed to the queue yet when the
+        channel is closed; but it hands them over before what the channel publishes to the same queue later.
+        """
+        await self._settled()
+        frame = publish_frame(self._channel.number, "", self._dead)
+        self.publish(frame, fence_header("dead", expires=True, urgent=True), b"", 0)
+        await self._settled()
+
+    async def _settled(self) -> None:
+        while self._unconfirmed and not self._failed:
+            self._confirmed.clear()
+            await self._confirmed.wait()
+
+    def _on_confirm(self, tag: int, multiple: bool) -> None:
+        if self._failed:
+            return  # a message that came back is confirmed, too
+        for sequence in [one for one in self._unconfirmed if one <= tag] if multiple else [tag]:
+            self.settle(self._unconfirmed.pop(sequence))
+        self._confirmed.set()
+
+    def _on_nack(self, _tag: int, _multiple: bool) -> None:
+        self._fail("The broker could not store a replayed message (basic.nack)")
+
+    def _on_return(self, text: str) -> None:
+        self._fail(f"A replayed message does not get to the source queue: {text}")
+
+    def _fail(self, what: str) -> None:
+        self._failed = True
+        self._confirmed.set()
+        self._link.fail(BrokerError(f"{what}. It and all that follow stay in the dead queue."))
