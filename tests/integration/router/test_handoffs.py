@@ -163,6 +163,6 @@ async def test_who_leaves_is_not_kept_waiting_for_those_who_may_come(tmp_path: P
         await g.stop()
         g.config = replace(g.config, spec=replace(g.config.spec, rebalance_delay=60.0))
         await g.route()
-        await g.owners("a", "b")
+        await eventually(lambda: g.active() == {"a", "b"}, "they are not the owners any more")
         g.set_pod("a", PodState.TERMINATING)
-        await g.owners("b", deadline=30)
+        await eventually(lambda: g.active() == {"b"}, "a waits for who may come", deadline=30)
