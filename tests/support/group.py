@@ -94,6 +94,10 @@ class Group:
         """What the handoffs under way wait for, by the last report."""
         return "; ".join(handoff.waiting_for for handoff in self.report.handoffs)
 
+    def waiting_in_inbox(self, name: str) -> int:
+        """Ready messages in a member's inbox, by the last report."""
+        return sum(member.ready for member in self.report.members if member.name == name)
+
     def seen(self, reason: str) -> bool:
         """Whether there was a notice of that reason."""
         return any(notice.reason == reason for notice in self.notices)
@@ -246,7 +250,7 @@ async def group(directory: Path, **settings: object) -> AsyncIterator[Group]:
 
 async def _delete_queues(made: Group) -> None:
     names, topology = made.names, await Topology.open(made.config.broker, name="tests")
-    queues = [names.journal, names.dead, *(names.inbox(name) for name in made.ever)]
+    queues = [names.journal, names.outlets, names.dead, *(names.inbox(name) for name in made.ever)]
     queues += [names.backlog(p) for p in range(-1, made.config.spec.partitions)]
     await asyncio.gather(*(topology.delete(queue) for queue in queues))
     await topology.delete_exchange(names.dlx)

@@ -13,8 +13,12 @@ from pamqp.base import Frame
 
 from partymq.amqp.content import Content, DeliveryCallback
 from partymq.amqp.frames import (
+    BODY,
     FRAME_END,
     FRAME_HEAD,
+    FRAME_OVERHEAD,
+    FRAME_SIZE,
+    FRAME_SIZE_AT,
     HEADER,
     Arguments,
     ack_frame,
@@ -24,6 +28,7 @@ from partymq.amqp.frames import (
     delete_frame,
     method_frame,
     purge_frame,
+    readdress,
 )
 from partymq.amqp.output import Output
 from partymq.amqp.replies import Replies, settle
@@ -33,6 +38,9 @@ from partymq.errors import ChannelClosedError, ConnectionLostError
 CONSUMER_TAG: Final = OUR_TAG
 """Of every consumer: one to a channel, and a fixed length puts the delivery tag at a fixed place in its frame."""
 
+MAX_PREFETCH: Final = 65_535
+"""The most that can be asked for. 0 asks for no limit, but a quorum queue takes it for 2000."""
+
 ConfirmCallback = Callable[[int, bool], None]
 FrameType = TypeVar("FrameType", bound=Frame)
 
@@ -41,6 +49,7 @@ class Channel:
     """A channel of a `Connection`, which opens it and hands it what arrives for it."""
 
     __slots__ = (
+        "_between",
         "_cancelled",
         "_closing",
         "_forget",
@@ -60,6 +69,7 @@ class Channel:
         self.content = Content(number)
         self.confirmed: ConfirmCallback = _ignore
         self.nacked: ConfirmCallback = _ignore
+        self._between = FRAME_END + FRAME_HEAD.pack(BODY, number, 0)[:FRAME_SIZE_AT]
         self._output = output
         self._forget = forget
         self._replies = Replies()
@@ -77,7 +87,7 @@ class Channel:
         self._returned = callback
 
     async def qos(self, prefetch: int) -> None:
-        """Limit the unacknowledged messages of the consumer to come; 0 is no limit."""
+        """Limit the unacknowledged messages of the consumer to come."""
         await self._ask(commands.Basic.Qos(prefetch_count=prefetch), commands.Basic.QosOk)
 
     async def consume(
@@ -96,14 +106,20 @@ class Channel:
         await self._call(frame, commands.Basic.ConsumeOk)
 
     def publish(self, frame: bytes, header: bytes, body_frames: bytes) -> None:
-        """Send a message: a frame of `publish_frame`, a content header's payload, and body frames.
+        """Send a message: a frame of `publish_frame`, a content header's payload, and body frames of any channel.
 
         On a closed channel it goes nowhere (the broker would close the connection over it) and is never confirmed.
         """
         if self.closed.done():
             return
         output = self._output
-        output.parts += (frame, FRAME_HEAD.pack(HEADER, self.number, len(header)), header, FRAME_END, body_frames)
+        head = FRAME_HEAD.pack(HEADER, self.number, len(header))
+        if not body_frames:
+            output.parts += (frame, head, header, FRAME_END)
+        elif FRAME_OVERHEAD + FRAME_SIZE.unpack_from(body_frames, FRAME_SIZE_AT)[0] == len(body_frames):
+            output.parts += (frame, head, header, self._between, body_frames[FRAME_SIZE_AT:])
+        else:
+            output.parts += (frame, head, header, FRAME_END, readdress(body_frames, self.number))
         if not output.gathering:
             output.schedule()
 

@@ -20,7 +20,7 @@ from pamqp import commands
 from pamqp.base import Frame
 
 from partymq.amqp.channel import Channel
-from partymq.amqp.content import PUBLISH_CHANNEL, DeliveryCallback
+from partymq.amqp.content import DeliveryCallback
 from partymq.amqp.frames import DEFAULT_FRAME_MAX, HEARTBEAT, PROTOCOL_HEADER, body_payload, method_frame
 from partymq.amqp.handshake import agree, server_version, start_ok
 from partymq.amqp.output import Output
@@ -30,7 +30,7 @@ from partymq.amqp.tls import tls_context
 from partymq.core.spec import BrokerAddress
 from partymq.errors import AccessRefusedError, ConnectionLostError, PartyMQError
 
-__all__ = ["PUBLISH_CHANNEL", "Connection", "DeliveryCallback", "body_payload"]
+__all__ = ["Connection", "DeliveryCallback", "body_payload"]
 
 WRITE_HIGH_WATER: Final = 4 * 1024 * 1024
 CLOSE_TIMEOUT: Final = 5.0

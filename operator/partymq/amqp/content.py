@@ -4,13 +4,9 @@ Invariant: a message is handed on when its last byte is there, and only then.
 """
 
 from collections.abc import Callable
-from typing import Final
 
-from partymq.amqp.frames import BODY, FRAME_HEAD, HEADER_HEAD
+from partymq.amqp.frames import BODY, FRAME_END, FRAME_HEAD, HEADER_HEAD
 from partymq.errors import ConnectionLostError
-
-PUBLISH_CHANNEL: Final = 1
-"""The first channel of a connection: bodies are handed on as frames that are addressed to it."""
 
 DeliveryCallback = Callable[[int, bytes, bytes, bytes], None]
 """Gets delivery tag, exchange and routing key as two short strings, the content header's payload, the body frames."""
@@ -64,7 +60,7 @@ class Content:
         size = len(payload)
         if not self._wanted or size > self._missing:
             raise ConnectionLostError(f"an unexpected body on channel {self._channel}")
-        self._parts.append(FRAME_HEAD.pack(BODY, PUBLISH_CHANNEL, size) + payload + b"\xce")
+        self._parts.append(FRAME_HEAD.pack(BODY, self._channel, size) + payload + FRAME_END)
         self._missing -= size
         if self._missing == 0:
             self._finish()

@@ -36,6 +36,9 @@ FRAME_HEAD: Final = Struct(">BHI")
 FRAME_OVERHEAD: Final = 8
 HEADER_GROWTH: Final = 4096
 """Bytes that RabbitMQ may add to a content header on its way, at most as we expect."""
+FRAME_SIZE: Final = Struct(">I")
+FRAME_SIZE_AT: Final = 3
+"""Behind its type and channel."""
 HEADER_HEAD: Final = Struct(">HHQ")
 """Start of a content header's payload: class, weight, size of the body. The property flags follow."""
 
@@ -130,6 +133,18 @@ def body_frames(payload: bytes, channel: int = 1, frame_max: int = SMALLEST_FRAM
     step = frame_max - FRAME_OVERHEAD
     parts = (payload[at : at + step] for at in range(0, len(payload), step))
     return b"".join(FRAME_HEAD.pack(BODY, channel, len(part)) + part + FRAME_END for part in parts)
+
+
+def readdress(frames: bytes, channel: int) -> bytes:
+    """The same body frames on another channel."""
+    head = FRAME_HEAD.pack(BODY, channel, 0)[:FRAME_SIZE_AT]
+    parts: list[bytes] = []
+    at = 0
+    while at < len(frames):
+        end = at + FRAME_SIZE.unpack_from(frames, at + FRAME_SIZE_AT)[0] + FRAME_OVERHEAD
+        parts += (head, frames[at + FRAME_SIZE_AT : end])
+        at = end
+    return b"".join(parts)
 
 
 def body_payload(frames: bytes) -> bytes:

@@ -16,7 +16,6 @@ from pamqp.base import Frame
 from pamqp.frame import unmarshal
 
 from partymq.amqp.channel import CONSUMER_TAG, Channel
-from partymq.amqp.content import PUBLISH_CHANNEL
 from partymq.amqp.frames import (
     BODY,
     CONFIRM,
@@ -39,7 +38,6 @@ _ORIGIN_AT: Final = _TAG_AT + 8 + 1
 _CONTENT: Final = Struct(">BHIHHQ")
 _END: Final = 0xCE
 _HEARTBEAT: Final = 8
-_BODY_TO_PUBLISH_CHANNEL: Final = bytes((BODY,)) + PUBLISH_CHANNEL.to_bytes(2, "big")
 
 
 class Channels(dict[int, Channel]):
@@ -109,13 +107,7 @@ class Reader:
                 and (not body_size or data.startswith(FRAME_HEAD.pack(BODY, number, body_size), body_at))
                 and data[stop - 1] == _END
             ):
-                if not body_size:
-                    body = b""
-                elif number == PUBLISH_CHANNEL:
-                    body = data[body_at:stop]
-                else:
-                    body = _BODY_TO_PUBLISH_CHANNEL + data[body_at + 3 : stop]
-                channel.content.on_delivery(tag, origin, data[after + 7 : body_at - 1], body)
+                channel.content.on_delivery(tag, origin, data[after + 7 : body_at - 1], data[body_at:stop])
                 return stop
         channel.content.begin(tag, origin)
         return after

@@ -51,6 +51,11 @@ class Names:
         return f"{self.prefix}journal"
 
     @property
+    def outlets(self) -> str:
+        """The queue that tells which channels may still publish for the group; nothing is ever in it."""
+        return f"{self.prefix}outlets"
+
+    @property
     def dlx(self) -> str:
         """The exchange that tells rejected messages from fences."""
         return f"{self.prefix}dlx"

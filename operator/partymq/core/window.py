@@ -12,6 +12,10 @@ RATE_SECONDS: Final = 0.1
 MAX_GROWTH: Final = 64
 """How many times the configured window that may be: it bounds the time of a handoff when a fast member turns slow."""
 
+MAX_WINDOW: Final = 30_000
+"""The largest that a window may grow to, or be configured as. A takeover can hold 65 535 messages, and that has to be
+enough for the inbox and for what comes back to it from its member, which may hold as many."""
+
 SMOOTHING_SECONDS: Final = 1.0
 """How far back the measured rate looks."""
 
@@ -45,7 +49,8 @@ class Credit:
         """
         span = max(seconds, SMOOTHING_SECONDS)
         self.rate = self.rate * (1 - seconds / span) + max(0, consumed) / span
-        window = min(max(self.configured, int(self.rate * RATE_SECONDS)), self.configured * MAX_GROWTH)
+        most = max(self.configured, min(self.configured * MAX_GROWTH, MAX_WINDOW))
+        window = min(max(self.configured, int(self.rate * RATE_SECONDS)), most)
         self.left += window - self.window
         self.window = window
 

@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar
 
 from partymq.core.names import Names
 from partymq.core.spec import DeletionPolicy, GroupId, GroupSpec, KeyFrom, KeySpec, OnMissing
+from partymq.core.window import MAX_WINDOW
 from partymq.errors import InvalidSpecError
 
 API_GROUP: Final = "partymq.io"
@@ -91,7 +92,7 @@ def group_spec(group: GroupId, spec: Body) -> GroupSpec:
         source_queue=_source(spec),
         key=_key(spec),
         partitions=_integer(spec, "partitions", default.partitions, 1, 4096),
-        inbox_window=_integer(spec, "inbox.window", default.inbox_window, 1, 65_535),
+        inbox_window=_integer(spec, "inbox.window", default.inbox_window, 1, MAX_WINDOW),
         backlog_limit=_integer(spec, "backlog.limit", default.backlog_limit, 0, 1_000_000_000),
         rejoin_seconds=_integer(spec, "members.rejoinSeconds", default.rejoin_seconds, 0, 86_400),
         rebalance_delay=_integer(spec, "rebalance.delaySeconds", default.rebalance_delay, 0, 3_600),

@@ -8,14 +8,12 @@ import asyncio
 from collections.abc import Callable, Collection
 from functools import partial
 
-from partymq.amqp.connection import PUBLISH_CHANNEL
-from partymq.amqp.frames import publish_frame
 from partymq.amqp.topology import Topology
 from partymq.core.ledger import list_backlogs
 from partymq.core.names import Names
 from partymq.router.journal import Journal
-from partymq.router.lanes import UNLIMITED, Lane, Mode, Sink
-from partymq.router.publisher import Publisher
+from partymq.router.lanes import Lane, Mode
+from partymq.router.publisher import UNLIMITED, Publisher, Sink
 
 
 class Backlogs:
@@ -73,7 +71,7 @@ class Backlogs:
             self._proven[partition] = UNLIMITED
         elif (state := await self._topology.poll(queue)) is not None:
             self._found += state.ready
-        self._sinks[partition] = Sink(publish_frame(PUBLISH_CHANNEL, "", queue), UNLIMITED)
+        self._sinks[partition] = self._publisher.sink(queue)
 
     def request(self, lane: Lane) -> None:
         """A waiting lane has parked an arrival: opens its backlog as soon as that is allowed."""
@@ -92,5 +90,5 @@ class Backlogs:
             await self._publisher.confirmed()
             for lane in lanes.values():
                 if lane.mode is Mode.WAITING and lane.parked:
-                    lane.resume(self._sinks[lane.index], self._publisher)
+                    lane.resume(self._sinks[lane.index])
                     self._on_open(lane)

@@ -19,7 +19,7 @@ from partymq.core.spec import DeletionPolicy, GroupConfig
 from partymq.errors import BrokerError
 from partymq.router.journal import Journal
 from partymq.router.link import Link
-from partymq.router.publisher import Publisher
+from partymq.router.publisher import Outlet
 from partymq.router.quiet import await_quiet
 from partymq.router.takeover import Takeover
 
@@ -59,10 +59,9 @@ async def remove_group(
 
 async def _take_journal(link: Link, config: GroupConfig, names: Names) -> Ledger:
     """The newest ledger; from here on nobody else is the router, until the connection is closed."""
-    channel = await link.channel()
-    publisher = Publisher(link, channel)
-    await publisher.open()
-    journal = Journal(channel=channel, publisher=publisher, queue=names.journal)
+    outlet = Outlet(link, await link.channel())
+    await outlet.open()
+    journal = Journal(outlet=outlet, queue=names.journal)
     await journal.attach(lambda: None)  # it is us who delete it
     try:
         async with asyncio.timeout(JOURNAL_WITHIN):
@@ -97,6 +96,7 @@ class _Removal:
         )
         left = tuple(sorted(filter(None, stay)))
         if not left:
+            await self._topology.delete(names.outlets)
             await self._topology.delete(names.journal)
             await self._topology.delete_exchange(names.dlx)
             await self._topology.delete_exchange(names.replay)

@@ -11,8 +11,6 @@ import contextlib
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 
-from partymq.amqp.connection import PUBLISH_CHANNEL
-from partymq.amqp.frames import publish_frame
 from partymq.amqp.stamp import Stamp
 from partymq.amqp.topology import Topology
 from partymq.core.ledger import Handoff, LedgerError, Phase, begin_handoff, commit, extracted
@@ -188,15 +186,14 @@ class Handoffs:
         await self._topology.declare_quorum(transfer)
         if resumed:
             await self._topology.purge(transfer)  # an earlier session's copy may be there in part
-        to_transfer = publish_frame(PUBLISH_CHANNEL, "", transfer)
-        to_dead = publish_frame(PUBLISH_CHANNEL, "", self._names.dead)
+        to_transfer, to_dead = self._publisher.sink(transfer), self._publisher.sink(self._names.dead)
         partitions: set[int] = set()
         for stamp, header, body in found:
             if stamp is None:
-                self._publisher.publish(to_dead, header, body)
+                to_dead.publish(header, body)
             else:
                 partitions.add(stamp.partition)
-                self._publisher.publish(to_transfer, header, body)
+                to_transfer.publish(header, body)
         self._reached(Point.COPYING)
         await self._publisher.confirmed()
         self._reached(Point.COPIED)

@@ -9,12 +9,11 @@ import asyncio
 import time
 from collections.abc import Callable, Collection
 
-from partymq.amqp.connection import PUBLISH_CHANNEL
-from partymq.amqp.frames import publish_frame
 from partymq.amqp.topology import Topology
 from partymq.core.names import Names
 from partymq.errors import BrokerError
 from partymq.router.lanes import Member
+from partymq.router.publisher import Publisher
 
 PRESENCE_EVERY = 0.5
 """Seconds between polls of every inbox: depth and consumer of an idle one."""
@@ -23,9 +22,18 @@ PRESENCE_EVERY = 0.5
 class Inboxes:
     """All inboxes of a group that exist, by member."""
 
-    def __init__(self, *, topology: Topology, names: Names, window: int, on_polled: Callable[[Member], None]) -> None:
+    def __init__(
+        self,
+        *,
+        topology: Topology,
+        names: Names,
+        publisher: Publisher,
+        window: int,
+        on_polled: Callable[[Member], None],
+    ) -> None:
         self._topology = topology
         self._names = names
+        self._publisher = publisher
         self._window = window
         self._on_polled = on_polled
         self._wanted: set[str] = set()
@@ -41,7 +49,7 @@ class Inboxes:
     async def _declare(self, name: str) -> None:
         inbox = self._names.inbox(name)
         await self._topology.declare_quorum(inbox, single_active=True, dead_letter_exchange=self._names.dlx)
-        member = Member(name, publish_frame(PUBLISH_CHANNEL, "", inbox), self._window)
+        member = Member(name, self._publisher.sink(inbox, left=0), self._window)
         self.members[name] = member
         await self._poll(member)
 

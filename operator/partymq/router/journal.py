@@ -17,13 +17,12 @@ from dataclasses import replace
 
 import orjson
 
-from partymq.amqp.channel import Channel
-from partymq.amqp.connection import PUBLISH_CHANNEL, body_payload
+from partymq.amqp.connection import body_payload
 from partymq.amqp.frames import body_frames, plain_header, publish_frame
 from partymq.core import codec
 from partymq.core.ledger import Ledger, LedgerError, succeed
 from partymq.errors import JournalLostError, SessionOverError
-from partymq.router.publisher import Publisher
+from partymq.router.publisher import Outlet
 
 Change = Callable[[Ledger], Ledger]
 
@@ -41,8 +40,7 @@ class Journal:
     def __init__(
         self,
         *,
-        channel: Channel,
-        publisher: Publisher,
+        outlet: Outlet,
         queue: str,
         wants: Callable[[], str] = str,
         on_wanted: Callable[[str], None] = lambda _identity: None,
@@ -51,12 +49,12 @@ class Journal:
 
         `on_wanted` is called with what a mark of another session says, while this one is the router.
         """
-        self._channel = channel
+        self._channel = outlet.channel
+        self._outlet = outlet
         self._wants = wants
         self._on_wanted = on_wanted
-        self._publisher = publisher
         self._queue = queue
-        self._frame = publish_frame(PUBLISH_CHANNEL, "", queue)
+        self._frame = publish_frame(outlet.channel.number, "", queue)
         self._header = plain_header
         self._writer = secrets.token_hex(8)
         self._received: asyncio.Queue[tuple[int, bytes]] = asyncio.Queue()
@@ -167,7 +165,7 @@ class Journal:
         ledger = replace(ledger, version=ledger.version + 1)
         payload = codec.encode(ledger)
         self._publish(payload)
-        await self._publisher.confirmed()
+        await self._outlet.barrier()
         try:
             async with asyncio.timeout(BACK_WITHIN):
                 while True:
@@ -186,7 +184,7 @@ class Journal:
         return ledger
 
     def _publish(self, payload: bytes) -> None:
-        self._publisher.publish(self._frame, self._header(len(payload)), body_frames(payload, PUBLISH_CHANNEL))
+        self._outlet.publish(self._frame, self._header(len(payload)), body_frames(payload))
 
 
 def _is_mark(payload: bytes) -> bool:

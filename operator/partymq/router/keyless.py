@@ -7,12 +7,10 @@ is not kept.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from partymq.amqp.connection import PUBLISH_CHANNEL
-from partymq.amqp.frames import publish_frame
 from partymq.amqp.rewrite import bare
 from partymq.core.spec import OnMissing
-from partymq.router.lanes import Lane, Member, Sink
-from partymq.router.publisher import Publisher
+from partymq.router.lanes import Lane, Member
+from partymq.router.publisher import Publisher, Sink
 from partymq.router.segments import SegmentReader
 
 
@@ -30,9 +28,8 @@ class Keyless:
         header_max: int,
     ) -> None:
         self._lane = lane
-        self._publisher = publisher
         self._members = members
-        self._to_dead = publish_frame(PUBLISH_CHANNEL, "", dead)
+        self._dead = publisher.sink(dead)
         self._spreads = on_missing is OnMissing.SPREAD
         self._header_max = header_max
         self._admitted: list[str] = []
@@ -54,25 +51,24 @@ class Keyless:
             return
         if not self._spreads:
             self.dead += 1
-            self._publisher.arrival(self._to_dead, stamped, body, tag)
+            self._dead.arrival(stamped, body, tag)
             return
         self.spread += 1
         sink = self.next_sink() or lane.sink
         if sink is None:
             lane.park(tag, stamped, body)
         else:
-            sink.left -= 1
-            self._publisher.arrival(sink.frame, stamped, body, tag)
+            sink.arrival(stamped, body, tag)
 
     def oversized(self, tag: int, header: bytes, body: bytes) -> None:
         """Moves a message of the source whose header has no room for a stamp to the dead queue, without one."""
         self.dead += 1
-        self._publisher.arrival(self._to_dead, bare(header), body, tag)
+        self._dead.arrival(bare(header), body, tag)
 
     def bury(self, header: bytes, body: bytes, reader: SegmentReader, tag: int) -> None:
         """Moves what has no stamp, and so was never routed by us, to the dead queue."""
         self.dead += 1
-        self._publisher.publish(self._to_dead, header, body, origin=_Stray(reader), tag=tag)
+        self._dead.publish(header, body, origin=_Stray(reader), tag=tag)
 
     def next_sink(self) -> Sink | None:
         """The next member's inbox that takes a message, in turns."""

@@ -13,19 +13,7 @@ from enum import Enum, auto
 
 from partymq.amqp.stamp import Stamper
 from partymq.core.window import Credit
-from partymq.router.publisher import Publisher
-
-UNLIMITED = 1 << 60
-
-
-class Sink:
-    """A queue to publish to: the publish frame, and how many messages it may take before somebody looks again."""
-
-    __slots__ = ("frame", "left")
-
-    def __init__(self, frame: bytes, left: int) -> None:
-        self.frame = frame
-        self.left = left
+from partymq.router.publisher import Sink
 
 
 class Member:
@@ -45,10 +33,10 @@ class Member:
         "was_full",
     )
 
-    def __init__(self, name: str, frame: bytes, window: int) -> None:
+    def __init__(self, name: str, sink: Sink, window: int) -> None:
         self.name = name
         self.credit = Credit(window)
-        self.sink = Sink(frame, 0)
+        self.sink = sink
         self.closed = False
         """True while it is a donor: nothing is published to its inbox, for whatever reason."""
         self.full = False
@@ -127,14 +115,13 @@ class Lane:
         self.mode = mode
         self.sink = None
 
-    def resume(self, sink: Sink, publisher: Publisher) -> bool:
+    def resume(self, sink: Sink) -> bool:
         """Publishes what is parked as far as `sink` takes it; True when arrivals flow again."""
         parked = self.parked
         while parked:
             if sink.left <= 0:
                 return False
-            sink.left -= 1
             tag, header, body = parked.popleft()
-            publisher.arrival(sink.frame, header, body, tag)
+            sink.arrival(header, body, tag)
         self.sink = sink
         return True

@@ -1,15 +1,25 @@
-"""Every message that a session publishes leaves through one channel, which also consumes the journal.
+"""What a session publishes leaves through a few channels, its outlets; a queue is always reached through the same one.
 
-Invariant: what was published and is not confirmed is known, in order. One channel is one process at the broker: when
-this session's hold on the journal is released, nothing that it published can still be on its way (design, section 3).
+Invariants: what was published to a queue and is not confirmed is known, in order. When a session's hold on the journal
+and all of its outlets are gone, nothing that it published can still be on its way.
+
+For the second, the first outlet is the channel that consumes the journal, and the others consume the queue `outlets`,
+which is always empty: a channel is one process at the broker, which handles what it was sent before it ends and takes
+its consumer with it. So a successor that sees no consumer there publishes after everything that came before it (design,
+section 3). Several, because one such process is what limits the throughput of a broker with cores to spare.
 """
 
 import asyncio
-from typing import Protocol
+from typing import Final, Protocol
 
 from partymq.amqp.channel import Channel
+from partymq.amqp.frames import publish_frame
 from partymq.errors import BrokerError
 from partymq.router.link import Link
+
+OUTLETS: Final = 4
+"""Besides the journal's; more than a broker of a few cores can keep busy gain nothing."""
+UNLIMITED: Final = 1 << 60
 
 
 class Settled(Protocol):
@@ -18,13 +28,13 @@ class Settled(Protocol):
     def confirmed(self, tag: int) -> None: ...
 
 
-class Publisher:
-    """Publishes with confirms. `arrival` is the per-message path: no task, future or lock."""
+class Outlet:
+    """One channel that publishes with confirms. `arrival` is the per-message path: no task, future or lock."""
 
     def __init__(self, link: Link, channel: Channel) -> None:
         self._link = link
-        self._channel = channel
         self._send = channel.publish
+        self.channel = channel
         self.sent = 0
         """The sequence number of the last publish."""
         self._low = 1
@@ -35,7 +45,12 @@ class Publisher:
 
     async def open(self) -> None:
         """Puts the channel into confirm mode."""
-        await self._channel.confirm_select(self._on_confirm, self._on_nack)
+        await self.channel.confirm_select(self._on_confirm, self._on_nack)
+
+    @property
+    def unconfirmed(self) -> int:
+        """Messages that are published and not confirmed."""
+        return len(self._arrivals) + len(self._others)
 
     def serve(self, source: Settled) -> None:
         """Makes `source` the origin of arrivals; the one before has nothing unconfirmed."""
@@ -54,14 +69,12 @@ class Publisher:
         self._others[sent] = None if origin is None else (origin, tag)
         self._send(frame, header, body)
 
-    async def confirmed(self) -> None:
-        """Returns when everything published so far is confirmed."""
-        self._advance()
-        if self._low > self.sent:
-            return
+    def barrier(self) -> asyncio.Future[None]:
+        """Done when everything published so far is confirmed."""
         barrier: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._barriers.append((self.sent, barrier))
-        await barrier
+        self._advance()
+        return barrier
 
     def _on_confirm(self, tag: int, multiple: bool) -> None:
         if multiple:
@@ -93,3 +106,71 @@ class Publisher:
 
     def _on_nack(self, tag: int, multiple: bool) -> None:  # noqa: ARG002 - the fields of the method
         self._link.fail(BrokerError(f"the broker could not store publish {tag} (basic.nack): a queue has failed"))
+
+
+class Sink:
+    """A queue to publish to: by which outlet and frame, and how many messages it may take before somebody looks."""
+
+    __slots__ = ("frame", "left", "outlet")
+
+    def __init__(self, outlet: Outlet, frame: bytes, left: int) -> None:
+        self.outlet = outlet
+        self.frame = frame
+        self.left = left
+
+    def arrival(self, header: bytes, body: bytes, tag: int) -> None:
+        """Publishes what the source delivered under `tag`."""
+        self.left -= 1
+        self.outlet.arrival(self.frame, header, body, tag)
+
+    def publish(self, header: bytes, body: bytes, *, origin: Settled | None = None, tag: int = 0) -> None:
+        """Publishes anything else; `origin` is told when it is confirmed."""
+        self.left -= 1
+        self.outlet.publish(self.frame, header, body, origin=origin, tag=tag)
+
+
+class Publisher:
+    """All outlets of a session."""
+
+    def __init__(self, link: Link, journal: Channel) -> None:
+        self._link = link
+        self.journal = Outlet(link, journal)
+        """The outlet of the journal alone: its writes wait for nothing else."""
+        self._outlets: list[Outlet] = []
+        self._by_queue: dict[tuple[str, str], Outlet] = {}
+
+    async def open(self, queue: str) -> None:
+        """Opens the outlets, as consumers of `queue`, which no earlier session's outlets consume any more."""
+        for _ in range(OUTLETS):
+            channel = await self._link.channel()
+            await channel.consume(queue, _nothing, on_cancel=self._link.cancelled(queue))
+            outlet = Outlet(self._link, channel)
+            await outlet.open()
+            self._outlets.append(outlet)
+
+    def sink(self, queue: str, *, exchange: str = "", left: int = UNLIMITED) -> Sink:
+        """The way to a queue: by its name or, where an exchange is named, by a routing key."""
+        outlet = self._by_queue.get((exchange, queue))
+        if outlet is None:
+            outlet = self._outlets[len(self._by_queue) % OUTLETS]
+            self._by_queue[exchange, queue] = outlet
+        return Sink(outlet, publish_frame(outlet.channel.number, exchange, queue), left)
+
+    def serve(self, source: Settled) -> None:
+        """Makes `source` the origin of arrivals; the one before has nothing unconfirmed."""
+        for outlet in self._outlets:
+            outlet.serve(source)
+
+    async def confirmed(self) -> None:
+        """Returns when everything published so far is confirmed."""
+        for barrier in [outlet.barrier() for outlet in (self.journal, *self._outlets)]:
+            await barrier
+
+    async def close(self) -> None:
+        """Closes the outlets; all they published is confirmed."""
+        for outlet in self._outlets:
+            await outlet.channel.close()
+
+
+def _nothing(_tag: int, _origin: bytes, _header: bytes, _body: bytes) -> None:
+    """Somebody else's message: nothing of ours is ever in that queue. It stays unacknowledged, and is not lost."""

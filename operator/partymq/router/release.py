@@ -10,14 +10,15 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 
+from partymq.amqp.channel import MAX_PREFETCH
 from partymq.core.ledger import Ledger, forget_garbage, unlist
 from partymq.core.names import SPREAD, Names
 from partymq.router.backlogs import Backlogs
 from partymq.router.journal import Journal
-from partymq.router.lanes import Lane, Mode, Sink
+from partymq.router.lanes import Lane, Mode
 from partymq.router.link import Link
 from partymq.router.points import Checkpoint, Point
-from partymq.router.publisher import Publisher
+from partymq.router.publisher import Publisher, Sink
 from partymq.router.segments import BACKLOG_PREFETCH, Flow, SegmentReader, Stray
 
 NEAR = 64
@@ -150,7 +151,7 @@ class Releaser:
     async def _release(self, lane: Lane) -> None:
         for transfer in self._transfers(lane):
             async with self._slots:
-                reader = await self._reader(self._names.transfer(transfer), prefetch=0)
+                reader = await self._reader(self._names.transfer(transfer), prefetch=MAX_PREFETCH)
                 flow = self._open(reader, lane)
                 await reader.exhaust(flow)
                 flow.next_sink = None
@@ -199,7 +200,6 @@ class Releaser:
                 opening = asyncio.create_task(
                     SegmentReader.open(
                         link=self._link,
-                        publisher=self._publisher,
                         queue=queue,
                         prefetch=prefetch,
                         on_stray=self._on_stray,

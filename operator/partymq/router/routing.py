@@ -56,7 +56,13 @@ class Routing:
         self.journal = journal
         partitions = range(len(ledger.partitions))
         self.lanes = {p: Lane(p, ledger.epoch, self._on_park) for p in (*partitions, SPREAD)}
-        self.inboxes = Inboxes(topology=topology, names=names, window=spec.inbox_window, on_polled=self._on_polled)
+        self.inboxes = Inboxes(
+            topology=topology,
+            names=names,
+            publisher=publisher,
+            window=spec.inbox_window,
+            on_polled=self._on_polled,
+        )
         self.keyless = Keyless(
             lane=self.lanes[SPREAD],
             publisher=publisher,
@@ -180,7 +186,7 @@ class Routing:
     def _on_polled(self, member: Member) -> None:
         starved, member.starved = member.starved, []
         for lane in starved:
-            if lane.mode is Mode.DIRECT and lane.owner is member and not lane.resume(member.sink, self._publisher):
+            if lane.mode is Mode.DIRECT and lane.owner is member and not lane.resume(member.sink):
                 member.starved.append(lane)
         if member.full:
             member.starved.clear()
@@ -211,7 +217,7 @@ class Routing:
         owner = lane.owner
         assert owner is not None, "a partition without an owner is not released"
         assert not owner.closed, "nothing is released to a donor"
-        if not lane.resume(owner.sink, self._publisher):
+        if not lane.resume(owner.sink):
             owner.starved.append(lane)
             self.inboxes.wake(owner)
 

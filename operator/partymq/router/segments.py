@@ -13,12 +13,11 @@ from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
-from partymq.amqp.channel import Channel
+from partymq.amqp.channel import MAX_PREFETCH, Channel
 from partymq.amqp.frames import publish_frame
 from partymq.amqp.stamp import fence_header, read_fence, read_stamp
-from partymq.router.lanes import Sink
 from partymq.router.link import Link
-from partymq.router.publisher import Publisher
+from partymq.router.publisher import Sink
 
 BACKLOG_PREFETCH = 256
 """A constant, as the source's: see there."""
@@ -50,10 +49,9 @@ class Flow:
         """Publishes the oldest message; False where it may not be or the owner has no credit."""
         if self.next_sink is None or (sink := self.next_sink()) is None:
             return False
-        sink.left -= 1
         tag, header, body = self.pending.popleft()
         self.unconfirmed += 1
-        self.reader.publisher.publish(sink.frame, header, body, origin=self, tag=tag)
+        sink.publish(header, body, origin=self, tag=tag)
         return True
 
     def confirmed(self, tag: int) -> None:
@@ -68,12 +66,11 @@ class Flow:
 class SegmentReader:
     """The consumer of one segment; flows appear as their messages do."""
 
-    def __init__(self, *, queue: str, channel: Channel, publisher: Publisher, whole: bool, on_stray: Stray) -> None:
+    def __init__(self, *, queue: str, channel: Channel, whole: bool, on_stray: Stray) -> None:
         self.queue = queue
         self.whole = whole
-        """Read without a prefetch: a transfer."""
+        """Read as far as can be: a transfer."""
         self.channel = channel
-        self.publisher = publisher
         self.released = 0
         self._on_stray = on_stray
         self._flows: dict[int, Flow] = {}
@@ -86,16 +83,14 @@ class SegmentReader:
         cls,
         *,
         link: Link,
-        publisher: Publisher,
         queue: str,
         prefetch: int,
         on_stray: Stray,
     ) -> "SegmentReader":
-        """Starts to read; `prefetch` 0 reads all."""
+        """Starts to read."""
         channel = await link.channel()
-        reader = cls(queue=queue, channel=channel, publisher=publisher, whole=not prefetch, on_stray=on_stray)
-        if prefetch:
-            await channel.qos(prefetch)
+        reader = cls(queue=queue, channel=channel, whole=prefetch == MAX_PREFETCH, on_stray=on_stray)
+        await channel.qos(prefetch)
         await channel.consume(queue, reader._on_delivery, on_cancel=link.cancelled(queue))
         return reader
 

@@ -85,11 +85,10 @@ class Session:
     async def _serve(self, link: Link, topology: Topology) -> None:
         channel = await link.channel()
         publisher = Publisher(link, channel)
-        await publisher.open()
+        await publisher.journal.open()
         await topology.declare_quorum(self._names.journal, single_active=True)
         journal = Journal(
-            channel=channel,
-            publisher=publisher,
+            outlet=publisher.journal,
             queue=self._names.journal,
             wants=self._wants,
             on_wanted=self._listener.wanted,
@@ -108,6 +107,7 @@ class Session:
                     await routing.stop()
             for service in services:
                 service.cancel()
+        await publisher.close()
         await channel.close()
 
     async def _unless_stopped(self, work: Coroutine[object, object, T]) -> T | None:
@@ -137,6 +137,9 @@ class Session:
     async def _prepare(self, link: Link, topology: Topology, publisher: Publisher, journal: Journal) -> Routing:
         """Makes everything that the ledger names exist and be quiet, and puts the router's parts together."""
         names, ledger = self._names, journal.ledger
+        await topology.declare_quorum(names.outlets)
+        await await_quiet(topology, [names.outlets])
+        await publisher.open(names.outlets)
         await topology.declare_dead_letters(names.dlx, names.dead)
         routing = Routing(
             config=self._config,

@@ -38,7 +38,6 @@ class Source:
     ) -> None:
         self._link = link
         self._publisher = publisher
-        self._arrival = publisher.arrival
         self._lanes = lanes
         self._spread = spread
         self._partitions = len(lanes)
@@ -78,7 +77,7 @@ class Source:
         sink = lane.sink
         if sink is not None and sink.left > 0:
             sink.left -= 1
-            self._arrival(sink.frame, stamped, body, tag)
+            sink.outlet.arrival(sink.frame, stamped, body, tag)
         else:
             lane.park(tag, stamped, body)
 

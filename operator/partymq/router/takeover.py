@@ -14,7 +14,7 @@ queue's consumers makes it look again, so one that comes last in line comes and 
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from partymq.amqp.channel import Channel
+from partymq.amqp.channel import MAX_PREFETCH, Channel
 from partymq.amqp.frames import publish_frame
 from partymq.amqp.stamp import Stamp, fence_header, read_fence, read_stamp
 from partymq.core.consumers import TAKEOVER_PRIORITY
@@ -53,8 +53,9 @@ class Takeover:
 
     @classmethod
     async def attach(cls, *, link: Link, inbox: str, epoch: int, consumer_count: ConsumerCount) -> "Takeover":
-        """Consumes the inbox, before its client and without a prefetch (a limit would deadlock behind what is kept)."""
+        """Consumes the inbox, before its client and all of it: a fence stands behind everything (see core.window)."""
         channel = await link.channel()
+        await channel.qos(MAX_PREFETCH)
         takeover = cls(link=link, channel=channel, inbox=inbox, epoch=epoch, consumer_count=consumer_count)
         await takeover._channel.consume(
             inbox, takeover._on_delivery, arguments={"x-priority": TAKEOVER_PRIORITY}, on_cancel=takeover._on_cancel

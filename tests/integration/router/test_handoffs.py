@@ -166,3 +166,19 @@ async def test_who_leaves_is_not_kept_waiting_for_those_who_may_come(tmp_path: P
         await eventually(lambda: g.active() == {"a", "b"}, "they are not the owners any more")
         g.set_pod("a", PodState.TERMINATING)
         await eventually(lambda: g.active() == {"b"}, "a waits for who may come", deadline=30)
+
+
+async def test_an_inbox_of_thousands_is_emptied_to_its_end(tmp_path: Path) -> None:
+    async with group(tmp_path, inbox_window=4000) as g:
+        await g.route()
+        holder = await g.join("a", prefetch=10, hold_after=0)
+        await g.owners("a")
+        await (await g.clients.producer(g.source, rate=0, keys=100, count=3500)).started()
+        await eventually(lambda: g.waiting_in_inbox("a") > 3000, "the inbox does not fill", 30)
+        await g.join("b", prefetch=100)
+        await holder.kill()
+        g.set_pod("a", None)
+        await g.owners("b")
+        await g.spool.settled()
+    verdict = g.spool.audit()
+    assert verdict.ok, verdict.report()

@@ -8,18 +8,19 @@ from contextlib import asynccontextmanager
 import pytest
 from pamqp import commands, frame
 from pamqp.base import Frame
+from pamqp.body import ContentBody
 from pamqp.header import ContentHeader, ProtocolHeader
 from pamqp.heartbeat import Heartbeat
 
 from partymq.amqp.channel import Channel
-from partymq.amqp.connection import PUBLISH_CHANNEL, Connection
+from partymq.amqp.connection import Connection
 from partymq.amqp.frames import body_frames, header_frame, plain_header, publish_frame
 from partymq.amqp.replies import NotExecutedError
 from partymq.errors import AccessRefusedError, BrokerTooOldError, ChannelClosedError, ConnectionLostError, PartyMQError
 from support.fake_broker import ADDRESS, FakeBroker
 from support.fake_kubernetes import in_virtual_time
 
-TO_Q = publish_frame(PUBLISH_CHANNEL, "", "q")
+TO_Q = publish_frame(1, "", "q")
 HELLO = body_frames(b"hello")
 
 
@@ -166,7 +167,7 @@ async def test_nobody_listens() -> None:
 
 
 async def test_the_first_channel_is_the_publish_channel(connection: Connection) -> None:
-    assert (await connection.channel()).number == PUBLISH_CHANNEL
+    assert (await connection.channel()).number == 1
     assert (await connection.channel()).number == 2
 
 
@@ -339,6 +340,19 @@ async def test_a_chunk_is_one_write_whatever_it_causes(
     connection.remove_chunk_hook(hook)
     broker.give(delivery(1, 4))
     assert order[-1] == "delivery 4"
+
+
+@pytest.mark.parametrize("size", [0, 1, 4088, 4089, 20_000])
+async def test_a_body_is_published_on_the_channel_that_publishes(
+    broker: FakeBroker, connection: Connection, channel: Channel, size: int
+) -> None:
+    other = await connection.channel()
+    header, body = plain_header(size), bytes(size)
+    sent = len(broker.sent)
+    other.publish(publish_frame(other.number, "", "q"), header, body_frames(body, channel.number))
+    await asyncio.sleep(0)
+    assert {number for number, _ in broker.sent[sent:]} == {other.number}
+    assert b"".join(item.value for _, item in broker.sent[sent:] if isinstance(item, ContentBody)) == body
 
 
 async def test_outside_of_a_chunk_one_turn_of_the_loop_is_one_write(broker: FakeBroker, channel: Channel) -> None:

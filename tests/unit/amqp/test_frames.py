@@ -87,6 +87,12 @@ def test_a_body_survives_being_cut_into_frames(payload: bytes, frame_max: int) -
     assert parts == payload
 
 
+@given(st.binary(max_size=20_000), st.sampled_from([4096, 5000, 131_072]), st.integers(1, 2047))
+def test_a_body_survives_going_on_another_channel(payload: bytes, frame_max: int, channel: int) -> None:
+    moved = frames.readdress(frames.body_frames(payload, 3, frame_max), channel)
+    assert moved == frames.body_frames(payload, channel, frame_max)
+
+
 def test_an_empty_body_has_no_frame() -> None:
     assert frames.body_frames(b"") == b""
     assert frames.body_payload(b"") == b""

@@ -65,8 +65,7 @@ def delivery(channel: int, tag: int, body: bytes, pieces: int = 1) -> list[bytes
 
 
 def expected(channel: int, tag: int, body: bytes, pieces: int = 1) -> tuple[object, ...]:
-    readdressed = b"".join(content(1, body, pieces)[1:])
-    return channel, tag, ORIGIN, plain_header(len(body)), readdressed
+    return channel, tag, ORIGIN, plain_header(len(body)), b"".join(content(channel, body, pieces)[1:])
 
 
 RETURN = commands.Basic.Return(reply_code=312, reply_text="NO_ROUTE", exchange="", routing_key="gone")

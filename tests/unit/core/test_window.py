@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from partymq.core.window import MAX_GROWTH, Credit
+from partymq.core.window import MAX_GROWTH, MAX_WINDOW, Credit
 
 
 def polled(window: int, *, ready: int, published_since: int = 0) -> Credit:
@@ -81,7 +81,7 @@ def test_the_window_stays_within_its_bounds(window: int, history: list[tuple[int
     credit = polled(window, ready=ready)
     for consumed, seconds in history:
         credit.observe_rate(consumed=consumed, seconds=seconds)
-        assert window <= credit.window <= window * MAX_GROWTH
+        assert window <= credit.window <= min(window * MAX_GROWTH, MAX_WINDOW)
         assert credit.left == credit.window - ready
         assert credit.rate >= 0
 

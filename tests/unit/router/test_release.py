@@ -11,6 +11,7 @@ from partymq.core.ledger import Ledger, empty
 from partymq.core.names import SPREAD, Names
 from partymq.core.spec import GroupId
 from partymq.router.lanes import Lane, Member, Mode
+from partymq.router.publisher import Sink
 from partymq.router.release import Releaser
 from support.conditions import eventually
 
@@ -22,6 +23,9 @@ class FakeChannel:
         self.number = number
         self.consuming = False
         self._may_consume = may_consume
+
+    async def qos(self, _prefetch: int) -> None:
+        """Taken as said."""
 
     async def consume(self, *_: object, **__: object) -> None:
         self.consuming = True
@@ -42,8 +46,7 @@ class Stage:
         self.may_consume = asyncio.Event()
         self.requested: list[Lane] = []
         self.lane = Lane(0, 1, lambda _: None)
-        self.lane.owner = Member("a", b"", 10)
-        self.lane.owner.sink.left = 10
+        self.lane.owner = Member("a", Sink(cast(Any, None), b"", 10), 10)
         partition = replace(empty(1).partitions[0], owner="a", transfers=("1.1",), backlog=True)
         ledger = replace(empty(1), partitions=(partition,))
         self.releaser = Releaser(

@@ -1,0 +1,63 @@
+"""What a successor relies on: where no outlet is left, nothing of an earlier session comes any more."""
+
+import asyncio
+
+import pytest
+
+from partymq.amqp.channel import MAX_PREFETCH
+from partymq.amqp.connection import Connection
+from partymq.amqp.frames import body_frames, body_payload, plain_header
+from partymq.amqp.topology import Topology
+from partymq.router.link import Link
+from partymq.router.publisher import OUTLETS, Publisher
+from partymq.router.quiet import await_quiet
+from support.broker import unique
+from support.conditions import eventually
+from support.group import address
+
+IN_FLIGHT = 40_000
+BODY = b"x" * 800
+
+
+@pytest.mark.parametrize("round_", range(2))
+async def test_nothing_arrives_after_the_last_outlet_is_gone(round_: int) -> None:
+    topology = await Topology.open(address(), name="test")
+    outlets, others, *queues = (unique("q") for _ in range(2 + OUTLETS))
+    await asyncio.gather(*(topology.declare_quorum(queue) for queue in (outlets, others, *queues)))
+    connections = [await Connection.open(address(), name=f"test {n}") for n in range(2)]
+    try:
+        before, after = [Publisher(Link(each), await each.channel()) for each in connections]
+        await before.open(outlets)
+        await after.open(others)  # a real successor opens its outlets later: here it is to be as quick as can be
+        sinks = [before.sink(queue) for queue in queues]
+        for number in range(IN_FLIGHT):
+            sinks[number % OUTLETS].publish(plain_header(len(BODY)), body_frames(BODY))
+        await eventually(
+            lambda: sinks[0].outlet.unconfirmed < IN_FLIGHT // OUTLETS - 500, "nothing is confirmed", every=0
+        )
+        connections[0].abort()
+
+        await await_quiet(topology, [outlets])
+        for queue in queues:
+            after.sink(queue).publish(plain_header(4), body_frames(b"last"))
+        await after.confirmed()
+        for queue in queues:
+            assert await _last(connections[1], topology, queue) == b"last"
+    finally:
+        for connection in connections:
+            connection.abort()
+        await asyncio.gather(*(topology.delete(queue) for queue in (outlets, others, *queues)))
+        await topology.close()
+
+
+async def _last(connection: Connection, topology: Topology, queue: str) -> bytes:
+    """The body of the message that stands last in a queue."""
+    bodies: list[bytes] = []
+    state = await topology.poll(queue)
+    assert state is not None
+    channel = await connection.channel()
+    await channel.qos(MAX_PREFETCH)
+    await channel.consume(queue, lambda _tag, _origin, _header, body: bodies.append(body))
+    await eventually(lambda: len(bodies) >= state.ready, f"{state.ready} messages do not come")
+    await channel.close()
+    return body_payload(bodies[-1])
