@@ -99,7 +99,9 @@ class Controller:
             rejoin_seconds=self._spec.rejoin_seconds,
         )
         changed = self._sets(before) != self._sets(self.membership)
-        if changed and self._leaving(self.membership) - self._leaving(before):
+        # Nobody was seen before the first look, so nobody is known to have been leaving.
+        left_before = self._leaving(before) if self.observed else frozenset[str]()
+        if changed and self._leaving(self.membership) - left_before:
             self._due = now  # its keys wait for this; who comes has time to come together
         elif changed and self._due is None:
             self._due = now + self._spec.rebalance_delay
