@@ -1,7 +1,7 @@
 """One channel: methods that wait for a reply, and the callbacks of its consumer and its confirms.
 
 Invariant: whoever waits for a reply gets the one to his method, or is told why none will come. No delivery is handed on
-after `close` was called, and nothing is sent after the channel is closed: by then it is all back in its queue.
+after `close` was called, and no message or acknowledgement is sent after it: by then it is all back in its queue.
 """
 
 import asyncio
@@ -108,9 +108,9 @@ class Channel:
     def publish(self, frame: bytes, header: bytes, body_frames: bytes) -> None:
         """Send a message: a frame of `publish_frame`, a content header's payload, and body frames of any channel.
 
-        On a closed channel it goes nowhere (the broker would close the connection over it) and is never confirmed.
+        After `close` it goes nowhere (the broker would close the connection over it) and is never confirmed.
         """
-        if self.closed.done():
+        if self._closing:
             return
         output = self._output
         head = FRAME_HEAD.pack(HEADER, self.number, len(header))
@@ -124,8 +124,8 @@ class Channel:
             output.schedule()
 
     def ack(self, tag: int, *, multiple: bool = False) -> None:
-        """Acknowledge a delivery, or all up to it."""
-        if self.closed.done():
+        """Acknowledge a delivery, or all up to it; what was not before `close` went back with it."""
+        if self._closing:
             return
         self._output.send(ack_frame(self.number, tag, multiple))
 
@@ -200,11 +200,13 @@ class Channel:
 
     def fail(self, error: Exception | None) -> None:
         """The connection ended: cleanly, or with this error."""
+        self._closing = True
         self.content.drop()
         self._replies.fail(error or ConnectionLostError("the connection was closed"))
         settle(self.closed, error)
 
     def _end(self, error: ChannelClosedError | None) -> None:
+        self._closing = True
         self.content.drop()
         self._replies.fail(error or ChannelClosedError(200, "at this side's request"))
         self._forget(self.number)

@@ -397,6 +397,19 @@ async def test_a_return_says_what_came_back(broker: FakeBroker, connection: Conn
     assert not connection.lost.done()
 
 
+async def test_a_channel_that_is_being_closed_sends_no_more(broker: FakeBroker, channel: Channel) -> None:
+    broker.answers[commands.Channel.Close] = None
+    closing = asyncio.create_task(channel.close())
+    await turns()
+    before = len(broker.sent)
+    channel.ack(1)
+    channel.publish(TO_Q, plain_header(5), HELLO)
+    await turns()
+    assert broker.sent[before:] == [], "the broker would close the connection over it"
+    broker.give((channel.number, commands.Channel.CloseOk()))
+    await closing
+
+
 # The end of a connection.
 
 

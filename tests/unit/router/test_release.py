@@ -13,6 +13,7 @@ from partymq.core.spec import GroupId
 from partymq.router.lanes import Lane, Member, Mode
 from partymq.router.publisher import Sink
 from partymq.router.release import Releaser
+from partymq.router.routing import Routing
 from support.conditions import eventually
 
 
@@ -45,6 +46,7 @@ class Stage:
         self.channels: list[FakeChannel] = []
         self.may_consume = asyncio.Event()
         self.requested: list[Lane] = []
+        self.backlogs = SimpleNamespace(may_hold=lambda _: False, request=self.requested.append)
         self.lane = Lane(0, 1, lambda _: None)
         self.lane.owner = Member("a", Sink(cast(Any, None), b"", 10), 10)
         partition = replace(empty(1).partitions[0], owner="a", transfers=("1.1",), backlog=True)
@@ -54,7 +56,7 @@ class Stage:
             publisher=cast(Any, None),
             journal=cast(Any, SimpleNamespace(ledger=ledger, write=_written(ledger))),
             names=Names(GroupId(namespace="shop", name="orders")),
-            backlogs=cast(Any, SimpleNamespace(may_hold=lambda _: False, request=self.requested.append)),
+            backlogs=cast(Any, self.backlogs),
             lanes={0: self.lane, SPREAD: Lane(SPREAD, 1, lambda _: None)},
             go_direct=lambda _: None,
             any_sink=lambda: None,
@@ -97,6 +99,16 @@ async def test_a_release_stopped_while_it_opens_a_segment_leaves_one_reader() ->
         await eventually(lambda: 0 in stage.releaser._tasks, "the release is not taken up again")
         await eventually(lambda: bool(next(iter(stage.releaser._readers.values()))._fences), "no fence is sent")
         assert [channel.number for channel in stage.channels if channel.consuming] == [1]
+
+
+async def test_a_release_that_ends_as_its_owner_becomes_a_donor_lets_arrivals_wait() -> None:
+    stage = Stage()
+    stage.lane.park(1, b"", b"")
+    assert stage.lane.owner is not None
+    stage.lane.owner.closed = True
+    Routing._go_direct(cast(Any, SimpleNamespace(backlogs=stage.backlogs)), stage.lane)
+    assert stage.lane.mode is Mode.WAITING
+    assert stage.requested == [stage.lane]
 
 
 async def test_what_a_held_partition_has_parked_goes_to_its_backlog() -> None:
