@@ -105,6 +105,10 @@ class Channel:
         frame = consume_frame(self.number, queue, CONSUMER_TAG, exclusive=exclusive, arguments=arguments or {})
         await self._call(frame, commands.Basic.ConsumeOk)
 
+    async def cancel(self) -> None:
+        """End the consumer: no delivery comes after this returns, and what it holds stays its own."""
+        await self._ask(commands.Basic.Cancel(consumer_tag=CONSUMER_TAG), commands.Basic.CancelOk)
+
     def publish(self, frame: bytes, header: bytes, body_frames: bytes) -> None:
         """Send a message: a frame of `publish_frame`, a content header's payload, and body frames of any channel.
 

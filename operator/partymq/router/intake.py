@@ -132,9 +132,13 @@ class Intake:
     async def _shut(self) -> None:
         if self._source is not None:
             source = self._source
-            await source.close()
+            await source.close(self._consumers)
             self._source = None
             self._routed += source.routed
+
+    async def _consumers(self) -> int:
+        state = await self._topology.poll(self._spec.source_queue)
+        return 0 if state is None else state.consumers
 
     def _problem(self, state: QueueState | None) -> PartyMQError | None:
         queue = self._spec.source_queue

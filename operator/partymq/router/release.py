@@ -64,6 +64,7 @@ class Releaser:
         self._readers: dict[str, SegmentReader] = {}
         self._opening: dict[str, asyncio.Lock] = {}
         self._slots = asyncio.Semaphore(READERS)
+        self._closing = False
         self._emptied: dict[int, set[str]] = {}
         self._wake = asyncio.Event()
         self._released = 0
@@ -109,7 +110,8 @@ class Releaser:
         self._wake.set()  # the partition may have begun to wait again while the task was closing its reader
 
     def _may_release(self, lane: Lane) -> bool:
-        if lane.mode is not Mode.WAITING or lane.index in self._tasks or self._held[lane.index]:
+        # While it closes, a second reader of a segment would overtake what the first one gives back.
+        if self._closing or lane.mode is not Mode.WAITING or lane.index in self._tasks or self._held[lane.index]:
             return False
         if lane.index == SPREAD:
             return self._pending(lane)
@@ -249,9 +251,12 @@ class Releaser:
 
     async def close(self) -> None:
         """Stops without a repeat: what was published is confirmed and acknowledged, the rest goes back."""
+        self._closing = True
         await self.hold(self._lanes.values())
         await self._publisher.confirmed()
-        await asyncio.gather(*(self._close(reader) for reader in list(self._readers.values())))
+        readers = list(self._readers.values())
+        await asyncio.gather(*(reader.prove() for reader in readers))
+        await asyncio.gather(*(self._close(reader) for reader in readers))
 
 
 def _sink_of(lane: Lane) -> Sink | None:

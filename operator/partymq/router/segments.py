@@ -155,6 +155,17 @@ class SegmentReader:
             if flow.received - received < near:
                 return
 
+    async def prove(self) -> None:
+        """Returns when all acknowledgements so far took effect; nothing is released any more.
+
+        RabbitMQ drops those that it has not handed to the queue yet when their channel is closed, but it hands them
+        over before what the channel publishes to the queue later.
+        """
+        proven = asyncio.Event()
+        await self.channel.confirm_select(lambda _tag, _multiple: proven.set(), lambda _tag, _multiple: proven.set())
+        self.channel.publish(self._frame, fence_header("last", expires=True, urgent=True), b"")
+        await proven.wait()
+
     async def close(self) -> None:
         """Gives back what is unacknowledged."""
         await self.channel.close()

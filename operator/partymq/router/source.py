@@ -7,7 +7,9 @@ The prefetch is a constant, within and between sessions: changing it can reorder
 section 4).
 """
 
-from collections.abc import Callable, Sequence
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
 
 import mmh3
 
@@ -18,6 +20,10 @@ from partymq.router.publisher import Publisher
 
 PREFETCH = 2000
 """Covers the confirm's round trip at 100 000 messages a second, and bounds what may be parked."""
+
+DRAIN_WITHIN = 2.0
+"""Seconds in which what was delivered has to be on its way when the source is closed."""
+COUNT_RETRY = 0.005
 
 KeyReader = Callable[[bytes, bytes, bytes], bytes | None]
 
@@ -47,6 +53,9 @@ class Source:
         self._header_max = link.header_max
         self._channel: Channel | None = None
         self._next = 1
+        self._last = 0
+        """The last delivery."""
+        self._progress = asyncio.Event()
         self._acked = 0
         self._done: set[int] = set()
         self._stopped = False
@@ -63,6 +72,7 @@ class Source:
     def _on_delivery(self, tag: int, origin: bytes, header: bytes, body: bytes) -> None:
         if self._stopped:
             return
+        self._last = tag
         key = self._read_key(header, body, origin)
         if key is None:
             self._on_missing(tag, origin, header, body)
@@ -95,13 +105,30 @@ class Source:
         self._next = tag
 
     def _ack(self) -> None:
+        self._progress.set()
         last = self._next - 1
         if last > self._acked and self._channel is not None:
             self._acked = last
             self._channel.ack(last, multiple=True)
 
-    async def close(self) -> None:
-        """Stops without a repeat: what was published is confirmed and acknowledged, the rest goes back."""
+    async def close(self, consumers: Callable[[], Awaitable[int]]) -> None:
+        """Stops without a repeat: what was delivered goes its way, and the acknowledgements of it are proven.
+
+        RabbitMQ drops acknowledgements that it has not handed to a quorum queue yet when their channel is closed. So
+        the consumer is cancelled first, and all that it holds is acknowledged; a quorum queue counts it among its
+        `consumers` until that took effect. What cannot go its way in time is given back.
+        """
+        if self._channel is not None:
+            await self._channel.cancel()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(DRAIN_WITHIN):
+                    while self._next <= self._last:
+                        self._progress.clear()
+                        await self._progress.wait()
+                    self._ack()
+                    # Polled: the broker tells nobody of it.
+                    while await consumers() > 0:  # noqa: ASYNC110
+                        await asyncio.sleep(COUNT_RETRY)
         self._stopped = True
         for lane in (*self._lanes, self._spread):
             lane.parked.clear()  # not published: the broker takes it back and delivers it again
