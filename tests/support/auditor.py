@@ -294,8 +294,13 @@ class Auditor:
     def _consumer_is_the_excuse(self, before: _Delivery) -> bool:
         if before.returned:
             return True
-        died = before.consumer.ended not in ("", CLOSED)
-        return died and before.acked_at > 0 and before.consumer.gone_at - before.acked_at <= self._in_doubt
+        return self._ack_in_doubt(before)
+
+    def _ack_in_doubt(self, delivery: _Delivery) -> bool:
+        """Whether its consumer died so soon after saying that it acknowledges that the ack may never have left."""
+        consumer = delivery.consumer
+        died = consumer.ended not in ("", CLOSED)
+        return died and delivery.acked_at > 0 and consumer.gone_at - delivery.acked_at <= self._in_doubt
 
     def _stale_keys(self) -> int:
         stale = 0
@@ -326,10 +331,14 @@ class Auditor:
             del holders[consumer.name]
 
     def _forget_settled(self, until: int) -> None:
-        """Drop what was acknowledged so long ago that nothing excuses a repeat of it."""
+        """Drop what was acknowledged so long ago that nothing excuses a repeat of it.
+
+        An ack in doubt is remembered: what it was for comes again when somebody consumes there again.
+        """
         while self._settled and self._settled[0][0] < until:
             at, ident = self._settled.popleft()
-            if (delivery := self._recent.get(ident)) is not None and delivery.acked_at == at:
+            delivery = self._recent.get(ident)
+            if delivery is not None and delivery.acked_at == at and not self._ack_in_doubt(delivery):
                 del self._recent[ident]
 
     def _doubt_what_is_in_flight(self) -> None:

@@ -248,6 +248,19 @@ def test_an_ack_of_a_consumer_that_died_moments_later_may_not_have_left(history:
     assert verdict.excused_by_consumer == 1
 
 
+def test_an_ack_in_doubt_is_so_until_somebody_consumes_again(history: History) -> None:
+    history.send("k", 0)
+    history.handle("a", "k", 0)
+    history.gone("a", KILLED)
+    history.wait(20)
+    history.send("other", 0)
+    history.handle("b", "other", 0)
+    history.handle("b", "k", 0)
+    verdict = history.verdict()
+    assert verdict.ok, verdict.report()
+    assert verdict.excused_by_consumer == 1
+
+
 def test_an_ack_long_before_the_death_of_its_consumer_excuses_nothing(history: History) -> None:
     history.send("k", 0)
     history.handle("a", "k", 0)
