@@ -168,5 +168,8 @@ async def field(
         )
         try:
             yield made
+        except Exception as error:
+            error.add_note(await stage.story(cluster, name))
+            raise
         finally:
             await made.clear()

@@ -240,6 +240,16 @@ async def kill_pod(cluster: Kube, pod: str) -> None:
 _OPERATORS = "app.kubernetes.io/name=partymq"
 
 
+async def story(cluster: Kube, group: str) -> str:
+    """What the operators' logs and the Events say of a group."""
+    lines = []
+    for pod in sorted(await operator_pods(cluster)):
+        log = await cluster.kubectl("logs", pod, "--tail=2000")
+        lines += [f"{pod}: {line}" for line in log.splitlines() if group in line or "Traceback" in line]
+    lines += [f"{e['lastTimestamp']} {e['reason']}: {e['message']}" for e in await cluster.events(group)]
+    return "\n".join((f"the story of {group}:", *lines[-200:]))
+
+
 async def operator_pods(cluster: Kube) -> dict[str, bool]:
     """The operator's pods that are not on their way out, and whether they are ready."""
     ready = {}

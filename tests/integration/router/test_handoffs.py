@@ -8,7 +8,7 @@ import aio_pika
 import pytest
 
 from partymq.core.membership import PodState
-from support.broker import amqp_url
+from support.broker import QUORUM, amqp_url
 from support.conditions import eventually
 from support.group import Group, group
 from support.options import Leave, Library
@@ -182,3 +182,30 @@ async def test_an_inbox_of_thousands_is_emptied_to_its_end(tmp_path: Path) -> No
         await g.spool.settled()
     verdict = g.spool.audit()
     assert verdict.ok, verdict.report()
+
+
+async def test_when_all_leave_at_once_what_was_given_out_is_not_given_again(tmp_path: Path) -> None:
+    """The source is closed with arrivals on hold between others that are done: each of these must be acknowledged."""
+    async with group(tmp_path, source_arguments=QUORUM, partitions=64) as g:
+        await g.route()
+        producer = None
+        for names in (("a", "b"), ("c", "d"), ("e", "f")):
+            clients = [await g.join(name, prefetch=20, work=0.001) for name in names]
+            await g.owners(*names)
+            if producer is None:
+                producer = await (await g.clients.producer(g.source, rate=1200, keys=300)).started()
+            await _progress(g, 600)
+            for name, client in zip(names, clients, strict=True):
+                g.set_pod(name, PodState.TERMINATING)
+                client.terminate()
+                await eventually(lambda name=name: name not in g.active(), f"{name} does not leave", every=0.002)  # type: ignore[misc]
+            await eventually(lambda: g.report.ready.reason == "NoMembers", "they do not leave")
+            for name in names:
+                g.set_pod(name, None)
+        assert producer is not None
+        await g.join("last")
+        await producer.stop()
+        await g.spool.settled()
+    verdict = g.spool.audit()
+    assert verdict.ok, verdict.report()
+    assert (verdict.excused_by_consumer, verdict.excused_by_router) == (0, 0), verdict.report()
