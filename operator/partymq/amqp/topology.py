@@ -10,6 +10,7 @@ That connection is our kind and not aio-pika's because of the polls. They are fr
 """
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final, NamedTuple, Self
@@ -106,6 +107,22 @@ class Topology:
                 if error.code == _NOT_FOUND and _NO_QUEUE in error.text:
                     return None
                 raise _explained(error, f"queue {queue!r}") from error
+
+    async def queue_type(self, queue: str) -> str | None:
+        """The type of a queue (`classic`, `quorum`, `stream`); None where there is none, or we may not ask.
+
+        No method tells it. But who declares a queue that exists as one of another type is told what it is, and no queue
+        of a type that does not exist is ever made.
+        """
+        channel = await self._connection.channel()
+        try:
+            await channel.declare_queue(queue, {"x-queue-type": "partymq-asks"})
+        except ChannelClosedError as error:
+            found = re.search(r"'x-queue-type' .* but current is '([\w-]+)'", error.text)
+            return found.group(1) if found else None
+        finally:
+            await channel.close()
+        return None
 
     async def purge(self, queue: str) -> int:
         """Drop a queue's ready messages; says how many."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from partymq.amqp.topology import QueueState, Topology
 from partymq.core.names import SPREAD
 from partymq.core.spec import GroupSpec
-from partymq.errors import PartyMQError, SourceMissingError, SourceSharedError
+from partymq.errors import PartyMQError, SourceIsStreamError, SourceMissingError, SourceSharedError
 from partymq.router.lanes import Lane
 from partymq.router.link import Link
 from partymq.router.publisher import Publisher
@@ -22,6 +22,9 @@ LOOK_EVERY = 0.5
 RETRY = 0.02
 FOREIGN_AFTER = 5.0
 """Seconds after which a consumer is somebody else's rather than the session's before us."""
+STREAM = "stream"
+STREAM_AGAIN = 30.0
+"""Seconds after which a stream is looked at again: somebody may have put another queue in its place."""
 RESUME_AT = 0.8
 """Share of the backlog's limit at which the source is read again."""
 
@@ -60,6 +63,7 @@ class Intake:
         self._members = False
         self._closed = False
         self._foreign_since: float | None = None
+        self._stream_until = float("-inf")
         self._routed = 0
         self.ready: int | None = None
         """Messages that stand in the source; None while it does not exist."""
@@ -127,7 +131,18 @@ class Intake:
             on_oversized=self._on_oversized,
         )
         await source.open(self._spec.source_queue)
+        if not await self._consumers() and await self._is_stream():
+            self._stream_until = asyncio.get_running_loop().time() + STREAM_AGAIN
+            await self._shut()
+            return False
         return True
+
+    async def _is_stream(self) -> bool:
+        """Whether a queue that does not count its consumer is a stream; that it does not, is how streams are noticed.
+
+        Asked only then: the broker logs the question as an error. Who may not ask is told so by the missing count.
+        """
+        return await self._topology.queue_type(self._spec.source_queue) in (STREAM, None)
 
     async def _shut(self) -> None:
         if self._source is not None:
@@ -144,11 +159,16 @@ class Intake:
         queue = self._spec.source_queue
         if state is None:
             return SourceMissingError(
-                f"the source queue {queue!r} does not exist: declare it (of any type), or mend spec.source.queue; "
+                f"the source queue {queue!r} does not exist: declare it, or mend spec.source.queue; "
                 "routing starts as soon as it is there"
             )
         others = state.consumers - (1 if self._source is not None else 0)
         now = asyncio.get_running_loop().time()
+        if now < self._stream_until:
+            return SourceIsStreamError(
+                f"the source queue {queue!r} is a stream: acknowledging takes nothing out of it, so its messages "
+                "cannot be handed on once and for all. Name a classic or a quorum queue in spec.source.queue"
+            )
         if others <= 0:
             self._foreign_since = None
             return None

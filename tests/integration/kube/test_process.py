@@ -7,12 +7,15 @@ import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import aiohttp
 
-from support.api_server import Kubectl
+from support.api_server import Kubectl, Line
 from support.broker import QUORUM, amqp_url, management_url, temporary_queue
 from support.conditions import eventually
+from support.processes import Clients
+from support.spool import Spool
 
 
 @asynccontextmanager
@@ -115,3 +118,49 @@ async def test_two_signals_do_no_harm(kubectl: Kubectl) -> None:
         process.send_signal(signal.SIGINT)
         process.send_signal(signal.SIGTERM)
         assert await asyncio.wait_for(process.wait(), 15.0) == 0, log
+
+
+async def test_routing_goes_on_while_the_api_server_is_away_and_a_client_dies(
+    kubectl: Kubectl, line: tuple[Line, str], tmp_path: Path
+) -> None:
+    """The pods are those that were known; who of them consumes, the broker says."""
+    path, kubeconfig = line
+    spool = Spool(tmp_path)
+    async with (
+        temporary_queue(amqp_url(), "source", QUORUM) as source,
+        operator("--kubeconfig", kubeconfig, kubectl=kubectl),
+        Clients(spool, amqp_url()) as clients,
+    ):
+        kubectl.secret(amqp_url())
+        kubectl.group(
+            source={"queue": source}, partitions=8, members={"rejoinSeconds": 2}, rebalance={"delaySeconds": 0}
+        )
+        kubectl.pod("a", "b", ready=True)
+        inbox = f"partymq.{kubectl.namespace}.orders.inbox."
+        a, b = [await clients.consumer(f"{inbox}{name}", name=name) for name in ("a", "b")]
+        await asyncio.gather(a.started(), b.started())
+
+        def owners() -> dict[str, str]:
+            members = kubectl.status().get("members") or []
+            return {member["name"]: member["partitions"] for member in members if member["partitions"]}
+
+        await eventually(
+            lambda: asyncio.to_thread(lambda: set(owners()) == {"a", "b"}), "they share the partitions", 20.0
+        )
+        producer = await (await clients.producer(source, rate=300)).started()
+        before = kubectl.status()
+        await path.cut()
+        await a.kill()
+        kubectl("delete", "pod", "a", "--grace-period=0", "--force")
+        handled = spool.counts()[1]
+        await eventually(lambda: spool.counts()[1] > handled + 3000, "messages do not go on", 40.0)
+        assert kubectl.status() == before, "nobody could write it"
+        await path.connect()
+        await eventually(lambda: asyncio.to_thread(lambda: set(owners()) == {"b"}), "what happened is shown", 40.0)
+        assert kubectl.status()["epoch"] == before["epoch"], "the router was disturbed"
+        await producer.stop()
+        await spool.settled()
+        await b.stop()
+        verdict = spool.audit()
+        assert verdict.ok, verdict.report()
+        assert verdict.excused_by_router == 0, verdict.report()
