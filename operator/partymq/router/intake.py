@@ -178,5 +178,6 @@ class Intake:
             return None
         return SourceSharedError(
             f"the source queue {queue!r} has {others} other consumer{'s' if others > 1 else ''}: they would take "
-            "messages out of the order; stop them, and routing starts by itself"
+            "messages out of the order; stop them, and routing starts by itself. The condition ConsumersSafe names "
+            "them where the management API can be asked"
         )

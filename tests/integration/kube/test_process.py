@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import aio_pika
 import aiohttp
 
 from support.api_server import Kubectl, Line
@@ -98,6 +99,63 @@ async def test_deleting_the_group_leaves_nothing_on_the_broker(kubectl: Kubectl)
         await asyncio.to_thread(kubectl, "delete", "pgrp", "orders", "--timeout=30s")
         assert await ours() == []
         assert "QueuesKept" not in kubectl.events()
+
+
+async def test_a_pod_that_never_acknowledges_is_named_and_let_go(kubectl: Kubectl) -> None:
+    async with (
+        temporary_queue(amqp_url(), "source") as source,
+        await aio_pika.connect(amqp_url()) as stuck,
+        await aio_pika.connect(amqp_url()) as careless,
+        operator(kubectl=kubectl),
+    ):
+        secret = {"uri": amqp_url(), "management-uri": management_url()}
+        kubectl.apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "rabbitmq"}, "stringData": secret})
+        kubectl.pod("stuck", "careless", ready=True)
+        handoff = {"timeoutSeconds": 1, "onTimeout": "CloseConnection"}
+        kubectl.group(source={"queue": source}, partitions=4, handoff=handoff, rebalance={"delaySeconds": 0})
+        inbox = f"partymq.{kubectl.namespace}.orders.inbox."
+        held: list[object] = []
+
+        async def hold(message: object) -> None:
+            held.append(message)
+
+        async def consumed(connection: aio_pika.abc.AbstractConnection, name: str, prefetch: int) -> None:
+            channel = await connection.channel()
+            await channel.set_qos(prefetch_count=prefetch)
+            await (await channel.get_queue(f"{inbox}{name}")).consume(hold)
+
+        async def says(kind: str, reason: str, *words: str) -> None:
+            def is_so() -> bool:
+                condition = kubectl.condition(kind)
+                return condition.get("reason") == reason and all(word in condition["message"] for word in words)
+
+            await eventually(lambda: asyncio.to_thread(is_so), lambda: f"{kubectl.status()} does not say {reason}", 40)
+
+        await says("Ready", "NoMembers")
+        await eventually(lambda: asyncio.to_thread(lambda: len(kubectl.status()["members"]) == 2), "the pods' inboxes")
+        await consumed(stuck, "stuck", 5)
+        await consumed(careless, "careless", 0)
+        await says("Balanced", "Balanced")
+        await says("Ready", "Routing")
+        channel = await stuck.channel()
+        for number in range(40):
+            message = aio_pika.Message(b"", headers={"partitionKey": str(number)})
+            await channel.default_exchange.publish(message, routing_key=source)
+        await eventually(lambda: len(held) > 20, "nothing arrives")
+        kubectl("delete", "pod", "stuck", "--grace-period=0", "--force")
+        await eventually(
+            lambda: asyncio.to_thread(lambda: "ConnectionClosed" in kubectl.events()),
+            "its connection is not closed",
+            30,
+        )
+        await says("Balanced", "Balanced")
+        events = kubectl.events()
+        assert "pod stuck" in events["HandoffOverdue"]
+        assert "partitions" in events["HandoffOverdue"]
+        assert "pod stuck" in events["ConnectionClosed"]
+        await says("ConsumersSafe", "UnsafeConsumer", "pod careless", "prefetch")
+        assert "pod careless" in kubectl.events()["UnsafeConsumer"]
+        assert kubectl.condition("Ready")["status"] == "True"
 
 
 async def test_a_broker_that_is_not_there_is_shown(kubectl: Kubectl) -> None:

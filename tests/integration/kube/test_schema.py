@@ -86,6 +86,9 @@ def test_partitions_never_change(kubectl: Kubectl) -> None:
 
 def test_it_explains_itself(kubectl: Kubectl) -> None:
     assert "changing hands" in kubectl("explain", "partitiongroup.status.partitions.held")
+    assert "management-uri" in kubectl("explain", "pgrp.spec.broker.connectionSecret")
+    assert "in order" in kubectl("explain", "pgrp.spec.handoff.onTimeout")
+    assert "ConsumersSafe" in kubectl("explain", "pgrp.status.conditions")
     assert "Fixed once the group exists" in kubectl("explain", "pgrp.spec.partitions")
 
 

@@ -357,11 +357,15 @@ async def test_what_expires_before_it_is_routed_is_gone_and_what_was_routed_stay
         await eventually(lambda: bool(g.reports) and bool(g.report.members), "no inbox for the pod")
         await client.consume(g.names.inbox("a"))
         await g.owners("a")
-        await client.publish("", g.source, short_lived, b"kept")
+        await eventually(lambda: g.report.ready.ok, "the source is not read")
+        in_time = content_header({"headers": table([KEY]), "expiration": short(b"10000")}, 4)
+        await client.publish("", g.source, in_time, b"kept")
         async with asyncio.timeout(10):
             kept = await client.next()
         assert kept.body == b"kept"
-        assert (b"x-partymq-expiration", b"S" + counted(b"1")) in split(kept.header)[1]
+        properties, rows = split(kept.header)
+        assert tables.EXPIRATION not in properties
+        assert (b"x-partymq-expiration", b"S" + counted(b"10000")) in rows
 
 
 @pytest.mark.parametrize("spare", [0, 30, 2000, 5000])

@@ -1,0 +1,179 @@
+"""An overdue handoff is told once, and its donor's connection is asked for again and again, at intervals."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from types import SimpleNamespace, TracebackType
+from typing import Any, Self, cast
+
+import pytest
+
+from partymq.core.consumers import OUR_TAG, Consumer
+from partymq.core.ledger import Handoff
+from partymq.core.names import Names
+from partymq.core.report import Notice
+from partymq.core.spec import BrokerAddress, GroupConfig, GroupId, GroupSpec, OnTimeout
+from partymq.errors import ConnectionLostError
+from partymq.router import escalation
+from partymq.router.escalation import Escalation
+from partymq.router.handoff import Progress
+from support.conditions import eventually
+
+GROUP = GroupId(namespace="shop", name="orders")
+STUCK = Consumer(connection="10.0.0.5:1 -> 10.0.0.1:5672", client="10.0.0.5:1", tag="t", active=True, acknowledges=True)
+WAITING = Consumer(
+    connection="10.0.0.5:2 -> 10.0.0.1:5672", client="10.0.0.5:2", tag="u", active=False, acknowledges=True
+)
+OURS = Consumer(connection="router", client="10.0.0.9:1", tag=OUR_TAG, active=True, acknowledges=True)
+
+
+class _Management:
+    """The API, as the test has it."""
+
+    listed: list[Consumer]
+    failure: Exception | None
+    asked: list[float]
+    closed: list[tuple[str, str]]
+
+    def __init__(self, _address: BrokerAddress) -> None:
+        pass
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+    async def consumers(self, _queue: str) -> list[Consumer]:
+        self.asked.append(time.monotonic())
+        if self.failure is not None:
+            raise self.failure
+        return self.listed
+
+    async def close_connection(self, name: str, *, reason: str) -> bool:
+        self.closed.append((name, reason))
+        return True
+
+
+@pytest.fixture(autouse=True)
+def management(monkeypatch: pytest.MonkeyPatch) -> type[_Management]:
+    _Management.listed, _Management.failure = [OURS, STUCK, WAITING], None
+    _Management.asked, _Management.closed = [], []
+    monkeypatch.setattr(escalation, "Management", _Management)
+    monkeypatch.setattr(escalation, "AGAIN_AFTER", 0.1)
+    return _Management
+
+
+class Scene:
+    """One donor's handoff under way, and what is told of it."""
+
+    def __init__(self, on_timeout: OnTimeout, timeout: float, remembered: tuple[Consumer, ...]) -> None:
+        self.told: list[Notice] = []
+        self.progress = Progress("4.1", "pod-1")
+        self.takeover = cast(Any, SimpleNamespace(proven=False, waiting_for="the donor's consumer to acknowledge"))
+        self.progress.takeover = self.takeover
+        self.running = {"pod-1": self.progress}
+        spec = GroupSpec(source_queue="orders", handoff_timeout=timeout, on_timeout=on_timeout)
+        handoff = Handoff(id="4.1", donor="pod-1", targets={0: "b", 1: "b", 2: "b", 7: None})
+        handoffs: Any = SimpleNamespace(running=self.running)
+        journal: Any = SimpleNamespace(ledger=SimpleNamespace(handoffs={"4.1": handoff}))
+        self.escalation = Escalation(
+            config=GroupConfig(group=GROUP, spec=spec, broker=BrokerAddress(host="h")),
+            names=Names(GROUP),
+            journal=journal,
+            handoffs=handoffs,
+            remembered=lambda _: remembered,
+            on_notice=self.told.append,
+        )
+
+    def reasons(self) -> list[str]:
+        return [notice.reason for notice in self.told]
+
+
+@asynccontextmanager
+async def scene(
+    on_timeout: OnTimeout = OnTimeout.CLOSE_CONNECTION, after: float = 0.05, remembered: tuple[Consumer, ...] = ()
+) -> AsyncIterator[Scene]:
+    made = Scene(on_timeout, after, remembered)
+    task = asyncio.create_task(made.escalation.run())
+    yield made
+    task.cancel()
+    await asyncio.wait({task})
+    assert task.cancelled()
+
+
+async def test_who_waits_is_told_once_with_pod_partitions_and_age() -> None:
+    async with scene(OnTimeout.WAIT) as s:
+        await eventually(lambda: len(s.escalation.overdue) == 1, "not overdue")
+        (first,) = s.escalation.overdue
+        for word in ("partitions 0-2,7", "pod pod-1", "for 0 s", "the donor's consumer to acknowledge"):
+            assert word in first
+        s.progress.begun -= 90
+        await eventually(lambda: "for 90 s" in s.escalation.overdue[0], "the age does not grow")
+        assert s.reasons() == ["HandoffOverdue"]
+        assert not _Management.asked
+
+
+async def test_only_the_connection_that_holds_messages_is_closed() -> None:
+    async with scene() as s:
+        await eventually(lambda: bool(_Management.closed), "nothing is closed")
+        name, reason = _Management.closed[0]
+        assert name == STUCK.connection
+        assert "shop/orders" in reason
+        assert "partitions 0-2,7" in reason
+        await eventually(lambda: len(_Management.closed) >= 3, "it is not tried again")
+        assert {name for name, _ in _Management.closed} == {STUCK.connection}
+        assert s.reasons() == ["HandoffOverdue", "ConnectionClosed"]
+        waits = [b - a for a, b in zip(_Management.asked, _Management.asked[1:], strict=False)]
+        assert min(waits) >= 0.04, "a storm"
+
+
+async def test_nothing_is_closed_once_the_donor_holds_nothing() -> None:
+    async with scene() as s:
+        s.takeover.proven = True
+        await eventually(lambda: s.reasons() == ["HandoffOverdue"], "not told")
+        s.running.clear()
+        await eventually(lambda: not s.escalation.overdue, "still overdue")
+        assert not _Management.closed
+
+
+async def test_a_failure_is_told_once_and_tried_again() -> None:
+    _Management.failure = ConnectionLostError("nobody answers")
+    async with scene() as s:
+        await eventually(lambda: len(_Management.asked) >= 3, "it is not tried again")
+        assert s.reasons() == ["HandoffOverdue", "CloseConnectionFailed"]
+        assert "nobody answers" in s.told[1].message
+        _Management.failure = None
+        await eventually(lambda: bool(_Management.closed), "nothing is closed")
+
+
+async def test_a_defect_ends_no_session() -> None:
+    _Management.failure = ValueError("unexpected")
+    async with scene() as s:
+        await eventually(lambda: len(_Management.asked) >= 2, "it is not tried again")
+        assert s.reasons() == ["HandoffOverdue", "CloseConnectionFailed"]
+
+
+async def test_a_consumer_that_was_cancelled_is_remembered() -> None:
+    _Management.listed = [OURS]
+    async with scene(remembered=(STUCK,)):
+        await eventually(lambda: bool(_Management.closed), "nothing is closed")
+        assert _Management.closed[0][0] == STUCK.connection
+
+
+async def test_nobody_to_close_is_told() -> None:
+    _Management.listed = [OURS]
+    async with scene() as s:
+        await eventually(lambda: len(s.told) == 2, "not told")
+        assert "delete pod pod-1" in s.told[1].message
+
+
+async def test_a_handoff_within_its_time_is_nobodys_business() -> None:
+    async with scene(after=600.0) as s:
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not s.escalation.overdue
+        assert not s.told
