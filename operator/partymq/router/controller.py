@@ -30,7 +30,6 @@ class Controller:
         journal: Journal,
         inboxes: Inboxes,
         handoffs: Handoffs,
-        pods: tuple[Pod, ...] | None,
         on_membership: Callable[[Membership], None],
         on_ledger: Callable[[Ledger], None],
     ) -> None:
@@ -38,7 +37,7 @@ class Controller:
         self._journal = journal
         self._inboxes = inboxes
         self._handoffs = handoffs
-        self._pods = pods
+        self._pods: tuple[Pod, ...] | None = None
         self._on_membership = on_membership
         self._on_ledger = on_ledger
         self._wake = asyncio.Event()

@@ -85,7 +85,7 @@ class Inboxes:
                 self._wanted.update(self.members)
             self._wake.clear()
             wanted, self._wanted = self._wanted, set()
-            await asyncio.gather(*(self._poll(self.members[name]) for name in wanted if name in self.members))
+            await asyncio.gather(*(self._poll(self.members[name]) for name in sorted(wanted) if name in self.members))
 
     async def _poll(self, member: Member) -> None:
         if member.closed:

@@ -223,7 +223,7 @@ class Releaser:
                 if not self._emptied[p] & set(ledger.partition(p).transfers):
                     del self._emptied[p]
             if ledger.garbage:
-                await asyncio.gather(*(self._delete(transfer) for transfer in ledger.garbage))
+                await asyncio.gather(*(self._delete(transfer) for transfer in sorted(ledger.garbage)))
                 await self._journal.write(partial(forget_garbage, transfers=ledger.garbage))
 
     def _unlist(self, ledger: Ledger) -> Ledger:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Coroutine
 
 from partymq.amqp.topology import Topology
 from partymq.core.ledger import Ledger
-from partymq.core.membership import Membership, Pod
+from partymq.core.membership import Membership
 from partymq.core.names import SPREAD, Names
 from partymq.core.spec import GroupConfig
 from partymq.router.backlogs import Backlogs
@@ -43,7 +43,6 @@ class Routing:
         publisher: Publisher,
         journal: Journal,
         read_key: KeyReader,
-        pods: tuple[Pod, ...] | None,
         listener: Listener,
         remembered: Remembered,
         checkpoint: Checkpoint,
@@ -113,7 +112,6 @@ class Routing:
             journal=journal,
             inboxes=self.inboxes,
             handoffs=self.handoffs,
-            pods=pods,
             on_membership=self._on_membership,
             on_ledger=self._on_ledger,
         )

@@ -102,6 +102,8 @@ class Session:
                 if routing is not None:
                     services.extend(tasks.create_task(service) for service in routing.services())
                     self.routing = routing
+                    if self._pods is not None:
+                        routing.controller.set_pods(self._pods)
                     routing.resume()
                     await self._stopping.wait()
                     await routing.stop()
@@ -149,12 +151,11 @@ class Session:
             publisher=publisher,
             journal=journal,
             read_key=key_reader(self._config.spec.key),
-            pods=self._pods,
             listener=self._listener,
             remembered=self._remembered,
             checkpoint=self._checkpoint,
         )
-        transfers = [names.transfer(id) for id in (*ledger.transfers, *ledger.handoffs)]  # noqa: A001
+        transfers = [names.transfer(id) for id in sorted({*ledger.transfers, *ledger.handoffs})]  # noqa: A001
         await asyncio.gather(*(topology.declare_quorum(transfer) for transfer in transfers))
         backlogs = [names.backlog(p) for p in ledger.backlogs]
         await asyncio.gather(*(topology.declare_quorum(backlog) for backlog in backlogs))

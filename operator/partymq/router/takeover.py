@@ -12,6 +12,7 @@ queue's consumers makes it look again, so one that comes last in line comes and 
 """
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 
 from partymq.amqp.channel import MAX_PREFETCH, Channel
@@ -23,6 +24,9 @@ from partymq.router.link import Link
 FENCE_RETRY = 0.01
 FENCE_RETRY_MAX = 0.25
 """Seconds between fences: one that meets no active takeover vanishes, on purpose."""
+FENCE_BACK = 5.0
+FENCE_VANISHED = 0.25
+"""Most seconds to wait for the last fence before leaving: active, all come back; before that, they vanish."""
 COUNT_RETRY = 0.05
 LAST_IN_LINE = -1
 """Below the priority of every client that sets none."""
@@ -46,6 +50,11 @@ class Takeover:
         self._fences: set[str] = set()
         self._fence_back = asyncio.Event()
         self._sent = 0
+        self._last = ""
+        self._active = False
+        self._last_back = asyncio.Event()
+        self._last_back.set()
+        channel.closed.add_done_callback(lambda _closed: self._last_back.set())
         self._deleting = False
         self.proven = False
         """True once it is proven that no client holds anything of the inbox."""
@@ -66,8 +75,11 @@ class Takeover:
         stamp = read_stamp(header)
         if stamp is None and (fence := read_fence(header)) is not None:
             self._channel.ack(tag)
+            self._active = True
             if fence in self._fences:
                 self._fence_back.set()
+            if fence == self._last:
+                self._last_back.set()
             return
         self._messages.append((tag, stamp, header, body))
 
@@ -106,6 +118,8 @@ class Takeover:
             self._sent += 1
             fence = f"{self._prefix}{self._sent}"
             self._fences.add(fence)
+            self._last = fence
+            self._last_back.clear()
             self._channel.publish(self._frame, fence_header(fence, expires=True), b"")
             try:
                 async with asyncio.timeout(wait):
@@ -130,7 +144,10 @@ class Takeover:
         await self._channel.delete_queue(self._inbox)
 
     async def close(self) -> None:
-        """Lets the donor's client go on."""
+        """Lets the donor's client go on, which must see no fence: the last one is back, or had time to vanish."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FENCE_BACK if self._active else FENCE_VANISHED):
+                await self._last_back.wait()
         await self._channel.close()
 
 

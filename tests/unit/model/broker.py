@@ -99,6 +99,8 @@ class Broker:
 
     def step(self, line: Line) -> None:
         line.commands.popleft()()
+        if not line.commands:
+            self._lines.pop((line.channel, line.queue), None)
 
     def settle(self) -> None:
         """Let everything that is under way take effect, channel by channel."""
@@ -180,6 +182,8 @@ class Channel:
         """Mandatory publishes that no queue took; they are confirmed too."""
         self.cancelled: list[str] = []
         """Consumers that the broker cancelled, because their queue was deleted."""
+        self.arrived: Callable[[], None] = lambda: None
+        """Called whenever one of these has grown."""
         self._published = 0
         self._delivered = 0
         self._unsettled: dict[int, tuple[Subscription, Message]] = {}
@@ -204,9 +208,10 @@ class Channel:
             self.confirmed.add(number)
             if target is None:
                 self.returned.add(number)
-                return
-            expires = None if expiration is None else self._broker.now + max(1.0, expiration)
-            target.publish(Message(body, dict(headers or {}), expires))
+            else:
+                expires = None if expiration is None else self._broker.now + max(1.0, expiration)
+                target.publish(Message(body, dict(headers or {}), expires))
+            self.arrived()
 
         self._send(queue, command)
         return number
@@ -218,7 +223,7 @@ class Channel:
         target = self._request(queue)
         consumer = Consumer(
             deliver=lambda message: self._deliver(name, message),
-            gone=lambda: self.cancelled.append(name),
+            gone=lambda: self._gone(name),
             prefetch=prefetch,
             priority=priority,
             automatic=automatic,
@@ -264,6 +269,8 @@ class Channel:
 
     def die(self) -> None:
         """What was sent and had no effect yet is lost; consumers leave, each queue in its time."""
+        if not self.open:
+            return  # how it ended stands, even where a queue has not taken note yet
         for line in self._broker.lines_of(self):
             line.commands.clear()
         self._leave()
@@ -287,6 +294,10 @@ class Channel:
             raise ChannelClosedByBrokerError(f"404: there is no queue {name!r}")
         return queue
 
+    def _gone(self, name: str) -> None:
+        self.cancelled.append(name)
+        self.arrived()
+
     def _deliver(self, name: str, message: Message) -> None:
         if not self.open:
             return
@@ -300,6 +311,7 @@ class Channel:
                 tag=self._delivered, consumer=name, body=message.body, headers=message.headers, redelivered=redelivered
             )
         )
+        self.arrived()
 
     def _settle(self, tag: int, multiple: bool, settle: Callable[[Subscription, list[Message]], None]) -> None:
         self._must_be_open()

@@ -1,0 +1,146 @@
+"""What lies between clients and queues: time, order and loss.
+
+Invariant: what one pipe carries arrives in the order in which it was put in, late, and each thing at most once; between
+pipes there is no order. All chance comes from one seeded generator, so a history repeats exactly.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from random import Random
+from typing import Final
+
+from unit.model.broker import Broker, Channel, Line
+from unit.model.queues import Consumer, Message, Queue
+
+PACES: Final = {"even": (0.0003,), "uneven": (0.0003, 0.0003, 0.004), "rough": (0.0003, 0.003, 0.04)}
+"""Mean seconds that a pipe takes, one of them for each pipe: queues that differ in speed show what order rests on."""
+
+
+class Network:
+    """Makes pipes, and draws how long they take."""
+
+    def __init__(self, random: Random, pace: str) -> None:
+        self.random = random
+        self.loop = asyncio.get_running_loop()
+        self._means = PACES[pace]
+
+    def mean(self) -> float:
+        """The mean latency of a new pipe, in seconds."""
+        return self.random.choice(self._means)
+
+    def latency(self, mean: float) -> float:
+        """Seconds that one thing takes."""
+        return min(self.random.expovariate(1 / mean), 20 * mean)
+
+
+class Pipe:
+    """One way of a channel: things take effect in order, later."""
+
+    def __init__(self, network: Network, after: Callable[[], None] = lambda: None) -> None:
+        self._network = network
+        self._after = after
+        """Called after each effect."""
+        self._mean = network.mean()
+        self._things: deque[Callable[[], None]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+        self._stalled = False
+
+    def put(self, thing: Callable[[], None]) -> None:
+        self._things.append(thing)
+        self._schedule()
+
+    def stall(self) -> None:
+        """Nothing arrives any more."""
+        self._stalled = True
+
+    def cut(self, keep: int = 0) -> None:
+        """The first `keep` things still have their effect, at once; the rest is lost."""
+        things, self._things = self._things, deque()
+        self._stalled = True
+        for _ in range(min(keep, len(things))):
+            things.popleft()()
+
+    def __len__(self) -> int:
+        return len(self._things)
+
+    def _schedule(self) -> None:
+        if self._timer is None and self._things and not self._stalled:
+            self._timer = self._network.loop.call_later(self._network.latency(self._mean), self._arrive)
+
+    def _arrive(self) -> None:
+        self._timer = None
+        for _ in range(self._network.random.randint(1, 4)):
+            if self._things and not self._stalled:
+                self._things.popleft()()
+                self._after()
+        self._schedule()
+
+
+class InboxQueue(Queue):
+    """Tells of a double fault: a router died with messages of the queue, and then the client that got some of them."""
+
+    on_double_fault: Callable[[list[Message], list[Message]], None] = lambda _held, _returned: None
+    """Is given what the client held, and what stands before that now."""
+
+    def __init__(self, **settings: object) -> None:
+        super().__init__(**settings)  # type: ignore[arg-type] # whatever a queue takes
+        self._by_router: set[int] = set()
+
+    def leave(self, consumer: Consumer) -> None:
+        router = any(each.priority > 0 for each in self.consumers)
+        if consumer.priority > 0:
+            self._by_router.update(message.place for message in consumer.held)
+        elif consumer.priority == 0 and not router and any(m.place in self._by_router for m in self._returned):
+            self.on_double_fault(consumer.held, list(self._returned))
+        super().leave(consumer)
+
+
+class LiveBroker(Broker):
+    """The model of a broker, whose lines move by themselves and whose clock is the loop's."""
+
+    def __init__(self, network: Network, on_double_fault: Callable[[list[Message], list[Message]], None]) -> None:
+        self._network = network
+        self._on_double_fault = on_double_fault
+        self._means: dict[tuple[Channel, str], float] = {}
+        super().__init__()
+
+    @property
+    def now(self) -> float:
+        return self._network.loop.time() * 1000
+
+    @now.setter
+    def now(self, _milliseconds: float) -> None:
+        pass
+
+    def declare(
+        self, name: str, *, quorum: bool = True, single_active: bool = False, dead_letters: str | None = None
+    ) -> None:
+        super().declare(name, quorum=quorum, single_active=single_active, dead_letters=dead_letters)
+        queue = self._queues[name]
+        if single_active and not isinstance(queue, InboxQueue):
+            queue = self._queues[name] = InboxQueue(
+                clock=lambda: self.now,
+                dead_letter=lambda message, reason: self._dead_letter(name, dead_letters, message, reason),
+                single_active=True,
+            )
+            queue.on_double_fault = self._on_double_fault
+
+    def names(self) -> list[str]:
+        return list(self._queues)
+
+    def line(self, channel: Channel, queue: str) -> Line:
+        line = super().line(channel, queue)
+        mean = self._means.get((channel, queue))
+        if mean is None:
+            mean = self._means[channel, queue] = self._network.mean()
+        if not line.commands:
+            self._network.loop.call_later(self._network.latency(mean), self._move, line, mean)
+        return line
+
+    def _move(self, line: Line, mean: float) -> None:
+        for _ in range(self._network.random.randint(1, 4)):
+            if line.commands:
+                self.step(line)
+        if line.commands:
+            self._network.loop.call_later(self._network.latency(mean), self._move, line, mean)

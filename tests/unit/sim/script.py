@@ -1,0 +1,226 @@
+"""What may happen in a history, and how it is played.
+
+Invariant: a setting (with its seed) and a script determine a history completely.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from hypothesis import strategies as st
+
+from partymq.router.points import Point
+from support.fake_kubernetes import VirtualLoop
+from unit.sim.world import Setting, World, inhabited
+
+MEMBERS = ("a", "b", "c")
+KEYS = ("k0", "k1", "k2", "k3", "k4", "k5", "k6", "")
+
+
+@dataclass(frozen=True)
+class Produce:
+    """`count` messages, of one key after the other, `gap` seconds apart while other things happen."""
+
+    count: int
+    keys: int = 6
+    gap: float = 0.0
+
+
+@dataclass(frozen=True)
+class Join:
+    member: str
+
+
+@dataclass(frozen=True)
+class Leave:
+    """`how`: closed (SIGTERM, with whatever it holds), drained (it finishes what it holds), killed."""
+
+    member: str
+    how: str
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """`what` a client does: lost, drained, slow, stuck, works, requeues."""
+
+    member: str
+    what: str
+
+
+@dataclass(frozen=True)
+class Crash:
+    """The router dies after so many more effects, and another process starts."""
+
+    effects: int
+
+
+@dataclass(frozen=True)
+class CrashAt:
+    """The router dies when it comes to the point."""
+
+    point: Point
+
+
+@dataclass(frozen=True)
+class Stall:
+    """The router's network stops; the broker and the router notice, after so many seconds each."""
+
+    broker: float
+    router: float
+
+
+@dataclass(frozen=True)
+class Restart:
+    """The router stops gracefully, and another process starts."""
+
+
+Step = Produce | Join | Leave | Trouble | Crash | CrashAt | Stall | Restart
+
+
+@dataclass(frozen=True)
+class Act:
+    """A step, and the pause after it in seconds."""
+
+    step: Step
+    pause: float
+
+
+@dataclass
+class Outcome:
+    """What came of a history."""
+
+    violations: list[str]
+    log: list[str] = field(repr=False)
+    handoffs: int
+    kills: int
+    points: frozenset[Point]
+
+
+PAUSES = st.sampled_from([0.0, 0.002, 0.01, 0.03, 0.1, 0.4, 1.0, 2.5])
+members = st.sampled_from(MEMBERS)
+produces = st.builds(
+    Produce, count=st.integers(1, 30), keys=st.sampled_from([2, 6, 8]), gap=st.sampled_from([0.0, 0.003, 0.02])
+)
+moves = st.one_of(
+    st.builds(Join, members), st.builds(Leave, members, how=st.sampled_from(["closed", "drained", "killed"]))
+)
+troubles = st.builds(
+    Trouble, members, what=st.sampled_from(["lost", "lost", "drained", "slow", "stuck", "works", "requeues"])
+)
+faults = st.one_of(
+    st.builds(Crash, effects=st.integers(1, 120)),
+    st.builds(CrashAt, st.sampled_from(Point)),
+    st.builds(Stall, broker=st.sampled_from([0.05, 0.5, 5.0]), router=st.sampled_from([0.02, 0.3, 8.0])),
+    st.builds(Restart),
+)
+steps = st.one_of(produces, moves, produces, troubles, moves, faults)
+acts = st.builds(Act, steps, PAUSES)
+scripts = st.builds(
+    lambda first, rest: [first, *rest], st.builds(Act, produces, PAUSES), st.lists(acts, min_size=4, max_size=24)
+)
+settings_of_histories = st.builds(
+    Setting,
+    seed=st.integers(0, 2**32 - 1),
+    pace=st.sampled_from(["even", "uneven", "rough"]),
+    members=st.integers(1, 3),
+    prefetch=st.sampled_from([1, 2, 4]),
+    window=st.sampled_from([2, 6, 20]),
+    partitions=st.sampled_from([2, 4]),
+    routers=st.integers(1, 2),
+    quorum_source=st.booleans(),
+    returning=st.booleans(),
+)
+
+
+def play(setting: Setting, script: Sequence[Act]) -> Outcome:
+    """Plays a history to its end in virtual time."""
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        return runner.run(_play(setting, script))
+
+
+async def _play(setting: Setting, script: Sequence[Act]) -> Outcome:
+    with inhabited(setting) as world:
+        await world.begin()
+        await asyncio.sleep(0.5)
+        for act in script:
+            world.log(str(act.step))
+            await _do(world, act.step)
+            await asyncio.sleep(act.pause)
+        await world.settle()
+        await world.end()
+        return Outcome(
+            violations=world.violations(),
+            log=world.lines,
+            handoffs=world.handoffs,
+            kills=world.kills,
+            points=frozenset(world.points),
+        )
+
+
+async def _do(world: World, step: Step) -> None:
+    match step:
+        case Produce(count, keys, gap):
+            for number in range(count):
+                world.publish(KEYS[number % keys], later=number * gap)
+        case Join(member):
+            world.join(member)
+        case Leave(member, how):
+            _leave(world, member, how)
+        case Trouble(member, what):
+            _trouble(world, member, what)
+        case _:
+            await _fault(world, step)
+
+
+def _leave(world: World, member: str, how: str) -> None:
+    client = world.clients.get(member)
+    if client is None or member not in world.pods:
+        return
+    if how == "killed":
+        client.kill()
+        world.loop.call_later(world.random.uniform(0.0, 0.5), world.remove, member)
+        return
+    world.terminate(member)
+    if how == "drained":
+        client.drain(end=True)
+    else:
+        client.close()
+    world.loop.call_later(world.random.uniform(0.1, 1.0), world.remove, member)
+
+
+def _trouble(world: World, member: str, what: str) -> None:
+    client = world.clients.get(member)
+    if client is None:
+        return
+    match what:
+        case "lost":
+            client.lose()
+        case "drained":
+            client.drain()
+        case "slow":
+            client.pause = 0.3
+        case "stuck":
+            client.stuck = True
+        case "requeues":
+            client.requeue()
+        case _:
+            client.unstick()
+
+
+async def _fault(world: World, step: Step) -> None:
+    router = world.router
+    if router is None:
+        world.start_router("next")
+        return
+    match step:
+        case Crash(effects):
+            router.crash_after = effects
+        case CrashAt(point):
+            router.crash_at = point
+        case Stall(broker, noticed):
+            router.stall(broker, noticed)
+            if len(world.routers) == 1:
+                world.start_router("other")
+        case Restart():
+            world.start_router("next")
+            await asyncio.wait([asyncio.ensure_future(router.stop())], timeout=3.0)

@@ -1,0 +1,396 @@
+"""The router's own interface to a broker (`Connection` and `Channel`), on the model of one.
+
+Invariant: a method takes effect after what its channel sent before; what arrives comes in the order in which the broker
+sent it on that channel. A connection that is cut loses what was under way in either direction but for a beginning of
+each channel's, and each queue's, share of it.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+from partymq.amqp.content import DeliveryCallback
+from partymq.amqp.frames import DEFAULT_FRAME_MAX
+from partymq.amqp.replies import NotExecutedError, settle
+from partymq.amqp.stamp import read_stamp
+from partymq.errors import ChannelClosedError, ConnectionLostError
+from unit.model.broker import Channel, ChannelClosedByBrokerError, Delivery
+from unit.sim.network import LiveBroker, Network, Pipe
+
+T = TypeVar("T")
+EXPIRATION = 0x01
+"""In the first byte of a content header's flags."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Content:
+    """What a message in the model stands for."""
+
+    header: bytes
+    body: bytes
+    queue: str
+    sender: "SimChannel"
+    at: float
+
+
+class Wire:
+    """The broker and everything that was ever sent to it."""
+
+    def __init__(self, network: Network, broker: LiveBroker) -> None:
+        self.network = network
+        self.broker = broker
+        self._contents: list[Content] = []
+
+    def keep(self, content: Content) -> str:
+        """The name by which the model knows the message."""
+        self._contents.append(content)
+        return str(len(self._contents) - 1)
+
+    def content(self, name: str) -> Content:
+        return self._contents[int(name)]
+
+
+class SimConnection:
+    """Stands in for `partymq.amqp.connection.Connection`."""
+
+    frame_max = DEFAULT_FRAME_MAX
+    blocked_since: float | None = None
+
+    def __init__(
+        self, wire: Wire, *, on_effect: Callable[[], None] = lambda: None, on_cut: Callable[[], None] = lambda: None
+    ) -> None:
+        self.wire = wire
+        self.lost: asyncio.Future[None] = wire.network.loop.create_future()
+        self.on_effect = on_effect
+        """Called after each thing that reaches the broker or comes from it."""
+        self._on_cut = on_cut
+        self._channels: list[SimChannel] = []
+        self._hooks: tuple[Callable[[], None], ...] = ()
+        self._numbers = 0
+        self._gone = False
+
+    async def channel(self) -> "SimChannel":
+        if self.lost.done():
+            raise self.lost.exception() or ConnectionLostError("the connection was closed")
+        self._numbers += 1
+        channel = SimChannel(self, self._numbers)
+        self._channels.append(channel)
+        await channel.open()
+        return channel
+
+    def add_chunk_hook(self, hook: Callable[[], None]) -> None:
+        self._hooks = (*self._hooks, hook)
+
+    def remove_chunk_hook(self, hook: Callable[[], None]) -> None:
+        self._hooks = tuple(other for other in self._hooks if other != hook)
+
+    def chunk(self) -> None:
+        """Something has arrived and was processed."""
+        if self.lost.done():
+            return
+        for hook in self._hooks:
+            hook()
+        self.on_effect()
+
+    def sent(self) -> None:
+        if not self.lost.done():
+            self.on_effect()
+
+    async def close(self) -> None:
+        if self.lost.done():
+            return
+        for channel in self._channels:
+            channel.finish()
+        self._gone = True
+        await asyncio.sleep(self.wire.network.latency(0.0003))
+        self._end(None)
+
+    def abort(self) -> None:
+        """Drop the socket: the broker notices at once."""
+        self.cut("the connection was given up")
+
+    def cut(self, why: str) -> None:
+        """Both sides know that the connection is gone."""
+        if not self.lost.done():
+            self._on_cut()
+        self.vanish()
+        self._end(ConnectionLostError(why))
+
+    def stall(self) -> None:
+        """Neither side hears of the other any more."""
+        for channel in self._channels:
+            channel.stall()
+
+    def vanish(self) -> None:
+        """The broker gives the connection up; the client may not know."""
+        if self._gone:
+            return
+        self._gone = True
+        for channel in self._channels:
+            channel.die()
+
+    def _end(self, error: Exception | None) -> None:
+        for channel in self._channels:
+            channel.fail(error)
+        settle(self.lost, error)
+
+
+class SimChannel:
+    """Stands in for `partymq.amqp.channel.Channel`, and has what clients need besides."""
+
+    def __init__(self, connection: SimConnection, number: int) -> None:
+        network = connection.wire.network
+        self.number = number
+        self.closed: asyncio.Future[None] = network.loop.create_future()
+        self.died_at: float | None = None
+        self.check: Callable[[Delivery], None] = lambda _delivery: None
+        """Called when the broker gives a message to this channel, before anybody knows of it."""
+        self._connection = connection
+        self._wire = connection.wire
+        self._remote = Channel(connection.wire.broker)
+        self._remote.arrived = self._collect
+        self._out = Pipe(network, connection.sent)
+        self._deliveries = Pipe(network, connection.chunk)
+        self._replies = Pipe(network, connection.chunk)
+        self._waiting: list[asyncio.Future[Any]] = []
+        self._prefetch = 0
+        self._closing = False
+        self._on_delivery: DeliveryCallback | None = None
+        self._on_cancel: Callable[[], None] | None = None
+        self._on_confirm: Callable[[int, bool], None] = lambda _tag, _multiple: None
+        self._on_return: Callable[[str], None] = lambda _text: None
+
+    # -- what the router uses -----------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        await self._call(lambda: None)
+
+    async def confirm_select(
+        self, on_confirm: Callable[[int, bool], None], on_nack: Callable[[int, bool], None]
+    ) -> None:
+        self._on_confirm = on_confirm
+        await self._call(lambda: None)
+
+    def on_return(self, callback: Callable[[str], None]) -> None:
+        self._on_return = callback
+
+    async def qos(self, prefetch: int) -> None:
+        self._prefetch = prefetch
+        await self._call(lambda: None)
+
+    async def consume(
+        self,
+        queue: str,
+        on_delivery: DeliveryCallback,
+        *,
+        arguments: Mapping[str, Any] | None = None,
+        exclusive: bool = False,
+        on_cancel: Callable[[], None] | None = None,
+    ) -> None:
+        self._on_delivery, self._on_cancel = on_delivery, on_cancel
+        priority = int((arguments or {}).get("x-priority", 0))
+        prefetch = self._prefetch
+        await self._call(lambda: self._remote.consume(queue, prefetch=prefetch, priority=priority))
+
+    def publish(self, frame: bytes, header: bytes, body_frames: bytes) -> None:
+        if self.closed.done():
+            return
+        queue, now = _routing_key(frame), self._wire.network.loop.time()
+        name = self._wire.keep(Content(header, body_frames, queue, self, now))
+        stamp = read_stamp(header)
+        headers = {} if stamp is None else {"x-partymq-epoch": stamp.epoch}
+        expires = 0.0 if header[12] & EXPIRATION else None
+
+        def execute() -> None:
+            if self._remote.open:
+                self._remote.publish(queue, name, headers=headers, expiration=expires)
+
+        self._out.put(execute)
+
+    def ack(self, tag: int, *, multiple: bool = False) -> None:
+        self._settle(lambda: self._remote.ack(tag, multiple=multiple))
+
+    async def inspect(self, queue: str) -> tuple[int, int]:
+        depth = await self._call(lambda: self._remote.depth(queue))
+        return depth.messages, depth.consumers
+
+    async def declare_queue(self, queue: str, arguments: Mapping[str, Any]) -> None:
+        await self._call(
+            lambda: self._wire.broker.declare(
+                queue,
+                quorum=arguments.get("x-queue-type") == "quorum",
+                single_active=bool(arguments.get("x-single-active-consumer")),
+                dead_letters=arguments.get("x-dead-letter-exchange"),
+            )
+        )
+
+    async def declare_exchange(self, exchange: str, kind: str) -> None:
+        await self._call(lambda: None)
+
+    async def bind_queue(self, queue: str, exchange: str, arguments: Mapping[str, Any]) -> None:
+        header = next(name for name in arguments if name != "x-match")
+        if (header, queue) not in self._wire.broker._bindings.get(exchange, ()):
+            await self._call(lambda: self._wire.broker.bind(exchange, queue, header=header))
+
+    async def purge(self, queue: str) -> int:
+        return await self._call(lambda: self._remote.purge(queue))
+
+    async def delete_queue(self, queue: str) -> int:
+        def delete() -> int:
+            if self._wire.broker.queue(queue) is not None:
+                self._remote.delete(queue)
+            return 0
+
+        return await self._call(delete)
+
+    async def close(self) -> None:
+        if self.closed.done():
+            return
+        if not self._closing:
+            self._closing = True
+            self._on_delivery = None
+
+            def close() -> None:
+                self._remote.close()
+                self._replies.put(lambda: self._end(None))
+
+            self._out.put(close)
+        await asyncio.wait([self.closed])
+        error = self.closed.exception()
+        if error is not None and not isinstance(error, ChannelClosedError):
+            raise error
+
+    # -- what clients use besides -------------------------------------------------------------------------------------
+
+    def requeue(self, tag: int) -> None:
+        """basic.nack with requeue."""
+        self._settle(lambda: self._remote.reject(tag, requeue=True))
+
+    def cancel(self) -> None:
+        """basic.cancel: what the channel holds it still holds."""
+        self._settle(lambda: self._remote.cancel() if self._remote._subscriptions else None)
+
+    @property
+    def holds_anything(self) -> bool:
+        """True while the broker waits for an acknowledgement of this channel, known to the client or not."""
+        return bool(self._remote._unsettled)
+
+    # -- what the connection uses -------------------------------------------------------------------------------------
+
+    def stall(self) -> None:
+        for pipe in (self._out, self._deliveries, self._replies):
+            pipe.stall()
+
+    def finish(self) -> None:
+        """In order: everything that was sent takes effect."""
+        self._on_delivery = None
+        self._out.cut(keep=len(self._out))
+        self._remote.close()
+        self.died_at = self._wire.network.loop.time()
+
+    def die(self) -> None:
+        """A beginning of what was sent takes effect."""
+        random = self._wire.network.random
+        if not self._remote.open:
+            return
+        self._out.cut(keep=random.randint(0, len(self._out)))
+        for line in self._wire.broker.lines_of(self._remote):
+            for _ in range(random.randint(0, len(line.commands))):
+                self._wire.broker.step(line)
+        self._remote.die()
+        self.died_at = self._wire.network.loop.time()
+
+    def fail(self, error: Exception | None) -> None:
+        self._on_delivery = None
+        for pipe in (self._out, self._deliveries, self._replies):
+            pipe.cut()
+        for future in self._waiting:
+            if not future.done():
+                future.set_exception(error or ConnectionLostError("the connection was closed"))
+                future.exception()
+        settle(self.closed, error)
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _settle(self, settlement: Callable[[], None]) -> None:
+        if self.closed.done():
+            return
+
+        def execute() -> None:
+            if self._remote.open:
+                settlement()
+
+        self._out.put(execute)
+
+    async def _call(self, request: Callable[[], T]) -> T:
+        if self.closed.done():
+            raise self.closed.exception() or ChannelClosedError(200, "at this side's request")
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+
+        def execute() -> None:
+            if not self._remote.open:
+                return
+            try:
+                result = request()
+            except ChannelClosedByBrokerError as error:
+                text = f"NOT_FOUND - no queue: {error}"
+                self._replies.put(lambda: self._end(ChannelClosedError(404, text)))
+            else:
+                self._replies.put(lambda: self._answer(future, result))
+
+        self._out.put(execute)
+        return await future
+
+    def _answer(self, future: asyncio.Future[T], result: T) -> None:
+        self._waiting.remove(future)
+        if not future.done():
+            future.set_result(result)
+
+    def _end(self, error: ChannelClosedError | None) -> None:
+        self._on_delivery = None
+        self.died_at = self._wire.network.loop.time()
+        for place, future in enumerate(self._waiting):
+            if not future.done():
+                code, text = (error.code, error.text) if error else (200, "at this side's request")
+                future.set_exception((NotExecutedError if place else ChannelClosedError)(code, text))
+                future.exception()
+        self._waiting.clear()
+        settle(self.closed, error)
+
+    def _collect(self) -> None:
+        remote = self._remote
+        for delivery in remote.take():
+            self.check(delivery)
+            self._deliveries.put(partial(self._deliver, delivery))
+        for number in sorted(remote.confirmed):
+            if number in remote.returned:
+                self._replies.put(lambda: self._on_return("there is no such queue"))
+            self._replies.put(partial(self._confirm, number))
+        for _ in remote.cancelled:
+            self._deliveries.put(self._cancel)
+        remote.confirmed.clear()
+        remote.returned.clear()
+        remote.cancelled.clear()
+
+    def _deliver(self, delivery: Delivery) -> None:
+        if self._on_delivery is not None:
+            content = self._wire.content(delivery.body)
+            origin = b"\x00" + bytes((len(content.queue),)) + content.queue.encode()
+            self._on_delivery(delivery.tag, origin, content.header, content.body)
+
+    def _confirm(self, number: int) -> None:
+        self._on_confirm(number, False)
+
+    def _cancel(self) -> None:
+        if self._on_cancel is not None:
+            self._on_cancel()
+
+
+def _routing_key(publish: bytes) -> str:
+    """The routing key in a whole basic.publish frame."""
+    at = 13
+    at += 1 + publish[at]
+    return publish[at + 1 : at + 1 + publish[at]].decode()

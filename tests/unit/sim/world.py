@@ -1,0 +1,482 @@
+"""One simulated world: a broker, members, a producer, and real router sessions that may die at any moment.
+
+Invariant: what a history shows is judged by the same auditor as any other run, and by the broker's own view of who
+holds what. Nothing is excused but the limits that docs/guarantees.md states, each for the keys that it touches:
+
+- a double fault: a router dies while it has taken an inbox over, and the connection of that inbox's client breaks with
+  messages of it before the next takeover: first deliveries of those keys may be out of order, the last one not newest;
+- a client that gives a message back of its own accord (nack with requeue) is given it again, later than newer ones;
+- a fence that an idle client sees is no defect if the router that sent it has been dead for less than `FENCE_SEEN`.
+
+Not simulated, because a client that does it voids the promises: automatic acknowledgement, a lowered prefetch,
+cancelling with unacknowledged messages and consuming again before they are settled.
+"""
+
+import asyncio
+import contextlib
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from random import Random
+from types import ModuleType
+from typing import Any
+from unittest import mock
+
+from partymq.amqp.connection import Connection
+from partymq.amqp.frames import body_payload
+from partymq.core.membership import Pod, PodState
+from partymq.core.names import Names
+from partymq.core.spec import BrokerAddress, GroupConfig, GroupId, GroupSpec
+from partymq.errors import PartyMQError
+from partymq.router import controller, escalation, handoff, inboxes
+from partymq.router.listener import Listener
+from partymq.router.points import Point
+from partymq.router.session import Session
+from support.auditor import Auditor
+from support.events import Event, Kind
+from support.message import identify
+from unit.model.broker import Delivery
+from unit.model.queues import Consumer, Message
+from unit.sim.clients import Client, Producer
+from unit.sim.network import LiveBroker, Network
+from unit.sim.wire import SimConnection, Wire
+
+GROUP = GroupId(namespace="sim", name="g")
+SOURCE = "orders"
+FENCE_SEEN = 0.002
+"""Seconds after the death of its sender in which an idle client may see a fence."""
+SETTLES_WITHIN = 120.0
+"""Virtual seconds within which everything must have come to rest once nothing goes wrong any more."""
+ORDER = frozenset({"out_of_order", "stale"})
+REQUEUED = frozenset({"stale", "repeated", "held_twice"})
+PROMISES = ("lost", "out_of_order", "stale", "held_twice", "repeated", "strays")
+TIMED: tuple[ModuleType, ...] = (controller, escalation, handoff, inboxes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What a history is played in."""
+
+    seed: int = 0
+    pace: str = "even"
+    members: int = 2
+    prefetch: int = 2
+    window: int = 6
+    partitions: int = 4
+    routers: int = 1
+    quorum_source: bool = True
+    returning: bool = False
+    """Whether members are a StatefulSet's pods, which come back under their names."""
+
+
+class _Clock:
+    """Stands in for the module `time`."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.monotonic = self.time = loop.time
+
+
+@dataclass(eq=False)
+class Router:
+    """One operator process: one session after the other."""
+
+    world: "World"
+    identity: str
+    session: Session | None = None
+    data: SimConnection | None = None
+    topology: SimConnection | None = None
+    task: asyncio.Task[None] | None = None
+    killed: bool = False
+    crash_after: int = -1
+    crash_at: Point | None = None
+    stopping: bool = False
+    stalled: bool = False
+
+    @property
+    def routes(self) -> bool:
+        return self.session is not None and self.session.routing is not None and not self.killed and not self.stalled
+
+    def start(self) -> None:
+        self.task = asyncio.create_task(self._run(), name=f"router {self.identity}")
+
+    def opened(self, connection: SimConnection, *, data: bool) -> None:
+        if data:
+            self.data = connection
+        else:
+            self.topology = connection
+
+    def effect(self) -> None:
+        if self.crash_after > 0:
+            self.crash_after -= 1
+            if self.crash_after == 0:
+                self.kill()
+
+    def reached(self, point: Point) -> None:
+        self.world.points.add(point)
+        if point is self.crash_at:
+            self.crash_at = None
+            self.kill()
+
+    def kill(self) -> None:
+        """SIGKILL: whatever its tasks still do reaches nobody."""
+        if self.killed:
+            return
+        self.killed = True
+        self.world.kills += 1
+        for connection in (self.data, self.topology):
+            if connection is not None:
+                connection.cut("killed")
+        if self.task is not None:
+            asyncio.get_running_loop().call_soon(self.task.cancel)
+        asyncio.get_running_loop().call_later(self.world.random.uniform(0.01, 0.5), self.world.revive)
+
+    def stall(self, broker_notices: float, router_notices: float) -> None:
+        """The network between it and the broker stops; both find out, each in its time."""
+        self.stalled = True
+        self.world.router_goes_down(self)
+        loop = asyncio.get_running_loop()
+        for connection in (self.data, self.topology):
+            if connection is not None:
+                connection.stall()
+                loop.call_later(broker_notices, connection.vanish)
+                loop.call_later(router_notices, connection.cut, "silent for too long")
+
+    async def stop(self) -> None:
+        """A graceful end of the process."""
+        self.stopping = True
+        if self.session is not None:
+            self.session.stop()
+        if self.task is not None:
+            await asyncio.wait([self.task])
+
+    async def _run(self) -> None:
+        world = self.world
+        while not self.stopping and not self.killed:
+            self.stalled = False
+            self.session = Session(
+                config=world.config,
+                identity=self.identity,
+                pods=world.listed,
+                listener=Listener(
+                    standby=lambda: None,
+                    trouble=lambda _error: None,
+                    wanted=lambda _identity: None,
+                    changed=lambda: world.router_changed(self),
+                    notice=lambda _notice: None,
+                    committed=world.committed,
+                ),
+                remembered=lambda _queue: (),
+                checkpoint=self.reached,
+                wants=str,
+            )
+            if self.stopping:
+                return
+            try:
+                await self.session.run()
+            except PartyMQError as error:
+                world.log(f"session of {self.identity} ended: {error}")
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is what the simulation looks for
+                if not self.killed:
+                    world.defects.append(f"a session ended by a defect: {error!r} {_traceback(error)}")
+            await asyncio.sleep(world.random.uniform(0.0, 0.3))
+
+
+def _traceback(error: BaseException) -> str:
+    import traceback
+
+    return "".join(traceback.format_exception(error))[-3000:]
+
+
+class World:
+    """Everything there is in one history."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.setting = setting
+        self.random = Random(setting.seed)
+        self.loop = asyncio.get_running_loop()
+        self.network = Network(self.random, setting.pace)
+        self.broker = LiveBroker(self.network, self._double_fault)
+        self.wire = Wire(self.network, self.broker)
+        self.names = Names(GROUP)
+        self.config = GroupConfig(
+            group=GROUP,
+            spec=GroupSpec(
+                source_queue=SOURCE,
+                partitions=setting.partitions,
+                inbox_window=setting.window,
+                rejoin_seconds=1.5,
+                rebalance_delay=0.1,
+            ),
+            broker=BrokerAddress(host="sim"),
+        )
+        self.pods: dict[str, Pod] = {}
+        self.listed: tuple[Pod, ...] = ()
+        """The pods as the routers know them."""
+        self.clients: dict[str, Client] = {}
+        self.routers: list[Router] = []
+        self.producer = Producer(self.wire, self, SOURCE)
+        self.defects: list[str] = []
+        self.points: set[Point] = set()
+        self.kills = self.handoffs = 0
+        self.unsent = 0
+        self.ended = False
+        self.lines: list[str] = []
+        self._events: list[Event] = []
+        self._acked: set[tuple[str, int]] = set()
+        self._exempt: dict[str, frozenset[str]] = defaultdict(frozenset)
+        self._down: Router | None = None
+        self._number = 0
+
+    # -- doing things -------------------------------------------------------------------------------------------------
+
+    async def begin(self) -> None:
+        self.broker.declare(SOURCE, quorum=self.setting.quorum_source)
+        await self.producer.open()
+        for number in range(self.setting.members):
+            self.join("abc"[number])
+        for number in range(self.setting.routers):
+            self.start_router(f"r{number}")
+
+    def publish(self, key: str, *, later: float) -> None:
+        """Have the producer publish one more message of the key in a moment."""
+        self.unsent += 1
+        self.loop.call_later(later, self._publish, key)
+
+    def _publish(self, key: str) -> None:
+        self.unsent -= 1
+        self.producer.publish(key)
+
+    def start_router(self, identity: str) -> None:
+        self.routers = [router for router in self.routers if not router.killed and not router.stopping]
+        router = Router(self, f"{identity}.{self._next()}")
+        self.routers.append(router)
+        router.start()
+
+    def revive(self) -> None:
+        """The platform starts a process where none is left."""
+        if self.router is None and not self.ended:
+            self.start_router("next")
+
+    @property
+    def router(self) -> Router | None:
+        """The process that routes, or else any that lives."""
+        alive = [router for router in self.routers if not router.killed and not router.stopping]
+        return next((router for router in alive if router.routes), alive[0] if alive else None)
+
+    def join(self, name: str) -> None:
+        """A pod comes up, or comes back."""
+        client = self.clients.get(name)
+        if client is None:
+            client = self.clients[name] = Client(
+                self.wire, self, name=name, inbox=self.names.inbox(name), prefetch=self.setting.prefetch
+            )
+        if name in self.pods or client.running:
+            return
+        self.pods[name] = Pod(name=name, state=PodState.READY, returns=self.setting.returning)
+        client.unstick()
+        client.start()
+        self.tell_pods()
+
+    def terminate(self, name: str) -> None:
+        """The platform asks the pod to end."""
+        if name in self.pods:
+            self.pods[name] = Pod(name=name, state=PodState.TERMINATING, returns=self.setting.returning)
+            self.tell_pods()
+
+    def remove(self, name: str) -> None:
+        """The pod is gone."""
+        client = self.clients.get(name)
+        if client is not None and client.running:
+            client.kill()
+        if self.pods.pop(name, None) is not None:
+            self.tell_pods()
+
+    def tell_pods(self) -> None:
+        """The routers learn of the pods as they are, a little later."""
+        self.loop.call_later(self.random.uniform(0.0, 0.05), self._list)
+
+    def _list(self) -> None:
+        self.listed = tuple(sorted(self.pods.values()))
+        for router in self.routers:
+            if router.session is not None and not router.killed:
+                router.session.set_pods(self.listed)
+
+    # -- what is seen -------------------------------------------------------------------------------------------------
+
+    def log(self, text: str) -> None:
+        self.lines.append(f"{self.loop.time() - 1000:9.4f} {text}")
+
+    def report(self, kind: Kind, actor: str, key: str = "", seq: int = 0, note: str = "") -> None:
+        if kind is Kind.ACKED:
+            self._acked.add((key, seq))
+        self._events.append(Event(int(self.loop.time() * 1e9), kind, actor, key, seq, note))
+        self.log(f"{kind.name.lower()} {actor} {key}{seq or ''} {note}")
+
+    def given(self, actor: str, delivery: Delivery) -> None:
+        key = self._key(delivery.body)
+        if not key:
+            return
+        name = actor.partition("#")[0]
+        for other in self.clients:
+            queue = self.broker.queue(self.names.inbox(other))
+            if other == name or queue is None:
+                continue
+            for consumer in queue.consumers:
+                if consumer.priority == 0 and any(self._key(message.body) == key for message in consumer.held):
+                    self.defects.append(f"{actor} is given {self._describe(delivery.body)} while {other} holds {key}")
+
+    def fence_seen(self, actor: str, delivery: Delivery) -> None:
+        sender, now = self.wire.content(delivery.body).sender, self.loop.time()
+        if sender.died_at is None or now - sender.died_at > FENCE_SEEN:
+            ago = "lives" if sender.died_at is None else f"died {now - sender.died_at:.4f} s ago"
+            self.defects.append(f"{actor} is given a fence of a router that {ago}")
+
+    def requeued(self, key: str) -> None:
+        self._exempt[key] |= REQUEUED
+
+    def _double_fault(self, held: list[Message], returned: list[Message]) -> None:
+        for key in {self._key(each.body) for each in held} & {self._key(each.body) for each in returned}:
+            self._exempt[key] |= ORDER
+
+    def router_goes_down(self, router: Router) -> None:
+        if router.session is not None and router.session.routing is not None:
+            self._down = router
+            self.report(Kind.ROUTER_DOWN, "test")
+
+    def router_changed(self, router: Router) -> None:
+        if (self._down is not None and self._down is not router and router.routes) or (
+            self._down is router and router.routes and router.data is not None and not router.data.lost.done()
+        ):
+            self._up()
+
+    def _up(self) -> None:
+        self._down = None
+        self.report(Kind.ROUTER_UP, "test")
+
+    def committed(self, donor: str, moved: int, _seconds: float) -> None:
+        self.handoffs += 1
+        self.log(f"handoff of {donor} committed, {moved} moved")
+
+    def _key(self, name: str) -> str:
+        ident = identify(body_payload(self.wire.content(name).body), {})
+        return ident[0] if ident is not None else ""
+
+    def _describe(self, name: str) -> str:
+        ident = identify(body_payload(self.wire.content(name).body), {})
+        return f"{ident[0]}{ident[1]}" if ident is not None else "something"
+
+    def _next(self) -> int:
+        self._number += 1
+        return self._number
+
+    # -- coming to rest -----------------------------------------------------------------------------------------------
+
+    async def settle(self) -> None:
+        """Nothing goes wrong any more: everything must come to rest."""
+        for router in self.routers:
+            router.crash_after, router.crash_at = -1, None
+        if self.router is None:
+            self.start_router("last")
+        self.tell_pods()
+        deadline = self.loop.time() + SETTLES_WITHIN
+        while waits := self._unsettled():
+            if self.loop.time() > deadline:
+                self.defects.append(f"does not come to rest: {waits}")
+                return
+            if not any(pod.state is PodState.READY for pod in self.pods.values()):
+                self.join(next((name for name in "abc" if name not in self.pods), "d"))
+            for name, client in self.clients.items():
+                client.unstick()
+                if name in self.pods and self.pods[name].state is PodState.READY:
+                    client.start()
+            await asyncio.sleep(0.25)
+
+    def _unsettled(self) -> str:
+        if len(self._acked) < self.producer.sent + self.unsent:
+            missing = {(e.key, e.seq) for e in self._events if e.kind is Kind.SENT} - self._acked
+            places = {n: c for n in self.broker.names() if (q := self.broker.queue(n)) and (c := q.message_count)}
+            return f"not acknowledged: {sorted(missing)[:8]}; ready: {places}; {self._running()}"
+        router = self.router
+        if router is None or not router.routes or router.session is None or router.session.routing is None:
+            return self._running()
+        routing = router.session.routing
+        if not routing.controller.balanced:
+            return f"not balanced: {self._running()}"
+        ledger = routing.journal.ledger
+        transfers = [name for name in self.broker.names() if ".transfer." in name]
+        if transfers or ledger.handoffs or ledger.backlogs:
+            return f"left over: {transfers} {ledger.handoffs} {ledger.backlogs}"
+        for name in self.broker.names():
+            queue = self.broker.queue(name)
+            if queue is not None and name != self.names.journal and (queue.message_count or _held(queue.consumers)):
+                return f"{name} holds messages"
+        return ""
+
+    def _running(self) -> str:
+        router = self.router
+        if router is None or router.session is None or router.session.routing is None:
+            alive = [(each.identity, each.stopping, each.stalled) for each in self.routers if not each.killed]
+            return f"nobody routes: {alive}"
+        routing = router.session.routing
+        running = {donor: progress.waiting_for for donor, progress in routing.handoffs.running.items()}
+        states = {name: str(member.state) for name, member in routing.controller.membership.members.items()}
+        owners = [partition.owner for partition in routing.journal.ledger.partitions]
+        clients = [name for name, client in self.clients.items() if client.running]
+        return f"handoffs: {running}; members: {states}; owners: {owners}; pods: {self.listed}; clients: {clients}"
+
+    async def end(self) -> None:
+        self.ended = True
+        for router in self.routers:
+            await router.stop()
+        for client in self.clients.values():
+            client.kill()
+        await self.producer.close()
+
+    def violations(self) -> list[str]:
+        """What was promised and broken."""
+        found = list(self.defects)
+        groups: dict[frozenset[str], set[str]] = defaultdict(set)
+        for event in self._events:
+            if event.key:
+                groups[self._exempt.get(event.key, frozenset())].add(event.key)
+        for exempt, keys in groups.items():
+            auditor = Auditor(in_doubt=2.0)
+            for event in self._events:
+                if event.key in keys or (not event.key and event.seq == 0) or (not event.key and not exempt):
+                    auditor.feed(event)
+            verdict = auditor.verdict()
+            if any(getattr(verdict, promise) for promise in PROMISES if promise not in exempt):
+                found.append(verdict.report())
+        return found
+
+
+def _held(consumers: Iterable[Consumer]) -> bool:
+    return any(consumer.held for consumer in consumers)
+
+
+@contextlib.contextmanager
+def inhabited(setting: Setting) -> Iterator[World]:
+    """A world in which `Connection.open` and the clock are the simulation's."""
+    world = World(setting)
+
+    async def connect(_address: BrokerAddress, *, name: str, **_settings: object) -> SimConnection:
+        await asyncio.sleep(world.network.latency(0.001))
+        router = next(router for router in world.routers if router.identity in name.split())
+        data = not name.endswith("topology")
+        on_cut: Callable[[], None] = (lambda: world.router_goes_down(router)) if data else (lambda: None)
+        connection = SimConnection(world.wire, on_effect=router.effect, on_cut=on_cut)
+        router.opened(connection, data=data)
+        if router.killed:
+            connection.cut("killed")
+        return connection
+
+    def defect(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if (error := context.get("exception")) is not None and "never retrieved" not in context["message"]:
+            world.defects.append(f"{context['message']}: {_traceback(error)}")
+
+    world.loop.set_exception_handler(defect)
+    with contextlib.ExitStack() as stack:
+        for module in TIMED:
+            stack.enter_context(mock.patch.object(module, "time", _Clock(world.loop)))
+        stack.enter_context(mock.patch.object(Connection, "open", connect))
+        yield world
