@@ -24,6 +24,8 @@ from partymq.router.link import Link
 FENCE_RETRY = 0.01
 FENCE_RETRY_MAX = 0.25
 """Seconds between fences: one that meets no active takeover vanishes, on purpose."""
+FENCE_LIFE = 0.002
+"""Seconds, with some to spare, for which the broker keeps a fence that nobody takes."""
 FENCE_BACK = 5.0
 FENCE_VANISHED = 0.25
 """Most seconds to wait for the last fence before leaving: active, all come back; before that, they vanish."""
@@ -53,6 +55,7 @@ class Takeover:
         self._last = ""
         self._active = False
         self._last_back = asyncio.Event()
+        self._back_at = 0.0
         self._last_back.set()
         channel.closed.add_done_callback(lambda _closed: self._last_back.set())
         self._deleting = False
@@ -76,6 +79,7 @@ class Takeover:
         if stamp is None and (fence := read_fence(header)) is not None:
             self._channel.ack(tag)
             self._active = True
+            self._back_at = asyncio.get_running_loop().time()
             if fence in self._fences:
                 self._fence_back.set()
             if fence == self._last:
@@ -144,10 +148,14 @@ class Takeover:
         await self._channel.delete_queue(self._inbox)
 
     async def close(self) -> None:
-        """Lets the donor's client go on, which must see no fence: the last one is back, or had time to vanish."""
+        """Lets the donor's client go on, which must see no fence: the last one is back, or had time to vanish.
+
+        One that is back is too old to be given to anybody should its acknowledgement be lost with the channel.
+        """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FENCE_BACK if self._active else FENCE_VANISHED):
                 await self._last_back.wait()
+        await asyncio.sleep(max(0.0, self._back_at + FENCE_LIFE - asyncio.get_running_loop().time()))
         await self._channel.close()
 
 

@@ -88,6 +88,10 @@ class Queue:
         """Those that wait to be the single active one, the next one first."""
 
     @property
+    def quorum(self) -> bool:
+        return self._quorum
+
+    @property
     def message_count(self) -> int:
         """Ready messages, as in declare-ok: what consumers hold is not in it."""
         return len(self._returned) + len(self._ready)

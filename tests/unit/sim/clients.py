@@ -127,7 +127,7 @@ class Client:
         while not connection.lost.done():
             if self._draining and not cancelled:
                 cancelled = True
-                channel.cancel()
+                await channel.cancel()
             if (self._ending and not self._draining) or (cancelled and not channel.holds_anything):
                 self._witness.report(Kind.GONE, actor, note=CLOSED)
                 await connection.close()

@@ -59,13 +59,20 @@ class SimConnection:
     blocked_since: float | None = None
 
     def __init__(
-        self, wire: Wire, *, on_effect: Callable[[], None] = lambda: None, on_cut: Callable[[], None] = lambda: None
+        self,
+        wire: Wire,
+        *,
+        on_effect: Callable[[], None] = lambda: None,
+        on_cut: Callable[[], None] = lambda: None,
+        hasty: bool = False,
     ) -> None:
         self.wire = wire
         self.lost: asyncio.Future[None] = wire.network.loop.create_future()
         self.on_effect = on_effect
         """Called after each thing that reaches the broker or comes from it."""
         self._on_cut = on_cut
+        self.hasty = hasty
+        """Whether closing in order loses what quorum queues have not been handed; clients here wait for that first."""
         self._channels: list[SimChannel] = []
         self._hooks: tuple[Callable[[], None], ...] = ()
         self._numbers = 0
@@ -245,6 +252,9 @@ class SimChannel:
 
         return await self._call(delete)
 
+    async def cancel(self) -> None:
+        await self._call(self._remote.cancel, self._deliveries)
+
     async def close(self) -> None:
         if self.closed.done():
             return
@@ -253,7 +263,7 @@ class SimChannel:
             self._on_delivery = None
 
             def close() -> None:
-                self._remote.close()
+                self._close_remote()
                 self._replies.put(lambda: self._end(None))
 
             self._out.put(close)
@@ -268,10 +278,6 @@ class SimChannel:
         """basic.nack with requeue."""
         self._settle(lambda: self._remote.reject(tag, requeue=True))
 
-    def cancel(self) -> None:
-        """basic.cancel: what the channel holds it still holds."""
-        self._settle(lambda: self._remote.cancel() if self._remote._subscriptions else None)
-
     @property
     def holds_anything(self) -> bool:
         """True while the broker waits for an acknowledgement of this channel, known to the client or not."""
@@ -284,10 +290,10 @@ class SimChannel:
             pipe.stall()
 
     def finish(self) -> None:
-        """In order: everything that was sent takes effect."""
+        """In order: everything that was sent arrives."""
         self._on_delivery = None
         self._out.cut(keep=len(self._out))
-        self._remote.close()
+        self._close_remote()
         self.died_at = self._wire.network.loop.time()
 
     def die(self) -> None:
@@ -312,6 +318,19 @@ class SimChannel:
                 future.exception()
         settle(self.closed, error)
 
+    def _close_remote(self) -> None:
+        """A channel that is closed takes with it what it has not handed to a quorum queue yet."""
+        if not self._remote.open:
+            return
+        broker, random = self._wire.broker, self._wire.network.random
+        for line in broker.lines_of(self._remote):
+            queue = broker.queue(line.queue)
+            if self._connection.hasty and queue is not None and queue.quorum:
+                for _ in range(random.randint(0, len(line.commands))):
+                    broker.step(line)
+                line.commands.clear()
+        self._remote.close()
+
     # -- inside -------------------------------------------------------------------------------------------------------
 
     def _settle(self, settlement: Callable[[], None]) -> None:
@@ -324,7 +343,7 @@ class SimChannel:
 
         self._out.put(execute)
 
-    async def _call(self, request: Callable[[], T]) -> T:
+    async def _call(self, request: Callable[[], T], replies: Pipe | None = None) -> T:
         if self.closed.done():
             raise self.closed.exception() or ChannelClosedError(200, "at this side's request")
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
@@ -339,7 +358,7 @@ class SimChannel:
                 text = f"NOT_FOUND - no queue: {error}"
                 self._replies.put(lambda: self._end(ChannelClosedError(404, text)))
             else:
-                self._replies.put(lambda: self._answer(future, result))
+                (replies or self._replies).put(lambda: self._answer(future, result))
 
         self._out.put(execute)
         return await future

@@ -15,7 +15,7 @@ cancelling with unacknowledged messages and consuming again before they are sett
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from random import Random
 from types import ModuleType
@@ -36,7 +36,7 @@ from support.auditor import Auditor
 from support.events import Event, Kind
 from support.message import identify
 from unit.model.broker import Delivery
-from unit.model.queues import Consumer, Message
+from unit.model.queues import Message, Queue
 from unit.sim.clients import Client, Producer
 from unit.sim.network import LiveBroker, Network
 from unit.sim.wire import SimConnection, Wire
@@ -358,8 +358,7 @@ class World:
         self.log(f"handoff of {donor} committed, {moved} moved")
 
     def _key(self, name: str) -> str:
-        ident = identify(body_payload(self.wire.content(name).body), {})
-        return ident[0] if ident is not None else ""
+        return self._key_or_none(name) or ""
 
     def _describe(self, name: str) -> str:
         ident = identify(body_payload(self.wire.content(name).body), {})
@@ -408,9 +407,18 @@ class World:
             return f"left over: {transfers} {ledger.handoffs} {ledger.backlogs}"
         for name in self.broker.names():
             queue = self.broker.queue(name)
-            if queue is not None and name != self.names.journal and (queue.message_count or _held(queue.consumers)):
+            if queue is not None and name != self.names.journal and self._holds(queue):
                 return f"{name} holds messages"
         return ""
+
+    def _holds(self, queue: Queue) -> bool:
+        """Whether messages of a producer are in the queue: a fence left in a segment is nobody's."""
+        held = [message for consumer in queue.consumers for message in consumer.held]
+        return any(self._key_or_none(each.body) is not None for each in [*queue._returned, *queue._ready, *held])
+
+    def _key_or_none(self, name: str) -> str | None:
+        ident = identify(body_payload(self.wire.content(name).body), {})
+        return None if ident is None else ident[0]
 
     def _running(self) -> str:
         router = self.router
@@ -450,10 +458,6 @@ class World:
         return found
 
 
-def _held(consumers: Iterable[Consumer]) -> bool:
-    return any(consumer.held for consumer in consumers)
-
-
 @contextlib.contextmanager
 def inhabited(setting: Setting) -> Iterator[World]:
     """A world in which `Connection.open` and the clock are the simulation's."""
@@ -464,7 +468,7 @@ def inhabited(setting: Setting) -> Iterator[World]:
         router = next(router for router in world.routers if router.identity in name.split())
         data = not name.endswith("topology")
         on_cut: Callable[[], None] = (lambda: world.router_goes_down(router)) if data else (lambda: None)
-        connection = SimConnection(world.wire, on_effect=router.effect, on_cut=on_cut)
+        connection = SimConnection(world.wire, on_effect=router.effect, on_cut=on_cut, hasty=True)
         router.opened(connection, data=data)
         if router.killed:
             connection.cut("killed")
