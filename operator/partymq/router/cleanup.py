@@ -89,7 +89,7 @@ class _Removal:
         inboxes = {names.inbox(member) for member in {*members, *ledger.members, *ledger.donors, *owners}}
         transfers = [names.transfer(id) for id in {*ledger.transfers, *ledger.handoffs, *ledger.garbage}]  # noqa: A001
         backlogs = [names.backlog(p) for p in (SPREAD, *range(len(ledger.partitions)))]
-        await await_quiet(self._topology, transfers + backlogs)
+        await await_quiet(self._topology, [names.outlets, *transfers, *backlogs])
         stay = await asyncio.gather(
             *(self._delete(queue) for queue in (*transfers, *backlogs, names.dead)),
             *(self._delete(inbox, client=True) for inbox in inboxes),
