@@ -26,6 +26,10 @@ from partymq.router.release import Releaser
 from partymq.router.takeover import Takeover
 
 
+COMMITS_WITHIN = 2.0
+"""Seconds that a graceful stop gives to handoffs that hold messages, and may still wait for a cancelled consumer."""
+
+
 class Progress:
     """One handoff under way, as people see it."""
 
@@ -115,13 +119,22 @@ class Handoffs:
                 progress.task = tasks.create_task(self._run(progress, targets), name=f"handoff {progress.id}")
 
     async def stop(self) -> None:
-        """Stops handoffs that have not extracted yet, and waits for the others to commit."""
+        """Stops handoffs that wait for their donor, and lets the others commit.
+
+        What is in our hands is better not given back: a client that gets it and leaves reorders what it returns.
+        """
         self._stopping = True
-        tasks = [progress.task for progress in self.running.values() if progress.task is not None]
-        for progress in list(self.running.values()):
+        tasks = {progress.task for progress in self.running.values() if progress.task is not None}
+        self._cancel([p for p in self.running.values() if p.takeover is None or not p.takeover.holds])
+        if tasks:
+            await asyncio.wait(tasks, timeout=COMMITS_WITHIN)
+        self._cancel(self.running.values())
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _cancel(self, handoffs: Iterable[Progress]) -> None:
+        for progress in handoffs:
             if progress.task is not None and not progress.final:
                 progress.task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _run(self, progress: Progress, targets: Mapping[int, str | None] | None) -> None:
         donor = self._inboxes.members[progress.donor]

@@ -74,6 +74,11 @@ class Takeover:
         )
         return takeover
 
+    @property
+    def holds(self) -> bool:
+        """True while messages of the inbox are in our hands, unacknowledged."""
+        return bool(self._messages)
+
     def _on_delivery(self, tag: int, _origin: bytes, header: bytes, body: bytes) -> None:
         stamp = read_stamp(header)
         if stamp is None and (fence := read_fence(header)) is not None:
