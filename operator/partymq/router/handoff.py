@@ -25,7 +25,6 @@ from partymq.router.publisher import Publisher
 from partymq.router.release import Releaser
 from partymq.router.takeover import Takeover
 
-
 COMMITS_WITHIN = 2.0
 """Seconds that a graceful stop gives to handoffs that hold messages, and may still wait for a cancelled consumer."""
 
