@@ -100,6 +100,13 @@ class Management:
             by_queue.setdefault(details["queue"]["name"], []).append(_consumer(details))
         return {queue: tuple(consumers) for queue, consumers in by_queue.items()}
 
+    async def queues(self) -> frozenset[str]:
+        """The names of all queues of the virtual host."""
+        found = await self._call("GET", f"/api/queues/{self._vhost}?columns=name&disable_stats=true")
+        if not isinstance(found, list):
+            raise BrokerError(f"The management API at {self._url} does not list the queues.")
+        return frozenset(queue["name"] for queue in found)
+
     async def close_connection(self, name: str, *, reason: str) -> bool:
         """Have the broker close a connection; False when it is gone already. `reason` is what its client is told."""
         path = f"/api/connections/{quote(name, safe='')}"

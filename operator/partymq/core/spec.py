@@ -3,6 +3,7 @@
 Defaults and bounds stand here once; the CRD and the chart repeat them and a test holds them equal.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -112,3 +113,5 @@ class GroupConfig:
     broker: BrokerAddress
     known_epoch: int = 0
     """The highest epoch that the resource's status has shown: an empty journal is then a lost one."""
+    known_members: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Members that the status has shown, with their partitions: what a lost journal is rebuilt with."""

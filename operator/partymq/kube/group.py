@@ -22,7 +22,7 @@ from partymq.kube.events import Recorder
 from partymq.kube.removal import Removal
 from partymq.kube.replicas import Replicas
 from partymq.kube.resource import Resource, group_spec, secret_name
-from partymq.kube.status import View
+from partymq.kube.status import View, known_members
 from partymq.kube.writer import StatusApi, StatusWriter
 
 log = logging.getLogger(__name__)
@@ -267,7 +267,10 @@ class Group:
         group = self._resource.group
         known = epoch if known_epoch is None else known_epoch
         self._epoch = known
-        self._router.configure(GroupConfig(group=group, spec=spec, broker=broker, known_epoch=known))
+        members = known_members(self._resource.status)
+        self._router.configure(
+            GroupConfig(group=group, spec=spec, broker=broker, known_epoch=known, known_members=members)
+        )
         self._applied = (spec, broker)
 
     @property

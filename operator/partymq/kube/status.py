@@ -80,6 +80,17 @@ def patch(previous: Mapping[str, Any], status: Status) -> dict[str, Any]:
     return changes
 
 
+def known_members(status: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """The members that a status shows, with their partitions, as far as they can be read."""
+    members = {}
+    for member in status.get("members") or ():
+        try:
+            members[str(member["name"])] = ranges.parse(member.get("partitions") or "")
+        except (KeyError, TypeError, ValueError, AttributeError):
+            continue  # somebody else wrote that; it is a hint and no more
+    return members
+
+
 def timestamp(seconds: float) -> str:
     """A time as Kubernetes writes it."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

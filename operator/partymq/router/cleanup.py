@@ -65,7 +65,7 @@ async def _take_journal(link: Link, config: GroupConfig, names: Names) -> Ledger
     await journal.attach(lambda: None)  # it is us who delete it
     try:
         async with asyncio.timeout(JOURNAL_WITHIN):
-            return await journal.win(on_standby=lambda: None, none=empty(config.spec.partitions), known_epoch=0)
+            return await journal.win(on_standby=lambda: None) or empty(config.spec.partitions)
     except TimeoutError:
         raise BrokerError(
             f"another router holds {names.journal}: its queues are not deleted under it. Look in the broker's "

@@ -21,7 +21,7 @@ from partymq.amqp.connection import body_payload
 from partymq.amqp.frames import body_frames, plain_header, publish_frame
 from partymq.core import codec
 from partymq.core.ledger import Ledger, LedgerError, succeed
-from partymq.errors import JournalLostError, SessionOverError
+from partymq.errors import SessionOverError
 from partymq.router.publisher import Outlet
 
 Change = Callable[[Ledger], Ledger]
@@ -79,11 +79,8 @@ class Journal:
         if self._ledger is not None and _is_mark(payload) and (identity := orjson.loads(payload).get("wants")):
             self._on_wanted(identity)
 
-    async def win(self, *, on_standby: Callable[[], None], none: Ledger, known_epoch: int) -> Ledger:
-        """Waits until this session is the active consumer; returns the newest ledger there is, or `none`.
-
-        `none` is believed only where no epoch is known; raises `JournalLostError` otherwise.
-        """
+    async def win(self, *, on_standby: Callable[[], None]) -> Ledger | None:
+        """Waits until this session is the active consumer; returns the newest ledger there is, if there is one."""
         best: Ledger | None = None
         mark, active = self._mark(), False
         while True:
@@ -106,23 +103,16 @@ class Journal:
             found = codec.decode(payload)
             if best is None or found.stamp > best.stamp:
                 best = found
-        if best is None and known_epoch:
-            raise JournalLostError(
-                f"{self._queue} is empty, but this group has been routed before (epoch {known_epoch}): the journal was "
-                "deleted or lost. Stop the pods, look whether the inboxes hold messages that you need, then delete and "
-                "create the PartitionGroup again"
-            )
-        self._ledger = best or none
-        return self._ledger
+        return best
 
     def _mark(self) -> bytes:
         mark = orjson.dumps({"mark": secrets.token_hex(8), "by": self._writer, "wants": self._wants()})
         self._publish(mark)
         return mark
 
-    async def begin(self) -> Ledger:
-        """Writes the first ledger of this session; only after it may anything be published."""
-        return await self._write(succeed(self.ledger, writer=self._writer))
+    async def begin(self, ledger: Ledger) -> Ledger:
+        """Writes the first ledger of this session, the successor of `ledger`; only after it may anything be routed."""
+        return await self._write(succeed(ledger, writer=self._writer))
 
     async def write(self, change: Change) -> Ledger:
         """Applies `change` to the ledger and returns once that is in the journal.

@@ -54,6 +54,8 @@ class Reporter:
         self._told: dict[str, MemberState] | None = None
         self._ended = float("-inf")
         self.known_members: frozenset[str] = frozenset()
+        self.owned: dict[str, tuple[int, ...]] = {}
+        """All members with their partitions, when this process routed the group last."""
 
     def configure(self, config: GroupConfig) -> None:
         """Takes a new configuration."""
@@ -182,13 +184,15 @@ class Reporter:
         return not self._standby and self._error is None and time.monotonic() < self._ended + RESTART
 
     def _connected(self, routing: Routing | None) -> Condition:
-        if routing is not None or self._standby:
+        if routing is not None or self._standby or self._trouble is not None:
             return Condition(ok=True, reason="Connected", message="the broker answers")
         if self._error is not None:
             return Condition(ok=False, reason=self._error.reason, message=str(self._error))
         return Condition(ok=False, reason="Connecting", message="connecting to the broker")
 
     def _idle(self, connected: Condition) -> Condition:
+        if self._trouble is not None:  # on its way to routing, and waiting for something
+            return Condition(ok=False, reason=self._trouble.reason, message=str(self._trouble))
         if not self._standby:
             return connected
         return Condition(
@@ -250,6 +254,7 @@ class Reporter:
         known = routing.controller.membership.members
         names = sorted(known.keys() | ledger.members)
         self.known_members |= frozenset(names)
+        self.owned = {name: tuple(owned.get(name, ())) for name in names}
         reports = []
         for name in names:
             state = known[name].state if name in known else MemberState.LEAVING

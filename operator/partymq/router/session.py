@@ -25,6 +25,7 @@ from partymq.router.listener import Listener
 from partymq.router.points import Checkpoint
 from partymq.router.publisher import Publisher
 from partymq.router.quiet import await_quiet
+from partymq.router.recovery import Recovery, look
 from partymq.router.routing import Routing
 
 T = TypeVar("T")
@@ -52,6 +53,9 @@ class Session:
         self._remembered = remembered
         self._checkpoint = checkpoint
         self._names = Names(config.group)
+        self._told_of_pods = asyncio.Event()
+        if pods is not None:
+            self._told_of_pods.set()
         self._stopping = asyncio.Event()
         self.routing: Routing | None = None
         """What routes, from the first journaled ledger on."""
@@ -59,6 +63,7 @@ class Session:
     def set_pods(self, pods: tuple[Pod, ...]) -> None:
         """Takes the whole list of pods that opted in."""
         self._pods = pods
+        self._told_of_pods.set()
         if self.routing is not None:
             self.routing.controller.set_pods(pods)
 
@@ -96,7 +101,7 @@ class Session:
         await journal.attach(link.cancelled(self._names.journal))
         async with asyncio.TaskGroup() as tasks:
             services = [tasks.create_task(link.watch()), tasks.create_task(topology.watch())]
-            if await self._unless_stopped(self._win(journal)):
+            if await self._unless_stopped(self._win(link, topology, publisher, journal)):
                 services.append(tasks.create_task(journal.run()))
                 routing = await self._unless_stopped(self._prepare(link, topology, publisher, journal))
                 if routing is not None:
@@ -124,24 +129,53 @@ class Session:
                 with contextlib.suppress(asyncio.CancelledError):
                     await future
 
-    async def _win(self, journal: Journal) -> Ledger:
+    async def _win(self, link: Link, topology: Topology, publisher: Publisher, journal: Journal) -> Ledger:
         partitions = self._config.spec.partitions
-        ledger = await journal.win(
-            on_standby=self._listener.standby, none=empty(partitions), known_epoch=self._config.known_epoch
-        )
+        ledger = await journal.win(on_standby=self._listener.standby)
+        if ledger is None:  # and nobody else holds one unacknowledged, for then it is only not here yet
+            await await_quiet(topology, [self._names.journal], others=1)
+            ledger = await journal.win(on_standby=self._listener.standby)
+        if ledger is None:
+            return await self._begin_without(link, topology, publisher, journal)
         if len(ledger.partitions) != partitions:
             raise InvalidSpecError(
                 f"the journal of {self._config.group} has {len(ledger.partitions)} partitions, spec.partitions says "
                 f"{partitions}: that number can never change; restore it, or delete the group and its queues first"
             )
-        return await journal.begin()
+        ledger = await journal.begin(ledger)
+        await self._open_outlets(topology, publisher)
+        return ledger
+
+    async def _begin_without(self, link: Link, topology: Topology, publisher: Publisher, journal: Journal) -> Ledger:
+        """The first ledger of a group that is new, or whose journal is lost: what was routed has a dead queue."""
+        names, config = self._names, self._config
+        if not config.known_epoch and await topology.poll(names.dead) is None:
+            ledger = await journal.begin(empty(config.spec.partitions))
+            await self._open_outlets(topology, publisher)
+            return ledger
+        await self._told_of_pods.wait()
+        remains = await look(
+            config, names=names, topology=topology, members={*config.known_members, *(p.name for p in self._pods or ())}
+        )
+        await self._open_outlets(topology, publisher)
+        recovery = Recovery(
+            config=config, link=link, topology=topology, publisher=publisher, names=names, tell=self._listener.trouble
+        )
+        ledger = await journal.begin(await recovery.rebuild(remains))
+        await recovery.close()
+        self._listener.trouble(None)
+        self._listener.notice(recovery.notice)
+        return ledger
+
+    async def _open_outlets(self, topology: Topology, publisher: Publisher) -> None:
+        outlets = self._names.outlets
+        await topology.declare_quorum(outlets)
+        await await_quiet(topology, [outlets])
+        await publisher.open(outlets)
 
     async def _prepare(self, link: Link, topology: Topology, publisher: Publisher, journal: Journal) -> Routing:
         """Makes everything that the ledger names exist and be quiet, and puts the router's parts together."""
         names, ledger = self._names, journal.ledger
-        await topology.declare_quorum(names.outlets)
-        await await_quiet(topology, [names.outlets])
-        await publisher.open(names.outlets)
         await topology.declare_dead_letters(names.dlx, names.dead)
         routing = Routing(
             config=self._config,

@@ -248,7 +248,11 @@ class _Group:
         broker = self.config.broker
         try:
             self._session = Session(
-                config=replace(self.config, known_epoch=max(self.config.known_epoch, reporter.epoch)),
+                config=replace(
+                    self.config,
+                    known_epoch=max(self.config.known_epoch, reporter.epoch),
+                    known_members=reporter.owned or self.config.known_members,
+                ),
                 identity=self._identity,
                 pods=self.pods,
                 listener=listener,
