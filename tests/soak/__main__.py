@@ -138,6 +138,7 @@ async def main(seed: int, seconds: float) -> int:
             await run(world, seed, seconds)
         except* (AssertionError, TimeoutError) as errors:
             failure = "; ".join(sentences(errors))
+            world.say(f"FAILED: {failure}")
     verdict = made.spool.audit()
     show(Console(), world, verdict)
     if verdict.ok and not failure:

@@ -10,6 +10,8 @@ from support.group import Group
 from support.processes import Client
 
 AGAIN_AFTER = 1.0
+MOST_KEYLESS = 1_000_000
+"""Messages without a key that one producer sends, at most."""
 
 
 class Load:
@@ -27,7 +29,9 @@ class Load:
     async def run(self) -> None:
         """Produce until `stop`."""
         while not self._stopping:
-            self._steady = await self._producer(rate=self._rate, keys=self._keys, keyless=0.02)
+            self._steady = await self._producer(
+                rate=self._rate, keys=self._keys, keyless=0.02, first_keyless=self._count * MOST_KEYLESS
+            )
             await self._steady.over()
             if not self._stopping:
                 await asyncio.sleep(AGAIN_AFTER)

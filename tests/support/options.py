@@ -67,6 +67,8 @@ class ProducerOptions:
     """Whether the header `partitionKey` carries the key; the JSON body carries it in any case, as `key`."""
     keyless: float = 0.0
     """The share of messages without any key."""
+    first_keyless: int = 0
+    """The number of the first of these: it grows from producer to producer, for they share the empty key."""
     in_flight: int = 500
     """Most unconfirmed publishes."""
     seed: int = 0

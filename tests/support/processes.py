@@ -137,6 +137,7 @@ class Clients:
         size: int = 200,
         in_header: bool = True,
         keyless: float = 0.0,
+        first_keyless: int = 0,
     ) -> Client:
         """Start a producer; its keys are named `<name>-<number>`."""
         options = ProducerOptions(
@@ -150,6 +151,7 @@ class Clients:
             size=size,
             in_header=in_header,
             keyless=keyless,
+            first_keyless=first_keyless,
         )
         return await self._start("produce", options)
 

@@ -32,7 +32,7 @@ class Producer:
         self._reports = reports
         # A load that is the same in every run, not a secret.
         self._random = random.Random(options.seed)
-        self._next_seq: dict[str, int] = defaultdict(int)
+        self._next_seq: dict[str, int] = defaultdict(int, {"": options.first_keyless})
         self._sent = 0
         self._unconfirmed: dict[int, tuple[str, int]] = {}
         self._oldest = 1

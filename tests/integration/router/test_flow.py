@@ -1,0 +1,128 @@
+"""More messages than members take: whom that delays, where the messages wait, and that handoffs do not notice."""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from time import monotonic
+
+import pytest
+from pamqp.commands import Basic
+from pamqp.header import ContentHeader
+
+from partymq.amqp.connection import Connection
+from partymq.amqp.frames import body_frames, publish_frame
+from partymq.core.membership import PodState
+from support.broker import amqp_url, depth
+from support.conditions import eventually
+from support.group import Group, address, group
+from support.message import body_of
+from support.options import KEY_HEADER
+
+MANY = 100_000
+
+
+async def test_beyond_the_limit_messages_stay_in_the_source(tmp_path: Path) -> None:
+    async with group(tmp_path, inbox_window=16, backlog_limit=300) as g:
+        await g.route()
+        await g.join("a", prefetch=10, work=0.05)
+        producer = await (await g.clients.producer(g.source, rate=500, keys=100)).started()
+        await eventually(lambda: g.ready == "BacklogFull", lambda: f"{g.reports[-1:]}", 30.0)
+        await eventually(lambda: (g.report.source_ready or 0) > 2500, "the source does not fill", 30.0)
+        most = 300 + 2000 + 500  # the limit, what was read from the source, what came until it was looked at
+        assert g.report.backlog <= most
+        await g.stop()
+        g.reports.clear()
+        await g.route()  # the next session counts what it finds
+        await eventually(lambda: g.ready == "BacklogFull", lambda: f"{g.reports[-1:]}", 30.0)
+        assert g.report.backlog <= most
+        await g.restart("a", prefetch=100)
+        await eventually(lambda: g.ready == "Routing", lambda: f"{g.reports[-1:]}", 30.0)
+        await g.audited(producer)
+
+
+async def _seconds_for(g: Group, actor: str, messages: int) -> float:
+    start = g.spool.acked_by(actor)
+    await eventually(lambda: g.spool.acked_by(actor) > start, "nothing is acknowledged", every=0.005)
+    first, began = g.spool.acked_by(actor), monotonic()
+    await eventually(lambda: g.spool.acked_by(actor) >= first + messages, "too slow", 60.0, every=0.01)
+    return monotonic() - began
+
+
+@pytest.mark.parametrize("trouble", [{"work": 0.1}, {"hold_after": 0}])
+async def test_a_slow_or_stuck_member_takes_no_rate_from_others(trouble: dict[str, float], tmp_path: Path) -> None:
+    async with group(tmp_path, inbox_window=32) as g:
+        await g.route()
+        await g.join("bad", prefetch=20, work=0.001)
+        await g.join("good", prefetch=20, work=0.001)
+        await g.owners("bad", "good")
+        producer = await (await g.clients.producer(g.source, rate=300, keys=128)).started()
+        await g.progress(200)
+        before = await _seconds_for(g, "good", 500)
+        await g.restart("bad", prefetch=20, **trouble)  # type: ignore[arg-type]
+        await eventually(lambda: g.report.backlog > 50, "the bad member gets no backlog", 30.0)
+        after = await _seconds_for(g, "good", 500)
+        assert before / after >= 0.9, f"{before:.2f} s for 500 messages before, {after:.2f} s after"
+        await g.restart("bad", prefetch=20, work=0.001)
+        await g.audited(producer)
+
+
+async def _fill(queue: str, numbers: Iterable[int]) -> None:
+    """Messages that no producer reports, as fast as the broker takes them."""
+    connection = await Connection.open(address(), name="tests fill")
+    channel, unconfirmed, last = await connection.channel(), 0, 0
+
+    def on_confirm(tag: int, multiple: bool) -> None:
+        nonlocal unconfirmed, last
+        unconfirmed -= tag - last if multiple else 1
+        last = tag if multiple else last + 1
+
+    async def at_most(messages: int) -> None:
+        await eventually(lambda: unconfirmed <= messages, "the broker does not confirm", 60.0, every=0.001)
+
+    await channel.confirm_select(on_confirm, on_confirm)
+    frame = publish_frame(channel.number, "", queue)
+    for number in numbers:
+        key = f"key-{number % 1000}"
+        body = body_of(key, number, 0)
+        properties = Basic.Properties(headers={KEY_HEADER: key}, delivery_mode=2)
+        header = ContentHeader(0, len(body), properties).marshal()
+        channel.publish(frame, header, body_frames(body, channel.number))
+        unconfirmed += 1
+        if unconfirmed >= 2000:
+            await at_most(1000)
+    await at_most(0)
+    await connection.close()
+
+
+async def _handoff(g: Group, name: str) -> float:
+    """A member comes (it gets its share and a first message) and goes; the milliseconds of the handoff to it."""
+    seen = len(g.notices)
+    client = await g.join(name, prefetch=5, work=0.02)
+    await eventually(lambda: g.spool.acked_by(client.name) > 0, f"{name} gets nothing", 30.0, every=0.005)
+    said = [n.message for n in g.notices[seen:] if n.reason == "HandoffCommitted" and "from a " in n.message]
+    g.set_pod(name, PodState.TERMINATING)
+    client.terminate()
+    await g.owners("a", deadline=60.0)
+    took = re.search(r" in (\d+) ms", said[0])
+    assert took
+    return float(took[1])
+
+
+async def test_a_handoff_does_not_notice_a_backlog(tmp_path: Path) -> None:
+    """The inbox is full in both cases; 100 000 messages more wait in backlogs, and stay there."""
+    async with group(tmp_path, inbox_window=64) as g:
+        await g.route()
+        await g.join("a", prefetch=5, work=0.02)
+        await g.owners("a")
+        without = []
+        for number in range(3):
+            await _fill(g.source, range(64))
+            without.append(await _handoff(g, f"b{number}"))
+        await _fill(g.source, range(MANY))
+        await eventually(lambda: g.report.backlog > 0.95 * MANY, lambda: f"{g.report}", 120.0)
+        behind = []
+        for number in range(3):
+            behind.append(await _handoff(g, f"c{number}"))
+            assert g.report.backlog > 0.9 * MANY, "messages were moved"
+        assert sorted(behind)[1] <= 2 * sorted(without)[1], f"{without} ms without, {behind} ms with a backlog"
+        assert (await depth(amqp_url(), g.source))[0] == 0
