@@ -109,7 +109,7 @@ class Replicas:
     def speaker(self, group: GroupId) -> str:
         """The one that speaks for a group while none of them routes it."""
         able = [name for name, served in self._live.items() if not served or group.namespace in served]
-        return max({*able, self._identity}, key=lambda name: _weight(name, group))
+        return max({*able, self._identity}, key=lambda name: weight(name, group))
 
     def preferred(self, group: GroupId) -> str | None:
         """The one that had best route a group, so that groups are spread; None while that is not settled."""
@@ -119,7 +119,7 @@ class Replicas:
             for name, served in self._live.items()
             if (not served or group.namespace in served) and now - self._first.get(name, now) >= SETTLED
         ]
-        return max(able, key=lambda name: _weight(name, group), default=None)
+        return max(able, key=lambda name: weight(name, group), default=None)
 
     async def run(self) -> None:
         """Renew our Lease and look at the others', for ever."""
@@ -206,5 +206,6 @@ def _now() -> float:
     return asyncio.get_running_loop().time()
 
 
-def _weight(identity: str, group: GroupId) -> bytes:
+def weight(identity: str, group: GroupId) -> bytes:
+    """How much a replica is for a group: of those that could, the one with the most is taken."""
     return hashlib.sha256(f"{identity}\0{group}".encode()).digest()

@@ -107,6 +107,9 @@ class Controller:
         self.observed = True
         if before != self.membership:
             self._on_membership(self.membership)
+        for name in self._inboxes.members.keys() - {pod.name for pod in pods} - self.membership.members.keys():
+            if name not in ledger.members and not ledger.names(name):
+                await self._inboxes.discard(name)
 
     def _sets(self, membership: Membership) -> tuple[frozenset[str], ...]:
         return membership.eligible, membership.keeping, self._leaving(membership)

@@ -62,6 +62,15 @@ class Inboxes:
         """The inbox is gone."""
         self._deleting.discard(name)
 
+    async def discard(self, name: str) -> None:
+        """Deletes the inbox of one that came and went without ever being a member, if nobody has put it to use."""
+        member = self.members[name]
+        if member.ready or member.consuming:
+            return
+        self.forget(name)
+        await self._topology.delete(self._names.inbox(name))
+        self.deleted(name)
+
     def wake(self, member: Member) -> None:
         """Polls a member as soon as possible."""
         self._wanted.add(member.name)

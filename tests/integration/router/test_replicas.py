@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from partymq.amqp.topology import Topology
+from partymq.core.membership import PodState
 from partymq.core.report import GroupReport
 from partymq.core.spec import DeletionPolicy
 from partymq.router.supervisor import Supervisor
@@ -130,6 +131,27 @@ async def test_a_removal_finds_what_only_the_journal_knows_and_keeps_what_a_clie
         assert await remover.remove(one.config.group, DeletionPolicy.DELETE) == ()
         for queue in (inbox, one.names.journal, one.names.dead):
             assert await _missing(one, queue)
+
+
+async def test_a_pod_that_never_consumed_leaves_no_inbox_behind(tmp_path: Path) -> None:
+    """A rollout of pods that do not start would leave a queue for each of them."""
+    async with group(tmp_path) as one:
+        await one.route()
+        await one.join("a")
+        await one.owners("a")
+        one.set_pod("never-ready", PodState.STARTING)
+        inbox = one.names.inbox("never-ready")
+
+        async def there() -> bool:
+            return not await _missing(one, inbox)
+
+        await eventually(there, "the inbox is declared")
+        one.set_pod("never-ready", None)
+        await eventually(lambda: _missing(one, inbox), "the inbox is deleted")
+        one.set_pod("never-ready", PodState.STARTING)
+        await eventually(there, "the inbox is declared again")
+        assert one.report.routing
+        assert len({report.epoch for report in one.reports if report.routing}) == 1
 
 
 async def _missing(one: Group, queue: str) -> bool:
