@@ -29,7 +29,7 @@ e2e: ## End-to-end tests, with RabbitMQ and a Kubernetes cluster
 demo: ## See it work: a cluster, a broker, the operator and some clients
 	@hack/run.sh demo $(ARGS)
 
-bench: ## Throughput, beside the shovel's
+bench: ## Measure it beside the alternatives (25 min); ARGS name sections, --quick is a smoke run
 	@hack/run.sh bench $(ARGS)
 
 soak: ## Random faults under load, and an audit: SECONDS=600 SEED=7

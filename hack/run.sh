@@ -80,7 +80,7 @@ demo)
   exec "$PYTHON" hack/demo.py "$@" ;;
 bench)
   with_broker
-  PYTHONPATH=tests exec "$PYTHON" -m benchmarks.throughput "$@" ;;
+  PYTHONPATH=tests exec "$PYTHON" -m benchmarks "$@" ;;
 soak) # with a broker of its own, which it kills
   PYTHONPATH=tests exec "$PYTHON" -m soak "$@" ;;
 *) sed -n '2,/^\./s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;

@@ -1,136 +1,153 @@
-"""How many messages a second the router forwards, beside RabbitMQ's own shovel: `make bench`.
+"""Messages a second, and CPU for one, of PartyMQ, RabbitMQ's shovel, a router on aio-pika, and no router at all.
 
-Both move the same preloaded messages (800 bytes, persistent, key in a header) out of one classic queue with confirms:
-the shovel (on-confirm, prefetch 1000) into one queue, the router, which stamps them, into the inboxes of three members
-that hold one message each and take no more (their window is lifted). They take turns; the rate is that of the middle
-80 % of a round.
+All of them find the same messages waiting in a queue (persistent, 1000 keys), confirm before they acknowledge, and take
+turns. PartyMQ is measured twice: into the inboxes of three members that take nothing (their window lifted: the router
+alone), and with three members that keep up (the window as shipped). The shovel moves into one queue, of classic type as
+is the broker's default, and of quorum type as inboxes are. "none" is a producer, a queue and a consumer.
 """
 
-import argparse
 import asyncio
 import json
-import os
-import statistics
-import tempfile
-import time
-from collections.abc import Awaitable, Callable
-from pathlib import Path
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 
-import aio_pika
-import aiohttp
-
-from support.broker import amqp_url, management_url, temporary_queue, unique
-from support.group import group
+from benchmarks.harness import Run
+from benchmarks.load import QUEUES, Rate, fill, publish, rate, ready
+from benchmarks.processes import Clients, Routers, clients, process, routers
+from benchmarks.shovel import shovel
+from support.broker import amqp_url, temporary_queue
 
 MEMBERS = ("a", "b", "c")
-KEYS = 5000
+SIZES = {"100B": 100, "800B": 800, "16KiB": 16 * 1024}
+KEYS = ("header", "body")
+PARTITIONS = 64
+PREFETCH = 300
+"""Of consumers that keep up."""
+
+_MESSAGES = {"100B": 50_000, "800B": 60_000, "16KiB": 8_000}
+_AIO_PIKA = {"100B": 8_000, "800B": 8_000, "16KiB": 4_000}
 
 
-async def preload(channel: aio_pika.abc.AbstractChannel, queue: str, messages: int) -> None:
-    """Fills the source."""
-    body = b"x" * 800
-    for start in range(0, messages, 1000):
-        await asyncio.gather(
-            *(
-                channel.default_exchange.publish(
-                    aio_pika.Message(
-                        body,
-                        headers={"partitionKey": f"key-{i % KEYS}"},
-                        delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
-                    ),
-                    queue,
-                )
-                for i in range(start, min(start + 1000, messages))
-            )
+async def measure(run: Run) -> None:
+    """Takes turns."""
+    for number in range(run.rounds):
+        for source in QUEUES:
+            for size in SIZES:
+                run.say(f"throughput, round {number + 1}: {source} source, {size}")
+                await _turns(run, source, size)
+    for source in QUEUES:
+        for size in SIZES:
+            _compare(run, source, size)
+
+
+async def _turns(run: Run, source: str, size: str) -> None:
+    head = f"{source}.{size}"
+    for key in KEYS:
+        _note(run, f"{head}.{key}", await _partymq(run, source, size, key))
+    await _shovel(run, source, "classic", size, f"{head}.shovel")
+    await _shovel(run, source, "quorum", size, f"{head}.shovel-quorum")
+    for key in KEYS if size == "800B" else KEYS[:1]:
+        _note(run, f"{head}.{key}.aio-pika", await _aio_pika(run, source, size, key))
+    _note(run, f"{head}.header.consumed", await _consumed(run, source, size))
+    await _none(run, source, size, f"{head}.none")
+
+
+def _compare(run: Run, source: str, size: str) -> None:
+    head = f"throughput.{source}.{size}"
+    for name in (f"{head}.header", f"{head}.body", f"{head}.header.consumed"):
+        key = "body" if name.endswith("body") and size == "800B" else "header"
+        run.results.compare(
+            name,
+            {
+                "shovel": f"{head}.shovel",
+                "shovel to quorum": f"{head}.shovel-quorum",
+                "aio-pika": f"{head}.{key}.aio-pika",
+                "none": f"{head}.none",
+            },
         )
+    run.results.compare(f"{head}.header.consumed", {"not consumed": f"{head}.header"})
 
 
-async def rate(moved: Callable[[], Awaitable[int]], messages: int, pid: int | None = None) -> tuple[float, float]:
-    """Messages a second over the middle 80 %, and CPU microseconds a message of the process `pid`."""
-    begin = (0.0, 0, 0.0)
-    async with asyncio.timeout(180):
-        while True:
-            count, now = await moved(), time.perf_counter()
-            if not begin[1] and count > messages * 0.1:
-                begin = (now, count, _cpu(pid))
-            if count > messages * 0.9:
-                per_second = (count - begin[1]) / (now - begin[0])
-                return per_second, (_cpu(pid) - begin[2]) / (count - begin[1]) * 1e6
-            await asyncio.sleep(0.02)
+def _note(run: Run, name: str, measured: Rate) -> None:
+    run.results.add(f"throughput.{name}", "msg/s", measured.per_second)
+    run.results.add(f"cpu.{name}", "us/msg", measured.cpu)
+    if run.broker_pid is not None:
+        run.results.add(f"cpu.{name}.broker", "us/msg", measured.broker_cpu)
 
 
-def _cpu(pid: int | None) -> float:
-    if pid is None:
-        return 0.0
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+def _messages(run: Run, size: str) -> int:
+    return 2_000 if run.quick else _MESSAGES[size]
 
 
-async def _ready(channel: aio_pika.abc.AbstractChannel, *queues: str) -> int:
-    counts = [await channel.declare_queue(queue, passive=True) for queue in queues]
-    return sum(queue.declaration_result.message_count or 0 for queue in counts)
+@asynccontextmanager
+async def _routed(
+    run: Run, source: str, size: str, key: str, *, holding: bool
+) -> AsyncIterator[tuple[Routers, Clients]]:
+    """A group with three members in front of a full source; routing begins once they consume."""
+    messages = _messages(run, size)
+    async with AsyncExitStack() as stack:
+        queue = await stack.enter_async_context(temporary_queue(amqp_url(), "source", QUEUES[source]))
+        consumers = await stack.enter_async_context(clients(run))
+        router = await stack.enter_async_context(routers(run))
+        await fill(run, queue, messages, size=SIZES[size], key=key)
+        window = {"inbox_window": 100 * messages} if holding else {}
+        # The delay lets all members come before the first plan: there is no handoff.
+        router.configure(
+            "g", MEMBERS, key=key, source_queue=queue, partitions=PARTITIONS, rebalance_delay=0.5, **window
+        )
+        await router.known("g")
+        await consumers.do("pace", work=0.0, open=not holding)
+        for name in MEMBERS:
+            inbox, prefetch = router.names("g").inbox(name), 1 if holding else PREFETCH
+            await consumers.do("consume", queue=inbox, name=name, prefetch=prefetch, timed=False)
+        yield router, consumers
 
 
-async def router_round(channel: aio_pika.abc.AbstractChannel, messages: int) -> tuple[float, float]:
-    """One round of the router."""
-    with tempfile.TemporaryDirectory() as directory:
-        async with group(Path(directory), inbox_window=100 * messages, partitions=64, rebalance_delay=1.0) as g:
-            await preload(channel, g.source, messages)
-            await g.spawn()
-            await asyncio.gather(*(g.join(name, prefetch=1, hold_after=0) for name in MEMBERS))
-            inboxes = [g.names.inbox(name) for name in MEMBERS]
-            return await rate(lambda: _ready(channel, *inboxes), messages, g.router_pid)
+async def _partymq(run: Run, source: str, size: str, key: str) -> Rate:
+    async with _routed(run, source, size, key, holding=True) as (router, _):
+        inboxes = [router.names("g").inbox(name) for name in MEMBERS]
+        return await rate(run, lambda: ready(run, *inboxes), _messages(run, size), router.pid)
 
 
-async def shovel_round(channel: aio_pika.abc.AbstractChannel, messages: int) -> float:
-    """One round of the shovel."""
-    url, name = amqp_url().rstrip("/"), unique("shovel")  # to RabbitMQ a path of "/" is the virtual host ""
-    async with temporary_queue(url, "from") as source, temporary_queue(url, "to") as target:
-        await preload(channel, source, messages)
-        settings = {
-            "src-protocol": "amqp091", "src-uri": url, "src-queue": source, "src-prefetch-count": 1000,
-            "dest-protocol": "amqp091", "dest-uri": url, "dest-queue": target, "ack-mode": "on-confirm",
-        }  # fmt: skip
-        async with aiohttp.ClientSession(base_url=management_url()) as http:
-            path = f"/api/parameters/shovel/%2F/{name}"
-            async with http.put(path, json={"value": settings}) as answer:
-                answer.raise_for_status()
-            try:
-                return (await rate(lambda: _ready(channel, target), messages))[0]
-            finally:
-                await http.delete(path)
+async def _consumed(run: Run, source: str, size: str) -> Rate:
+    async with _routed(run, source, size, "header", holding=False) as (router, consumers):
+        return await rate(run, consumers.count, _messages(run, size), router.pid)
 
 
-async def main(messages: int, rounds: int, output: Path) -> None:
-    """Runs the rounds in turns and prints medians."""
-    async with await aio_pika.connect(amqp_url()) as connection:
-        channel = await connection.channel()
-        router, cpu, shovel = [], [], []
-        for number in range(rounds):
-            per_second, per_message = await router_round(channel, messages)
-            router.append(per_second)
-            cpu.append(per_message)
-            shovel.append(await shovel_round(channel, messages))
-            print(
-                f"round {number + 1}: router {router[-1]:,.0f} msg/s, {cpu[-1]:.1f} us CPU a message; "
-                f"shovel {shovel[-1]:,.0f} msg/s",
-                flush=True,
-            )
-    ratio = statistics.median(a / b for a, b in zip(router, shovel, strict=True))
-    result = {
-        "name": "throughput.classic.800B.header", "unit": "msg/s", "value": round(statistics.median(router)),
-        "rounds": [round(value) for value in router], "ratios": {"shovel": round(ratio, 2)},
-        "cpu_us": round(statistics.median(cpu), 1), "shovel": [round(value) for value in shovel],
-    }  # fmt: skip
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps({"results": [result]}, indent=2) + "\n")
-    print(f"median: router {result['value']:,} msg/s at {result['cpu_us']} us CPU a message, {ratio:.2f}x the shovel")
+async def _shovel(run: Run, source: str, target: str, size: str, name: str) -> None:
+    async with (
+        temporary_queue(amqp_url(), "from", QUEUES[source]) as start,
+        temporary_queue(amqp_url(), "to", QUEUES[target]) as end,
+    ):
+        await fill(run, start, _messages(run, size), size=SIZES[size])
+        async with shovel(start, end):
+            measured = await rate(run, lambda: ready(run, end), _messages(run, size))
+    run.results.add(f"throughput.{name}", "msg/s", measured.per_second)
+    if run.broker_pid is not None:
+        run.results.add(f"cpu.{name}.broker", "us/msg", measured.broker_cpu)
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--messages", type=int, default=100_000)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--output", type=Path, default=Path("build/benchmarks.json"))
-    arguments = parser.parse_args()
-    asyncio.run(main(arguments.messages, arguments.rounds, arguments.output))
+async def _aio_pika(run: Run, source: str, size: str, key: str) -> Rate:
+    messages = 500 if run.quick else _AIO_PIKA[size]
+    async with AsyncExitStack() as stack:
+        queue = await stack.enter_async_context(temporary_queue(amqp_url(), "source", QUEUES[source]))
+        targets = [
+            await stack.enter_async_context(temporary_queue(amqp_url(), "inbox", QUEUES["quorum"])) for _ in MEMBERS
+        ]
+        await fill(run, queue, messages, size=SIZES[size], key=key)
+        options = json.dumps({"url": amqp_url(), "source": queue, "targets": targets, "key": key})
+        child = await stack.enter_async_context(process(run, "baseline_aio_pika", options))
+        return await rate(run, lambda: ready(run, *targets), messages, child.pid)
+
+
+async def _none(run: Run, source: str, size: str, name: str) -> None:
+    messages = _messages(run, size)
+    async with (
+        temporary_queue(amqp_url(), "queue", QUEUES[source]) as queue,
+        clients(run) as consumers,
+    ):
+        await consumers.do("consume", queue=queue, name="a", prefetch=PREFETCH, timed=False)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(publish(queue, messages, size=SIZES[size]))
+            measured = await rate(run, consumers.count, messages)
+    run.results.add(f"throughput.{name}", "msg/s", measured.per_second)
