@@ -54,13 +54,16 @@ class Weakness:
 def weaknesses(names: Names, source: str, consumers: Consumers) -> tuple[Weakness, ...]:
     """What weakens the promises to this group, each once, in order."""
     found: set[Weakness] = set()
+    prefix = names.prefix
     for queue, consuming in consumers.items():
+        if not queue.startswith(prefix) and queue != source:
+            continue  # most are other groups'
         foreign = [consumer for consumer in consuming if consumer.foreign]
         if (pod := names.member_of(queue)) is not None:
             found.update(Weakness(who=pod, what=what) for consumer in foreign for what in _of_pod(pod, consumer))
         elif foreign and queue == source:
             found.add(Weakness(who=queue, what=_of_source(queue, foreign)))
-        elif foreign and names.is_ours(queue) and queue != names.dead:
+        elif foreign and queue != names.dead:
             found.add(Weakness(who=queue, what=_of_our_queue(queue, foreign)))
     return tuple(sorted(found))
 
