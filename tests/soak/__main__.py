@@ -19,6 +19,7 @@ from soak.faults import FAULTS, FEWEST, REJOIN, Fault, draw, join
 from soak.load import Load
 from soak.world import World
 from support.broker import ONE_ACTIVE_CONSUMER, QUORUM
+from support.conditions import eventually
 from support.group import group
 from support.own_broker import OwnBroker
 from support.verdict import Verdict
@@ -27,7 +28,8 @@ INSTANCE = "soak"
 CALM_EVERY = 60.0
 """Seconds of faults, after which everything must come to rest."""
 PICTURE_EVERY = 10.0
-DRAINED_WITHIN = 180.0
+STUCK_AFTER = 60.0
+"""Seconds without an acknowledgement after which what is left will not be handled any more."""
 AT_ONCE = 5
 
 
@@ -68,6 +70,18 @@ async def watch(world: World) -> None:
         )
 
 
+async def drained(world: World) -> None:
+    """Wait until every confirmed message is acknowledged, for as long as it goes on."""
+    while left := world.group.spool.unsettled():
+        before = world.group.spool.counts()[1]
+        await eventually(
+            lambda: world.group.spool.counts()[1] > before or not world.group.spool.unsettled(),
+            f"{left} messages are confirmed, but not acknowledged, and nothing is any more",
+            STUCK_AFTER,
+            every=0.5,
+        )
+
+
 async def run(world: World, seed: int, seconds: float) -> None:
     """The whole run, until every confirmed message is acknowledged."""
     async with asyncio.TaskGroup() as tasks:
@@ -81,7 +95,7 @@ async def run(world: World, seed: int, seconds: float) -> None:
         world.say("the last messages")
         world.load.stop()
         await producing
-        await world.group.spool.settled(DRAINED_WITHIN)
+        await drained(world)
         world.say("everybody leaves")
         await asyncio.gather(*(pod.terminate() for pod in world.pods.values()))
         for router in world.running:
@@ -133,7 +147,7 @@ async def main(seed: int, seconds: float) -> int:
     print(f"seed {seed}: source {source}, {settings}; reports in {directory}", flush=True)
     failure = ""
     async with group(directory, source_arguments=source, **settings) as made:
-        world = World(group=made, broker=broker, load=Load(made, rate=300, keys=200))
+        world = World(group=made, broker=broker, load=Load(made, rate=150, keys=200))
         try:
             await run(world, seed, seconds)
         except* (AssertionError, TimeoutError) as errors:

@@ -165,7 +165,7 @@ async def nobody(world: World, rng: Random) -> None:
 
 async def burst(world: World, rng: Random) -> None:
     """More than the inboxes and the backlogs take, as fast as the broker takes it."""
-    await world.load.burst(rng.randint(500, 6000))
+    await world.load.burst(rng.randint(500, 3000))
 
 
 # --- routers

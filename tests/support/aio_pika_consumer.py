@@ -83,10 +83,11 @@ class _Consumer:
             if self._options.leave is Leave.FINISH:
                 await self._held.join()
             work.cancel()
-            if self._options.leave is Leave.CANCEL:
+            if self._options.leave is not Leave.DROP:
+                # Also after the last ack: the broker drops what it has not handed to a quorum queue yet at the close.
                 await asyncio.sleep(self._options.linger)
             beat.cancel()
-        self._sink.write(now(Kind.GONE, note=CLOSED))
+        self._sink.write(now(Kind.GONE, note=LOST if self._options.leave is Leave.DROP else CLOSED))
         await self._sink.flush()
 
     async def _on_message(self, message: aio_pika.abc.AbstractIncomingMessage) -> None:

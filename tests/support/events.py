@@ -40,7 +40,7 @@ CLOSED: Final = "closed"
 """The consumer closes in an orderly way: its acks have taken effect, what it holds unacknowledged returns."""
 KILLED: Final = "killed"
 LOST: Final = "lost"
-"""Its connection was closed on it."""
+"""Its connection was closed on it, or it closes without regard to its last acks."""
 
 
 class Event(NamedTuple):

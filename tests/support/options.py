@@ -44,6 +44,7 @@ class ConsumerOptions:
     """Seconds that a message takes; messages are handled one after the other."""
     leave: Leave = Leave.FINISH
     linger: float = 0.2
+    """Seconds between a cancel (and the last ack, if all are worked off) and the close."""
     hold_after: int | None = None
     """Acknowledge so many messages and hold all later ones for ever."""
 

@@ -48,10 +48,11 @@ class _Consumer:
             self._channel.basic_cancel(tag)
             while self._held:
                 self._handle_one()
+            self._connection.sleep(self._options.linger)  # for the last acks to take effect, as in the other client
         elif self._options.leave is Leave.CANCEL:
             self._channel.basic_cancel(tag)
             self._connection.sleep(self._options.linger)
-        self._reports.write(now(Kind.GONE, note=CLOSED))
+        self._reports.write(now(Kind.GONE, note=LOST if self._options.leave is Leave.DROP else CLOSED))
         self._connection.close()
 
     def _when_declared(self) -> BlockingChannel:

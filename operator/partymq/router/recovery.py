@@ -62,8 +62,8 @@ async def look(config: GroupConfig, *, names: Names, topology: Topology, members
             raise JournalLostError(
                 f"{names.journal} is empty, but this group has been routed before: the journal was deleted or lost. "
                 f"Nothing says which inboxes there were ({error}) Let the connection Secret's user list queues there, "
-                "or start the pods again; or look whether the inboxes hold messages that you need, then delete and create "
-                "the PartitionGroup again"
+                "or start the pods again; or look whether the inboxes hold messages that you need, then delete the "
+                "PartitionGroup and create it again"
             ) from error
         return await _probed(topology, names, config, members)
 
