@@ -72,14 +72,17 @@ async def watch(world: World) -> None:
 
 async def drained(world: World) -> None:
     """Wait until every confirmed message is acknowledged, for as long as it goes on."""
-    while left := world.group.spool.unsettled():
-        before = world.group.spool.counts()[1]
-        await eventually(
-            lambda: world.group.spool.counts()[1] > before or not world.group.spool.unsettled(),
-            f"{left} messages are confirmed, but not acknowledged, and nothing is any more",
-            STUCK_AFTER,
-            every=0.5,
-        )
+    spool, acked = world.group.spool, -1
+
+    def goes_on() -> bool:
+        return spool.counts()[1] > acked or not spool.unsettled()
+
+    def otherwise() -> str:
+        return f"{spool.unsettled()} messages are confirmed, but not acknowledged, and nothing is any more"
+
+    while spool.unsettled():
+        acked = spool.counts()[1]
+        await eventually(goes_on, otherwise, STUCK_AFTER, every=0.5)
 
 
 async def run(world: World, seed: int, seconds: float) -> None:
