@@ -164,7 +164,7 @@ async def main(seed: int, seconds: float) -> int:
     else:
         print(f"the clients' reports are kept in {directory}")
     print(f"seed {seed}")
-    if failure and verdict.ok:
+    if failure:
         print(f"AUDIT failed: {failure}")
         return 1
     print(verdict)
