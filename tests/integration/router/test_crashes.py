@@ -6,7 +6,6 @@ import pytest
 
 from partymq.core.membership import PodState
 from partymq.router.points import Point
-from support.conditions import eventually
 from support.group import group
 
 
@@ -16,16 +15,11 @@ async def test_killed_at(point: Point, tmp_path: Path) -> None:
         await g.spawn(kill_at=point)
         await g.join("a", prefetch=10, work=0.002)
         producer = await (await g.clients.producer(g.source, rate=400, keys=100)).started()
-        await eventually(lambda: g.spool.counts()[1] > 100, "nothing is routed")
+        await g.progress(100, deadline=60.0)
         await g.join("b", prefetch=10, work=0.002)  # a handoff, and then releases
-        await g.died()
+        await g.died(deadline=60.0)
         await g.again()
-        seen = g.spool.counts()[1]
-        await eventually(lambda: g.spool.counts()[1] > seen + 300, "nothing is routed after the crash")
+        await g.progress(300, deadline=60.0)
         g.set_pod("a", PodState.TERMINATING)
-        seen = g.spool.counts()[1]
-        await eventually(lambda: g.spool.counts()[1] > seen + 200, "nothing is routed after the second handoff")
-        await producer.stop()
-        await g.spool.settled()
-    verdict = g.spool.audit()
-    assert verdict.ok, verdict.report()
+        await g.progress(200, deadline=60.0)
+        await g.audited(producer)
