@@ -6,6 +6,7 @@ import json
 import sys
 import tempfile
 import time
+import traceback
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ TABLE = Path("build/benchmarks.md")
 
 async def run(options: argparse.Namespace) -> None:
     """Runs the sections; what a section found is written when it is over, over what an earlier run found for it."""
-    results = Results()
+    results, failed = Results(), list[str]()
     whole = _earlier() | {"machine": machine(), "versions": await versions()}
     topology = await Topology.open(address(), name="benchmark")
     with tempfile.TemporaryDirectory() as directory:
@@ -49,12 +50,19 @@ async def run(options: argparse.Namespace) -> None:
         )
         for name in options.sections:
             results.section, begun = name, time.monotonic()
-            await SECTIONS[name](made)
+            try:
+                await SECTIONS[name](made)
+            except Exception:  # noqa: BLE001 - the other sections' figures are worth having
+                traceback.print_exc()
+                failed.append(name)
+                continue
             gc.collect()
             _record(whole, name, made, seconds=time.monotonic() - begun)
             TABLE.write_text(tables.markdown(whole))
             print(tables.text(whole, name), flush=True)
     await topology.close()
+    if failed:
+        raise SystemExit(f"could not be measured: {', '.join(failed)}; the rest is in {JSON}")
     print(f"written: {JSON}, {TABLE}; `make bench ARGS=page` takes them into docs/benchmarks.md")
 
 

@@ -61,11 +61,13 @@ class Tally:
         if published >= self.since:
             self.latencies.append(now - published)
         before = self._keys.get(key)
-        self._keys[key] = (consumer, now, number)
         if before is None:
+            self._keys[key] = (consumer, now, number)
             return
-        owner, last, previous = before
-        self.disorder += number != previous + 1
+        owner, last, newest = before
+        self._keys[key] = (consumer, now, max(number, newest))
+        # What a session's end repeats is no disorder; what comes before its predecessor is.
+        self.disorder += number > newest + 1
         (self.stayed if owner == consumer else self.moved).append(now - max(last, self.since))
 
     def figures(self) -> dict[str, Any]:
