@@ -12,7 +12,8 @@
     │   ├── SourceMissingError
     │   ├── SourceSharedError
     │   ├── SourceIsStreamError
-    │   └── JournalLostError
+    │   ├── JournalLostError
+    │   └── ClientGoneError
     └── SessionOverError        this router stops being the router: replaced, or asked to stop
 
 `reason` is the CamelCase word that conditions and Events carry; the message is a sentence that says what to do.
@@ -102,6 +103,12 @@ class JournalLostError(BrokerError):
     """The journal is empty although the group was routed before."""
 
     reason = "JournalLost"
+
+
+class ClientGoneError(BrokerError):
+    """A client of the HTTP API has no queue bound any more: it is dropped, its keys go to others."""
+
+    reason = "ClientGone"
 
 
 class SessionOverError(PartyMQError):

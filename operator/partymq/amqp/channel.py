@@ -6,7 +6,7 @@ after `close` was called, and no message or acknowledgement is sent after it: by
 
 import asyncio
 from collections.abc import Callable
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from pamqp import commands
 from pamqp.base import Frame
@@ -42,6 +42,22 @@ MAX_PREFETCH: Final = 65_535
 """The most that can be asked for. 0 asks for no limit, but a quorum queue takes it for 2000."""
 
 ConfirmCallback = Callable[[int, bool], None]
+
+
+class Returned(NamedTuple):
+    """A mandatory message for which the broker found no queue; its confirm comes after it."""
+
+    exchange: str
+    routing_key: str
+    reason: str
+    header: bytes
+    """The content header's payload."""
+
+    def __str__(self) -> str:
+        place = f"exchange {self.exchange!r}" if self.exchange else "the default exchange"
+        return f"a message to {place} with routing key {self.routing_key!r} came back: {self.reason}"
+
+
 FrameType = TypeVar("FrameType", bound=Frame)
 
 
@@ -56,6 +72,7 @@ class Channel:
         "_output",
         "_replies",
         "_returned",
+        "_returning",
         "closed",
         "confirmed",
         "content",
@@ -67,6 +84,7 @@ class Channel:
         self.number = number
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.content = Content(number)
+        self.content.on_returned = self._on_returned
         self.confirmed: ConfirmCallback = _ignore
         self.nacked: ConfirmCallback = _ignore
         self._between = FRAME_END + FRAME_HEAD.pack(BODY, number, 0)[:FRAME_SIZE_AT]
@@ -74,7 +92,8 @@ class Channel:
         self._forget = forget
         self._replies = Replies()
         self._closing = False
-        self._returned: Callable[[str], None] | None = None
+        self._returning: commands.Basic.Return | None = None
+        self._returned: Callable[[Returned], None] | None = None
         self._cancelled: Callable[[], None] | None = None
 
     async def confirm_select(self, on_confirm: ConfirmCallback, on_nack: ConfirmCallback) -> None:
@@ -82,8 +101,8 @@ class Channel:
         self.confirmed, self.nacked = on_confirm, on_nack
         await self._ask(commands.Confirm.Select(), commands.Confirm.SelectOk)
 
-    def on_return(self, callback: Callable[[str], None]) -> None:
-        """Have a mandatory message that came back described; its content is dropped."""
+    def on_return(self, callback: Callable[[Returned], None]) -> None:
+        """Be told of a mandatory message that came back, before its confirm; its body is dropped."""
         self._returned = callback
 
     async def qos(self, prefetch: int) -> None:
@@ -188,8 +207,8 @@ class Channel:
         """A method for this channel that is neither a delivery nor a confirm."""
         match method:
             case commands.Basic.Return():
+                self._returning = method
                 self.content.skip()
-                self._on_return(method)
             case commands.Basic.Cancel():
                 if self._cancelled is not None:
                     self._cancelled()
@@ -216,11 +235,11 @@ class Channel:
         self._forget(self.number)
         settle(self.closed, error)
 
-    def _on_return(self, method: commands.Basic.Return) -> None:
-        if self._returned is not None:
-            place = f"exchange {method.exchange!r}" if method.exchange else "the default exchange"
+    def _on_returned(self, header: bytes) -> None:
+        method, self._returning = self._returning, None
+        if self._returned is not None and method is not None:
             reason = f"{method.reply_code} {method.reply_text}"
-            self._returned(f"a message to {place} with routing key {method.routing_key!r} came back: {reason}")
+            self._returned(Returned(method.exchange or "", method.routing_key or "", reason, header))
 
     async def _ask(self, method: Frame, reply: type[FrameType]) -> FrameType:
         return await self._call(method_frame(self.number, method), reply)

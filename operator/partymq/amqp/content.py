@@ -15,10 +15,23 @@ DeliveryCallback = Callable[[int, bytes, bytes, bytes], None]
 class Content:
     """What has arrived of one channel's current message, and who gets it when it is whole."""
 
-    __slots__ = ("_channel", "_dropped", "_header", "_missing", "_origin", "_parts", "_tag", "_wanted", "on_delivery")
+    __slots__ = (
+        "_channel",
+        "_dropped",
+        "_header",
+        "_missing",
+        "_origin",
+        "_parts",
+        "_tag",
+        "_wanted",
+        "on_delivery",
+        "on_returned",
+    )
 
     def __init__(self, channel: int) -> None:
         self.on_delivery: DeliveryCallback = _nobody
+        self.on_returned: Callable[[bytes], None] = _nowhere
+        """Gets the content header's payload of a message that came back."""
         self._channel = channel
         self._tag = 0
         self._origin = b""
@@ -73,10 +86,16 @@ class Content:
         self._wanted = False
         if tag:  # delivery tags count from 1; a returned message has none
             self.on_delivery(tag, origin, header, body)
+        else:
+            self.on_returned(header)
 
     def _expect_none(self) -> None:
         if self._wanted:
             raise ConnectionLostError(f"a message within a message on channel {self._channel}")
+
+
+def _nowhere(header: bytes) -> None:
+    """A returned message that nobody asks about."""
 
 
 def _nobody(tag: int, origin: bytes, header: bytes, body_frames: bytes) -> None:

@@ -92,6 +92,11 @@ class Topology:
             await channel.declare_exchange(exchange, "fanout")
             await channel.bind_queue(queue, exchange, {})
 
+    async def declare_direct(self, exchange: str) -> None:
+        """Declare the exchange to which clients bind queues of their own."""
+        async with self._scratch(f"exchange {exchange!r}") as channel:
+            await channel.declare_exchange(exchange, "direct")
+
     async def poll(self, queue: str) -> QueueState | None:
         """A queue's state, or None when there is no such queue. Polls that run at once share round trips."""
         while True:

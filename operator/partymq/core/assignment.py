@@ -11,18 +11,24 @@ from collections.abc import Set as AbstractSet
 
 
 def assign(
-    owners: Sequence[str | None], members: Collection[str], keeping: Collection[str] = frozenset()
+    owners: Sequence[str | None],
+    members: Collection[str],
+    keeping: Collection[str] = frozenset(),
+    fixed: Collection[str] = frozenset(),
 ) -> tuple[str | None, ...]:
     """Owners of all partitions, starting from the present ones; None where there is nobody to own it.
 
     `keeping` are members that are absent for a moment. They count for the balance like the others, but get nothing: one
     of them keeps what it has up to its quota, and if that is less than its quota the others share the rest. So its
     absence alone moves nothing, and when it is back only what it lacks moves.
+
+    `fixed` are those of `members` and `keeping` that keep all that they have, even beyond a quota; the others share the
+    rest.
     """
     eligible = frozenset(members)
     staying = frozenset(keeping) - eligible
     have = Counter(owner for owner in owners if owner in eligible or owner in staying)
-    room = _quotas(len(owners), have, eligible, staying)
+    room = _quotas(len(owners), have, eligible, staying, frozenset(fixed))
     kept: list[str | None] = []
     for owner in owners:
         if owner is not None and room.get(owner, 0) > 0:
@@ -36,24 +42,32 @@ def assign(
 
 
 def _quotas(
-    total: int, have: Mapping[str, int], eligible: AbstractSet[str], staying: AbstractSet[str]
+    total: int,
+    have: Mapping[str, int],
+    eligible: AbstractSet[str],
+    staying: AbstractSet[str],
+    fixed: AbstractSet[str],
 ) -> dict[str, int]:
     """How many partitions each member shall have; a staying member's quota is at most what it has."""
     if not eligible:
         return {name: have[name] for name in staying}
     quotas: dict[str, int] = {}
     pool = set(eligible | staying)
-    while True:
+    while pool:
         floor, larger = divmod(total, len(pool))
+        # What a fixed member has beyond its share lowers that of the rest, which may leave the next one beyond it.
+        settled = [name for name in fixed & pool if have[name] > floor]
         # What a staying member lacks raises the share of the rest, which may leave the next one short.
-        short = [name for name in staying & pool if have[name] <= floor]
-        if not short:
+        settled = settled or [name for name in staying & pool if have[name] <= floor]
+        if not settled:
             break
-        for name in short:
+        for name in settled:
             quotas[name] = have[name]
             total -= have[name]
             pool.remove(name)
 
+    if not pool:
+        return quotas
     # The larger quota saves a move for each member that has so many, and a handoff for one that has exactly so many.
     ranked = sorted(pool, key=lambda name: (have[name] != floor + 1, -have[name], name))
     quotas |= {name: floor + (rank < larger) for rank, name in enumerate(ranked)}

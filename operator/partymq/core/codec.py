@@ -9,11 +9,20 @@ Invariant: `decode(encode(ledger)) == ledger`, and a reader refuses what it does
      "transfers": {"<p>": ["<id>", ...]},   where there are any; partition -1 holds the keyless
      "backlogs": [p, ...],                  listed backlogs
      "handoffs": [{"id", "donor", "phase", "found": [p, ...], "targets": {"<p>": i}}, ...],
-     "garbage": ["<id>", ...]}
+     "garbage": ["<id>", ...],
+     "clients": {"<name>": ["plain"|"managed", ready]},   of the HTTP API, where there are any
+     "slots": n, "pins": {"<name>": "..."}}               slots as bits from the lowest on: deflated, base64
 """
+
+import zlib
+from base64 import b64decode, b64encode
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
 
 import orjson
 
+from partymq.core.clients import Client, ClientKind, slots_of
 from partymq.core.ledger import Handoff, Ledger, Partition, Phase
 from partymq.core.names import SPREAD
 from partymq.errors import PartyMQError
@@ -62,6 +71,7 @@ def encode(ledger: Ledger) -> bytes:
                 for h in ledger.handoffs.values()
             ],
             "garbage": sorted(ledger.garbage),
+            **_clients(ledger),
         }
     )
 
@@ -97,6 +107,38 @@ def decode(data: bytes) -> Ledger:
             spread=Partition(transfers=transfers.get(SPREAD, ()), backlog=SPREAD in backlogs),
             handoffs={h.id: h for h in handoffs},
             garbage=frozenset(body["garbage"]),
+            clients={
+                name: Client(kind=ClientKind(kind), ready=ready)
+                for name, (kind, ready) in body.get("clients", {}).items()
+            },
+            pins=_read_pins(body),
         )
-    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, IndexError, AttributeError, zlib.error) as error:
         raise UnknownFormatError(f"the journal holds something that is no ledger: {error!r}") from error
+
+
+def _clients(ledger: Ledger) -> dict[str, object]:
+    if not ledger.clients:
+        return {}
+    return {
+        "clients": {name: [client.kind.value, client.ready] for name, client in ledger.clients.items()},
+        "slots": slots_of(len(ledger.partitions)),
+        "pins": {name: _packed(slots) for name, slots in ledger.pins.items() if slots},
+    }
+
+
+@lru_cache(maxsize=1024)
+def _packed(slots: int) -> str:
+    """One client's slots; most clients' are as they were at the last write."""
+    data = slots.to_bytes((slots.bit_length() + 7) // 8, "little")
+    return b64encode(zlib.compress(data, 1)).decode()
+
+
+def _read_pins(body: Mapping[str, Any]) -> dict[str, int]:
+    pins = {
+        name: int.from_bytes(zlib.decompress(b64decode(packed)), "little")
+        for name, packed in body.get("pins", {}).items()
+    }
+    if pins and body["slots"] != slots_of(len(body["owners"])):
+        raise UnknownFormatError(f"the journal counts {body['slots']} slots: another version of PartyMQ wrote it")
+    return pins

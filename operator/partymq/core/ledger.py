@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+from partymq.core.clients import Client, ClientKind
 from partymq.core.names import SPREAD
 
 
@@ -72,6 +73,10 @@ class Ledger:
     handoffs: Mapping[str, Handoff] = field(default_factory=dict)
     garbage: frozenset[str] = frozenset()
     """Transfers that no partition needs any more but that may still exist on the broker."""
+    clients: Mapping[str, Client] = field(default_factory=dict)
+    """Clients of the HTTP API that are bound."""
+    pins: Mapping[str, int] = field(default_factory=dict)
+    """The slots that plain clients have been given, as sets (see `clients`)."""
 
     @property
     def stamp(self) -> tuple[int, int]:
@@ -102,6 +107,21 @@ class Ledger:
         """Partitions whose backlog is listed."""
         listed = tuple(p for p, part in enumerate(self.partitions) if part.backlog)
         return (*listed, SPREAD) if self.spread.backlog else listed
+
+    @property
+    def plain(self) -> frozenset[str]:
+        """Plain clients: what they own does not move until they leave."""
+        return frozenset(name for name, client in self.clients.items() if client.kind is ClientKind.PLAIN)
+
+    @property
+    def plain_ready(self) -> frozenset[str]:
+        """Plain clients that may be given more."""
+        return frozenset(name for name in self.plain if self.clients[name].ready)
+
+    @property
+    def takers(self) -> frozenset[str]:
+        """Who may be given partitions."""
+        return self.members | self.plain_ready
 
     def owned_by(self, member: str) -> tuple[int, ...]:
         """The partitions whose owner is `member`."""
@@ -151,7 +171,7 @@ def claim(ledger: Ledger, owners: Mapping[int, str]) -> Ledger:
     for p, member in owners.items():
         _require(ledger.partitions[p].owner is None, f"partition {p} has an owner")
         _require(p not in ledger.held, f"partition {p} is in a handoff")
-        _require(member in ledger.members, f"{member} is not admitted")
+        _require(member in ledger.takers, f"{member} is not admitted")
     return _change(ledger, {p: replace(ledger.partitions[p], owner=member) for p, member in owners.items()})
 
 
@@ -165,7 +185,7 @@ def begin_handoff(ledger: Ledger, *, id: str, donor: str, targets: Mapping[int, 
     _require(donor not in ledger.donors, f"{donor} is a donor already")
     _require(id not in ledger.handoffs and id not in ledger.transfers | ledger.garbage, f"handoff {id} is not new")
     _require(set(targets) == set(ledger.owned_by(donor)), f"a handoff of {donor} must have all its partitions")
-    _require(set(targets.values()) <= ledger.members | {None}, "a target is not admitted")
+    _require(set(targets.values()) <= ledger.takers | {None}, "a target is not admitted")
     handoff = Handoff(id=id, donor=donor, targets=dict(targets))
     return list_backlogs(replace(ledger, handoffs={**ledger.handoffs, id: handoff}), targets)
 
@@ -176,7 +196,8 @@ def retarget(ledger: Ledger, *, id: str, targets: Mapping[int, str | None]) -> L
     _require(handoff is not None, f"handoff {id} is committed")
     assert handoff is not None
     _require(set(targets) == set(handoff.targets), "a new plan of a handoff must have the same partitions")
-    _require(set(targets.values()) <= ledger.members | {None}, "a target is not admitted")
+    admitted = ledger.takers | {None, *handoff.targets.values()}
+    _require(set(targets.values()) <= admitted, "a target is not admitted")
     return replace(ledger, handoffs={**ledger.handoffs, id: replace(handoff, targets=dict(targets))})
 
 

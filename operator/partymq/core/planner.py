@@ -38,23 +38,38 @@ def plan(
     """Compares the ledger with the membership.
 
     `eligible` members get their share; `keeping` ones keep what they have and get nothing more; `leaving` ones give all
-    up, and their inboxes are emptied even if they own nothing. `eligible` inboxes exist and were polled.
+    up, and their inboxes are emptied even if they own nothing. `eligible` inboxes exist and were polled. Plain clients
+    are members, too: they get their share, and what they own does not move until they leave.
     """
     held = ledger.held
     intended = tuple(
         held[p].targets[p] if p in held else partition.owner for p, partition in enumerate(ledger.partitions)
     )
-    wanted = assign(intended, eligible, keeping=frozenset(keeping))
+    plain = ledger.plain
+    wanted = assign(
+        intended,
+        frozenset(eligible) | ledger.plain_ready,
+        keeping=frozenset(keeping) | plain,
+        fixed=plain,
+    )
     donors = ledger.donors
     claims = {
         p: member
         for p, member in enumerate(wanted)
-        if member is not None and ledger.partitions[p].owner is None and p not in held
+        # What a plain client may have and nobody has used stays open: its slots are given out one by one.
+        if member is not None
+        and ledger.partitions[p].owner is None
+        and p not in held
+        and not (member in plain and ledger.partitions[p].direct)
     }
     giving = {
         owner
         for p, partition in enumerate(ledger.partitions)
-        if (owner := partition.owner) is not None and p not in held and wanted[p] != owner and owner not in donors
+        if (owner := partition.owner) is not None
+        and p not in held
+        and wanted[p] != owner
+        and owner not in donors
+        and owner not in plain
     }
     idle_leavers = {
         member

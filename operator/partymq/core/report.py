@@ -48,6 +48,8 @@ class MemberReport:
     partitions: tuple[int, ...]
     ready: int
     since: float
+    pinned: int = 0
+    """A plain client's slots; see `clients`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,10 @@ Defaults and bounds stand here once; the CRD and the chart repeat them and a tes
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
+
+CLIENT_ROUTING_KEY: Final = "partymq.partition-"
+"""A plain client's name follows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -105,6 +109,28 @@ class GroupSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ClientsSpec:
+    """That a group serves clients of the HTTP API, and how; times are seconds."""
+
+    exchange: str
+    """The direct exchange to which plain clients bind queues of their own."""
+    expires_after: float = 120.0
+    """A client of which nothing was heard for so long is unbound."""
+    check_every: float = 30.0
+
+    @staticmethod
+    def routing_key(client: str) -> str:
+        """What a plain client binds its queue with."""
+        return f"{CLIENT_ROUTING_KEY}{client}"
+
+    @staticmethod
+    def client_of(routing_key: str) -> str | None:
+        """The client that this routing key is of."""
+        name = routing_key.removeprefix(CLIENT_ROUTING_KEY)
+        return name if name != routing_key else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GroupConfig:
     """All that a router needs to route a group; a change of it (but for `paused`) starts a new session."""
 
@@ -115,3 +141,5 @@ class GroupConfig:
     """The highest epoch that the resource's status has shown: an empty journal is then a lost one."""
     known_members: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Members that the status has shown, with their partitions: what a lost journal is rebuilt with."""
+    clients: ClientsSpec | None = None
+    """None where the group serves no clients of the HTTP API."""

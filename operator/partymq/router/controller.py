@@ -30,6 +30,7 @@ class Controller:
         journal: Journal,
         inboxes: Inboxes,
         handoffs: Handoffs,
+        managed: Callable[[], tuple[Pod, ...]],
         on_membership: Callable[[Membership], None],
         on_ledger: Callable[[Ledger], None],
     ) -> None:
@@ -38,6 +39,7 @@ class Controller:
         self._inboxes = inboxes
         self._handoffs = handoffs
         self._pods: tuple[Pod, ...] | None = None
+        self._managed = managed
         self._on_membership = on_membership
         self._on_ledger = on_ledger
         self._wake = asyncio.Event()
@@ -62,7 +64,15 @@ class Controller:
 
     def present(self, member: str) -> bool:
         """True while the member's pod exists and is not on its way out."""
-        return any(pod.name == member and pod.state is not PodState.TERMINATING for pod in self._pods or ())
+        return any(pod.name == member and pod.state is not PodState.TERMINATING for pod in self._listed or ())
+
+    @property
+    def _listed(self) -> tuple[Pod, ...] | None:
+        """Pods and managed clients; None while pods have not been listed yet."""
+        if self._pods is None:
+            return None
+        names = {pod.name for pod in self._pods}
+        return (*self._pods, *(client for client in self._managed() if client.name not in names))
 
     @property
     def balanced(self) -> bool:
@@ -73,8 +83,8 @@ class Controller:
         """Observes, waits until changes have settled, plans."""
         while True:
             self._wake.clear()
-            if self._pods is not None:
-                await self._observe(self._pods)
+            if (listed := self._listed) is not None:
+                await self._observe(listed)
                 await self._act()
             try:
                 async with asyncio.timeout(self._pause()):
@@ -93,7 +103,7 @@ class Controller:
         self.membership = before.observe(
             pods=pods,
             consuming={m.name: m.consuming for m in self._inboxes.members.values() if not m.closed},
-            owners={part.owner for part in ledger.partitions if part.owner is not None},
+            owners={part.owner for part in ledger.partitions if part.owner is not None} - ledger.plain,
             now=now,
             rejoin_seconds=self._spec.rejoin_seconds,
         )

@@ -38,13 +38,15 @@ class Inboxes:
         self._on_polled = on_polled
         self._wanted: set[str] = set()
         self._deleting: set[str] = set()
+        self._ensuring = asyncio.Lock()
         self._wake = asyncio.Event()
         self.members: dict[str, Member] = {}
 
     async def ensure(self, names: Collection[str]) -> None:
         """Declares the inboxes of `names` that are not known yet, and polls each once."""
-        new = sorted(set(names) - set(self.members) - self._deleting)
-        await asyncio.gather(*(self._declare(name) for name in new))
+        async with self._ensuring:
+            new = sorted(set(names) - set(self.members) - self._deleting)
+            await asyncio.gather(*(self._declare(name) for name in new))
 
     async def _declare(self, name: str) -> None:
         inbox = self._names.inbox(name)
@@ -52,6 +54,11 @@ class Inboxes:
         member = Member(name, self._publisher.sink(inbox, left=0), self._window)
         self.members[name] = member
         await self._poll(member)
+
+    def occupied(self, name: str) -> bool:
+        """True while somebody consumes the inbox, or did when we took it over."""
+        member = self.members.get(name)
+        return member is not None and (member.consuming or member.closed)
 
     def forget(self, name: str) -> None:
         """The inbox is about to be deleted; until `deleted`, its name is not declared again."""

@@ -6,16 +6,15 @@ backlogs have room; otherwise its messages stand in it, unread, and no acknowled
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 
 from partymq.amqp.topology import QueueState, Topology
-from partymq.core.names import SPREAD
 from partymq.core.spec import GroupSpec
 from partymq.errors import PartyMQError, SourceIsStreamError, SourceMissingError, SourceSharedError
 from partymq.router.lanes import Lane
 from partymq.router.link import Link
 from partymq.router.publisher import Publisher
-from partymq.router.source import KeyReader, Source
+from partymq.router.source import KeyReader, Lanes, OnMissing, Source
 
 LOOK_EVERY = 0.5
 """Seconds between looks at the source while all is as it should be."""
@@ -39,9 +38,11 @@ class Intake:
         link: Link,
         topology: Topology,
         publisher: Publisher,
-        lanes: Mapping[int, Lane],
+        lanes: Lanes,
+        hashed: int,
+        parked: Callable[[], Iterable[Lane]],
         read_key: KeyReader,
-        on_missing: Callable[[int, bytes, bytes, bytes], None],
+        on_missing: OnMissing,
         on_oversized: Callable[[int, bytes, bytes], None],
         backlog: Callable[[], int],
         trouble: Callable[[PartyMQError | None], None],
@@ -50,8 +51,9 @@ class Intake:
         self._link = link
         self._topology = topology
         self._publisher = publisher
-        self._lanes = [lanes[p] for p in range(len(lanes) - 1)]
-        self._spread = lanes[SPREAD]
+        self._lanes = lanes
+        self._hashed = hashed
+        self._parked = parked
         self._read_key = read_key
         self._on_missing = on_missing
         self._on_oversized = on_oversized
@@ -65,6 +67,7 @@ class Intake:
         self._foreign_since: float | None = None
         self._stream_until = float("-inf")
         self._routed = 0
+        self._base = 0
         self.ready: int | None = None
         """Messages that stand in the source; None while it does not exist."""
         self.full = False
@@ -79,6 +82,10 @@ class Intake:
     def routed(self) -> int:
         """Messages that this session has taken from the source and handed on."""
         return self._routed + (self._source.routed if self._source is not None else 0)
+
+    def returned(self, seq: int) -> bool:
+        """A message of this session's came back; False when it is not the source's any more."""
+        return self._source is not None and self._source.returned(seq)
 
     def members(self, any_member: bool) -> None:
         """Says whether there is somebody to give messages to."""
@@ -125,10 +132,12 @@ class Intake:
             link=self._link,
             publisher=self._publisher,
             lanes=self._lanes,
-            spread=self._spread,
+            hashed=self._hashed,
+            parked=self._parked,
             read_key=self._read_key,
             on_missing=self._on_missing,
             on_oversized=self._on_oversized,
+            base=self._base,
         )
         await source.open(self._spec.source_queue)
         if not await self._consumers() and await self._is_stream():
@@ -150,6 +159,7 @@ class Intake:
             await source.close(self._consumers)
             self._source = None
             self._routed += source.routed
+            self._base = source.end
 
     async def _consumers(self) -> int:
         state = await self._topology.poll(self._spec.source_queue)

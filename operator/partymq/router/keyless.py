@@ -4,7 +4,7 @@ Invariant: such a message is as safe as any other (stamped, confirmed, backlogge
 is not kept.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from partymq.amqp.rewrite import bare
@@ -32,20 +32,20 @@ class Keyless:
         self._dead = publisher.sink(dead)
         self._spreads = on_missing is OnMissing.SPREAD
         self._header_max = header_max
-        self._admitted: list[str] = []
+        self._admitted: list[Member] = []
         self._turn = 0
         self.spread = 0
         self.dead = 0
 
-    def admit(self, members: frozenset[str]) -> None:
-        """Whose inboxes may be given messages: those that the journaled ledger admits."""
-        self._admitted = sorted(members)
+    def admit(self, members: frozenset[str], plain: Collection[Member] = ()) -> None:
+        """Who may be given messages: the inboxes that the journaled ledger admits, and plain clients."""
+        inboxes = [self._members[name] for name in sorted(members) if name in self._members]
+        self._admitted = [*inboxes, *plain]
 
-    def arrival(self, tag: int, origin: bytes, header: bytes, body: bytes) -> None:
+    def arrival(self, tag: int, seq: int, origin: bytes, header: bytes, body: bytes) -> None:
         """Hands on a message of the source that has no key."""
         lane = self._lane
-        lane.seq += 1
-        stamped = lane.stamp(header, lane.seq, origin)
+        stamped = lane.stamp(header, seq, origin)
         if len(stamped) > self._header_max:
             self.oversized(tag, header, body)
             return
@@ -74,8 +74,8 @@ class Keyless:
         """The next member's inbox that takes a message, in turns."""
         for _ in self._admitted:
             self._turn += 1
-            member = self._members.get(self._admitted[self._turn % len(self._admitted)])
-            if member is not None and member.takes:
+            member = self._admitted[self._turn % len(self._admitted)]
+            if member.takes:
                 return member.sink
         return None
 

@@ -90,12 +90,16 @@ class Mode(Enum):
 class Lane:
     """One partition, or the keyless messages, in this session."""
 
-    __slots__ = ("_on_park", "index", "mode", "owner", "parked", "seq", "sink", "stamp")
+    __slots__ = ("_on_park", "index", "mode", "owner", "parked", "sink", "stamp")
 
-    def __init__(self, index: int, epoch: int, on_park: "Callable[[Lane], None]") -> None:
+    def __init__(
+        self, index: int, epoch: int, on_park: "Callable[[Lane], None]", *, beside: "Lane | None" = None
+    ) -> None:
         self.index = index
-        self.stamp = Stamper(index, epoch).stamp
-        self.seq = 0
+        self.stamp: Callable[[bytes, int, bytes], bytes] = (
+            Stamper(index, epoch).stamp if beside is None else beside.stamp
+        )
+        """Of a lane beside another, for some keys of its partition, the same."""
         self.mode = Mode.WAITING
         self.owner: Member | None = None
         self.sink: Sink | None = None

@@ -7,7 +7,7 @@ nothing is retried locally, what was unfinished is settled by the broker alone (
 import asyncio
 from collections.abc import Callable
 
-from partymq.amqp.channel import Channel
+from partymq.amqp.channel import Channel, Returned
 from partymq.amqp.connection import Connection
 from partymq.amqp.frames import FRAME_OVERHEAD, HEADER_GROWTH
 from partymq.errors import BrokerError
@@ -19,6 +19,8 @@ class Link:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.explain_return: Callable[[Returned], bool] = lambda _: False
+        """Says whether a message that came back was to be expected, and is taken care of."""
 
     @property
     def header_max(self) -> int:
@@ -37,8 +39,12 @@ class Link:
         """A new channel; should the broker close it, the session is over."""
         channel = await self._connection.channel()
         channel.closed.add_done_callback(self._channel_closed)
-        channel.on_return(lambda text: self.fail(BrokerError(f"a message came back: {text}; starting again")))
+        channel.on_return(self._on_return)
         return channel
+
+    def _on_return(self, message: Returned) -> None:
+        if not self.explain_return(message):
+            self.fail(BrokerError(f"{message}; starting again"))
 
     def _channel_closed(self, closed: "asyncio.Future[None]") -> None:
         if not closed.cancelled() and (error := closed.exception()) is not None:

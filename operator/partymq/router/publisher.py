@@ -69,6 +69,11 @@ class Outlet:
         self._others[sent] = None if origin is None else (origin, tag)
         self._send(frame, header, body)
 
+    def forget_arrival(self, tag: int) -> bool:
+        """The unconfirmed message that the source delivered under `tag` came back: its confirm means nothing."""
+        sequence = next((sent for sent, arrived in self._arrivals.items() if arrived == tag), 0)
+        return bool(sequence and self._arrivals.pop(sequence))
+
     def barrier(self) -> asyncio.Future[None]:
         """Done when everything published so far is confirmed."""
         barrier: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -160,6 +165,10 @@ class Publisher:
         """Makes `source` the origin of arrivals; the one before has nothing unconfirmed."""
         for outlet in self._outlets:
             outlet.serve(source)
+
+    def forget_arrival(self, tag: int) -> bool:
+        """See `Outlet`; False when no outlet knows of it."""
+        return any(outlet.forget_arrival(tag) for outlet in self._outlets)
 
     async def confirmed(self) -> None:
         """Returns when everything published so far is confirmed."""

@@ -172,7 +172,7 @@ class Reporter:
             backlog=max(0, routing.waiting),
             members=members,
             handoffs=self._handoff_reports(routing),
-            ready=self._ready(routing, assigned),
+            ready=self._ready(routing, anybody=assigned > 0 or bool(ledger.plain_ready)),
             broker_connected=connected,
             balanced=self._balanced(routing),
             counters=self._counters(routing),
@@ -204,8 +204,7 @@ class Reporter:
             "the group",
         )
 
-    def _ready(self, routing: Routing, assigned: int) -> Condition:
-        name = self._config.group.name
+    def _ready(self, routing: Routing, *, anybody: bool) -> Condition:
         if self._trouble is not None:
             return Condition(ok=False, reason=self._trouble.reason, message=str(self._trouble))
         if routing.blocked:
@@ -217,13 +216,8 @@ class Reporter:
             )
         if self._config.spec.paused:
             return Condition(ok=False, reason="Paused", message="spec.paused is true: the source is not read")
-        if not assigned:
-            return Condition(
-                ok=False,
-                reason="NoMembers",
-                message="no pod is ready and consumes its inbox: messages wait in the source. "
-                f"Pods opt in with the annotation partymq.io/group: {name}",
-            )
+        if not anybody:
+            return Condition(ok=False, reason="NoMembers", message=self._nobody())
         if routing.intake.full:
             return Condition(
                 ok=False,
@@ -232,6 +226,14 @@ class Reporter:
                 "waits. Add pods",
             )
         return Condition(ok=True, reason="Routing", message="messages are routed")
+
+    def _nobody(self) -> str:
+        if self._config.clients is not None:
+            return "no client is bound and ready, or consumes its inbox: messages wait in the source"
+        return (
+            "no pod is ready and consumes its inbox: messages wait in the source. Pods opt in with the annotation "
+            f"partymq.io/group: {self._config.group.name}"
+        )
 
     def _balanced(self, routing: Routing) -> Condition:
         if routing.controller.balanced:
@@ -252,14 +254,16 @@ class Reporter:
             if partition.owner is not None:
                 owned.setdefault(partition.owner, []).append(p)
         known = routing.controller.membership.members
-        names = sorted(known.keys() | ledger.members)
+        names = sorted(known.keys() | ledger.members | ledger.plain)
         self.known_members |= frozenset(names)
         self.owned = {name: tuple(owned.get(name, ())) for name in names}
         reports = []
         for name in names:
             state = known[name].state if name in known else MemberState.LEAVING
+            if name in ledger.plain:
+                state = MemberState.ACTIVE if ledger.clients[name].ready else MemberState.JOINING
             # A state's name follows from what is owned now; the membership was looked at before the last plan.
-            if state in (MemberState.ACTIVE, MemberState.IDLE):
+            elif state in (MemberState.ACTIVE, MemberState.IDLE):
                 state = MemberState.ACTIVE if owned.get(name) else MemberState.IDLE
             if self._states.get(name, (None, 0.0))[0] is not state:
                 self._states[name] = (state, now)
@@ -271,6 +275,7 @@ class Reporter:
                     partitions=tuple(owned.get(name, ())),
                     ready=inbox.ready if inbox is not None else 0,
                     since=self._states[name][1],
+                    pinned=ledger.pins.get(name, 0).bit_count(),
                 )
             )
         self._states = {name: self._states[name] for name in names}

@@ -5,7 +5,8 @@ change only here and in `release`.
 """
 
 import asyncio
-from collections.abc import Collection, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Iterator
+from itertools import chain
 
 from partymq.amqp.topology import Topology
 from partymq.core.ledger import Ledger
@@ -13,6 +14,7 @@ from partymq.core.membership import Membership
 from partymq.core.names import SPREAD, Names
 from partymq.core.spec import GroupConfig
 from partymq.router.backlogs import Backlogs
+from partymq.router.clients import SessionClients
 from partymq.router.controller import Controller
 from partymq.router.escalation import Escalation, Remembered
 from partymq.router.handoff import Handoffs, Progress
@@ -45,6 +47,7 @@ class Routing:
         read_key: KeyReader,
         listener: Listener,
         remembered: Remembered,
+        on_gone: Callable[[str], None],
         checkpoint: Checkpoint,
     ) -> None:
         spec, ledger = config.spec, journal.ledger
@@ -112,15 +115,33 @@ class Routing:
             journal=journal,
             inboxes=self.inboxes,
             handoffs=self.handoffs,
+            managed=lambda: self.clients.pods if self.clients is not None else (),
             on_membership=self._on_membership,
             on_ledger=self._on_ledger,
         )
+        self.clients: SessionClients | None = None
+        if config.clients is not None:
+            self.clients = SessionClients(
+                spec=config.clients,
+                link=link,
+                publisher=publisher,
+                journal=journal,
+                names=names,
+                inboxes=self.inboxes,
+                hold=self.releaser.hold,
+                lanes=self.lanes,
+                on_ledger=self._on_ledger,
+                on_gone=on_gone,
+                source_returned=lambda seq: self.intake.returned(seq),
+            )
         self.intake = Intake(
             spec=spec,
             link=link,
             topology=topology,
             publisher=publisher,
-            lanes=self.lanes,
+            lanes=self.clients.slots if self.clients is not None else [self.lanes[p] for p in partitions],
+            hashed=self.clients.slots.count if self.clients is not None else len(partitions),
+            parked=self._all_lanes,
             read_key=read_key,
             on_missing=self.keyless.arrival,
             on_oversized=self.keyless.oversized,
@@ -161,6 +182,7 @@ class Routing:
             self.escalation.run(),
             self.controller.run(),
             self.intake.run(),
+            *((self.clients.slots.run(),) if self.clients is not None else ()),
         )
 
     async def stop(self) -> None:
@@ -221,14 +243,25 @@ class Routing:
         """Takes over who owns what; partitions that have changed hands are waiting."""
         for p, partition in enumerate(ledger.partitions):
             lane = self.lanes[p]
-            owner = self.inboxes.members[partition.owner] if partition.owner is not None else None
+            owner = self._member(partition.owner, ledger) if partition.owner is not None else None
             if lane.owner is not owner:
                 assert lane.mode is Mode.WAITING, "an owner changes only while arrivals wait"
                 lane.owner = owner
-        self.keyless.admit(ledger.members)
+        self.keyless.admit(ledger.members, self.clients.ready if self.clients is not None else ())
+        if self.clients is not None:
+            self.clients.slots.sync(ledger)
         self._admit()
         self.releaser.wake()
         self._listener.changed()
+
+    def _member(self, name: str, ledger: Ledger) -> Member:
+        if self.clients is not None and name in ledger.plain:
+            return self.clients.sink(name)
+        return self.inboxes.members[name]
+
+    def _all_lanes(self) -> Iterator[Lane]:
+        """Every lane that may have parked arrivals."""
+        return chain(self.lanes.values(), self.clients.slots.waiting if self.clients is not None else ())
 
     def _on_commit(self, progress: Progress, moved: int) -> None:
         self._on_ledger(self.journal.ledger)
@@ -247,7 +280,9 @@ class Routing:
         """Lets the source be read while somebody owns partitions and is there to take them."""
         membership = self.controller.membership
         owned = any(partition.owner is not None for partition in self.journal.ledger.partitions)
-        self.intake.members(owned and bool(membership.eligible or membership.keeping))
+        self.intake.members(
+            bool(self.journal.ledger.plain_ready) or (owned and bool(membership.eligible or membership.keeping))
+        )
 
     def _on_stray(self, header: bytes, body: bytes, reader: SegmentReader, tag: int) -> None:
         """Something unstamped in a queue of ours: somebody else's message."""

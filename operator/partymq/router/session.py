@@ -16,8 +16,9 @@ from partymq.amqp.topology import Topology
 from partymq.core.ledger import Ledger, empty
 from partymq.core.membership import Pod
 from partymq.core.names import Names
+from partymq.core.pinning import bereave
 from partymq.core.spec import GroupConfig
-from partymq.errors import InvalidSpecError, PartyMQError
+from partymq.errors import ClientGoneError, InvalidSpecError, PartyMQError
 from partymq.router.escalation import Remembered
 from partymq.router.journal import Journal
 from partymq.router.link import Link
@@ -42,9 +43,11 @@ class Session:
         pods: tuple[Pod, ...] | None,
         listener: Listener,
         remembered: Remembered,
+        gone: frozenset[str] = frozenset(),
         checkpoint: Checkpoint,
         wants: Callable[[], str],
     ) -> None:
+        """`gone` are plain clients whose queues an earlier session did not find."""
         self._config = config
         self._wants = wants
         self._identity = identity
@@ -56,9 +59,20 @@ class Session:
         self._told_of_pods = asyncio.Event()
         if pods is not None:
             self._told_of_pods.set()
+        self._gone = gone
         self._stopping = asyncio.Event()
+        self.gone: set[str] = set()
+        """Plain clients whose messages came back: the next session is to drop them."""
+        self.standing_by = False
+        """True while another session holds the journal."""
+        self.over = asyncio.Event()
         self.routing: Routing | None = None
         """What routes, from the first journaled ledger on."""
+
+    @property
+    def serving(self) -> Routing | None:
+        """What routes, until the session is asked to end."""
+        return None if self._stopping.is_set() or self.over.is_set() else self.routing
 
     def set_pods(self, pods: tuple[Pod, ...]) -> None:
         """Takes the whole list of pods that opted in."""
@@ -85,6 +99,7 @@ class Session:
         except BaseExceptionGroup as group:
             raise _first(group) from group
         finally:
+            self.over.set()
             connection.abort()
 
     async def _serve(self, link: Link, topology: Topology) -> None:
@@ -116,6 +131,24 @@ class Session:
                 service.cancel()
         await publisher.close()
         await channel.close()
+        if self.gone:
+            raise ClientGoneError(
+                f"messages for {', '.join(sorted(self.gone))} came back: no queue is bound to {self._exchange} with "
+                "its routing key; the client is dropped, its keys go to others"
+            )
+
+    @property
+    def _exchange(self) -> str:
+        return self._config.clients.exchange if self._config.clients is not None else ""
+
+    def _on_gone(self, client: str) -> None:
+        """Ends the session gracefully: what came back is not acknowledged, the rest is not repeated."""
+        self.gone.add(client)
+        self._stopping.set()
+
+    def _on_standby(self) -> None:
+        self.standing_by = True
+        self._listener.standby()
 
     async def _unless_stopped(self, work: Coroutine[object, object, T]) -> T | None:
         """The result of `work`, or None when the session is asked to stop first."""
@@ -131,10 +164,11 @@ class Session:
 
     async def _win(self, link: Link, topology: Topology, publisher: Publisher, journal: Journal) -> Ledger:
         partitions = self._config.spec.partitions
-        ledger = await journal.win(on_standby=self._listener.standby)
+        ledger = await journal.win(on_standby=self._on_standby)
         if ledger is None:  # and nobody else holds one unacknowledged, for then it is only not here yet
             await await_quiet(topology, [self._names.journal], others=1)
-            ledger = await journal.win(on_standby=self._listener.standby)
+            ledger = await journal.win(on_standby=self._on_standby)
+        self.standing_by = False
         if ledger is None:
             return await self._begin_without(link, topology, publisher, journal)
         if len(ledger.partitions) != partitions:
@@ -142,7 +176,12 @@ class Session:
                 f"the journal of {self._config.group} has {len(ledger.partitions)} partitions, spec.partitions says "
                 f"{partitions}: that number can never change; restore it, or delete the group and its queues first"
             )
-        ledger = await journal.begin(ledger)
+        if self._config.clients is None and ledger.plain:
+            raise InvalidSpecError(
+                f"{self._config.group} has clients with queues of their own ({', '.join(sorted(ledger.plain))}), but "
+                "the clients API is off: enable it, or have them unbind first"
+            )
+        ledger = await journal.begin(bereave(ledger, self._gone))
         await self._open_outlets(topology, publisher)
         return ledger
 
@@ -177,6 +216,8 @@ class Session:
         """Makes everything that the ledger names exist and be quiet, and puts the router's parts together."""
         names, ledger = self._names, journal.ledger
         await topology.declare_dead_letters(names.dlx, names.dead)
+        if self._config.clients is not None:
+            await topology.declare_direct(self._config.clients.exchange)
         routing = Routing(
             config=self._config,
             names=names,
@@ -187,6 +228,7 @@ class Session:
             read_key=key_reader(self._config.spec.key),
             listener=self._listener,
             remembered=self._remembered,
+            on_gone=self._on_gone,
             checkpoint=self._checkpoint,
         )
         transfers = [names.transfer(id) for id in sorted({*ledger.transfers, *ledger.handoffs})]  # noqa: A001

@@ -3,13 +3,16 @@
 Invariant: messages of a partition are stamped and handed on in the order of the source, and a message is acknowledged
 only when it and all before it are confirmed in their next queue.
 
+The sequence number of a stamp is the message's place among all that a session reads: it grows for every partition, and
+is its delivery tag but for a constant, so that a message that comes back is known again.
+
 The prefetch is a constant, within and between sessions: changing it can reorder what the broker takes back (design,
 section 4).
 """
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 import mmh3
 
@@ -26,6 +29,8 @@ DRAIN_WITHIN = 2.0
 COUNT_RETRY = 0.005
 
 KeyReader = Callable[[bytes, bytes, bytes], bytes | None]
+OnMissing = Callable[[int, int, bytes, bytes, bytes], None]
+Lanes = Sequence[Lane] | Mapping[int, Lane]
 
 
 class Source:
@@ -36,17 +41,21 @@ class Source:
         *,
         link: Link,
         publisher: Publisher,
-        lanes: Sequence[Lane],
-        spread: Lane,
+        lanes: Lanes,
+        hashed: int,
+        parked: Callable[[], Iterable[Lane]],
         read_key: KeyReader,
-        on_missing: Callable[[int, bytes, bytes, bytes], None],
+        on_missing: OnMissing,
         on_oversized: Callable[[int, bytes, bytes], None],
+        base: int,
     ) -> None:
+        """Keys are hashed to `hashed` lanes; `parked` are all that may have arrivals; stamps count from `base`."""
         self._link = link
         self._publisher = publisher
         self._lanes = lanes
-        self._spread = spread
-        self._partitions = len(lanes)
+        self._hashed = hashed
+        self._parked = parked
+        self._base = base
         self._read_key = read_key
         self._on_missing = on_missing
         self._on_oversized = on_oversized
@@ -75,12 +84,11 @@ class Source:
         self._last = tag
         key = self._read_key(header, body, origin)
         if key is None:
-            self._on_missing(tag, origin, header, body)
+            self._on_missing(tag, self._base + tag, origin, header, body)
             return
         # core.keys.partition_of, without its call
-        lane = self._lanes[mmh3.hash(key, 0, False) % self._partitions]
-        lane.seq = seq = lane.seq + 1
-        stamped = lane.stamp(header, seq, origin)
+        lane = self._lanes[mmh3.hash(key, 0, False) % self._hashed]
+        stamped = lane.stamp(header, self._base + tag, origin)
         if len(stamped) > self._header_max:
             self._on_oversized(tag, header, body)
             return
@@ -103,6 +111,18 @@ class Source:
             done.remove(tag)
             tag += 1
         self._next = tag
+
+    @property
+    def end(self) -> int:
+        """No message of this opening has a sequence number beyond it."""
+        return self._base + self._next + PREFETCH
+
+    def returned(self, seq: int) -> bool:
+        """A message came back: it is not acknowledged, nor is anything after it until `close`.
+
+        False when it is none that was published from here and is unconfirmed.
+        """
+        return self._publisher.forget_arrival(seq - self._base)
 
     def _ack(self) -> None:
         self._progress.set()
@@ -130,7 +150,7 @@ class Source:
                     while await consumers() > 0:  # noqa: ASYNC110
                         await asyncio.sleep(COUNT_RETRY)
         self._stopped = True
-        for lane in (*self._lanes, self._spread):
+        for lane in self._parked():
             lane.parked.clear()  # not published: the broker takes it back and delivers it again
         channel = self._channel
         if channel is None:

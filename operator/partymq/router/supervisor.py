@@ -19,6 +19,7 @@ from partymq.router.census import Census
 from partymq.router.cleanup import remove_group
 from partymq.router.listener import Listener
 from partymq.router.points import Checkpoint, nowhere
+from partymq.router.registry import Registry
 from partymq.router.reporter import Reporter
 from partymq.router.session import Session
 
@@ -109,6 +110,11 @@ class Supervisor:
         if group in self._groups:
             self._groups[group].preferred = identity
 
+    def clients(self, group: GroupId) -> Registry | None:
+        """What clients of the HTTP API may ask of a group; None where it serves none."""
+        known = self._groups.get(group)
+        return known.registry if known is not None else None
+
     async def release(self, group: GroupId) -> None:
         """Stops routing a group here, gracefully; its queues stay."""
         known = self._groups.pop(group, None)
@@ -161,6 +167,10 @@ class _Group:
         self._again = asyncio.Event()
         self._yielding = False
         self._yielded_at = float("-inf")
+        self._gone: set[str] = set()
+        self.registry: Registry | None = None
+        if config.clients is not None:
+            self.registry = Registry(names=Names(config.group), spec=config.clients, session=lambda: self._session)
         self._reporter = Reporter(config, census=census, on_report=on_report, on_notice=on_notice)
 
     @property
@@ -206,6 +216,7 @@ class _Group:
     async def _run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
             reports = tasks.create_task(self._reporter.run(REPORT_EVERY))
+            expiries = tasks.create_task(self.registry.run()) if self.registry is not None else None
             failures = 0
             loop = asyncio.get_running_loop()
             while not self._ending:
@@ -226,6 +237,8 @@ class _Group:
                 except TimeoutError:
                     pass
             reports.cancel()
+            if expiries is not None:
+                expiries.cancel()
 
     def _wanted(self, identity: str) -> None:
         now = asyncio.get_running_loop().time()
@@ -257,6 +270,7 @@ class _Group:
                 pods=self.pods,
                 listener=listener,
                 remembered=lambda queue: self._census.remembered(broker, queue),
+                gone=frozenset(self._gone),
                 checkpoint=self._checkpoint,
                 wants=lambda: self._identity if self.preferred == self._identity else "",
             )
@@ -275,6 +289,10 @@ class _Group:
             reporter.failed(PartyMQError(f"internal error: {error!r}; please report it"))
             return True
         finally:
+            if self._session is not None:
+                if self._session.routing is not None:  # then its first ledger does not know them any more
+                    self._gone.clear()
+                self._gone |= self._session.gone
             self._session = None
         reporter.stopped()
         return False

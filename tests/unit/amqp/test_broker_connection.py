@@ -12,7 +12,7 @@ from pamqp.body import ContentBody
 from pamqp.header import ContentHeader, ProtocolHeader
 from pamqp.heartbeat import Heartbeat
 
-from partymq.amqp.channel import Channel
+from partymq.amqp.channel import Channel, Returned
 from partymq.amqp.connection import Connection
 from partymq.amqp.frames import body_frames, header_frame, plain_header, publish_frame
 from partymq.amqp.replies import NotExecutedError
@@ -387,13 +387,14 @@ async def test_confirms_are_told_at_once(broker: FakeBroker, channel: Channel) -
 
 
 async def test_a_return_says_what_came_back(broker: FakeBroker, connection: Connection, channel: Channel) -> None:
-    told: list[str] = []
+    told: list[Returned] = []
     method = commands.Basic.Return(reply_code=312, reply_text="NO_ROUTE", exchange="ex", routing_key="gone")
     content = header_frame(1, plain_header(5)) + HELLO
     broker.give((1, method), content)
     channel.on_return(told.append)
     broker.give((1, method), content)
-    assert told == ["a message to exchange 'ex' with routing key 'gone' came back: 312 NO_ROUTE"]
+    assert [str(one) for one in told] == ["a message to exchange 'ex' with routing key 'gone' came back: 312 NO_ROUTE"]
+    assert told[0].header == plain_header(5)
     assert not connection.lost.done()
 
 

@@ -31,7 +31,7 @@ class Recorder:
             channel.content.on_delivery = self.note(number)
             channel.confirmed = lambda tag, multiple: self.events.append(("ack", tag, multiple))
             channel.nacked = lambda tag, multiple: self.events.append(("nack", tag, multiple))
-            channel.on_return(lambda text: self.events.append(text))
+            channel.on_return(lambda message: self.events.append(str(message)))
             self.channels[number] = channel
 
     def note(self, number: int) -> Callable[[int, bytes, bytes, bytes], None]:

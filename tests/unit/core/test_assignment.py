@@ -195,3 +195,17 @@ def test_a_large_group_is_assigned_in_a_few_milliseconds() -> None:
             assign(owners, present, keeping)
             seconds.append(perf_counter() - start)
         assert min(seconds) < 0.005
+
+
+@given(small, member_sets, member_sets)
+def test_who_is_fixed_keeps_all_and_the_others_share_the_rest(
+    owners: Owners, members: frozenset[str], fixed: frozenset[str]
+) -> None:
+    fixed &= members
+    after = assign(owners, members, fixed=fixed)
+    assert all(new == old for old, new in zip(owners, after, strict=True) if old in fixed)
+    others = counts(after, members - fixed)
+    assert max(others, default=0) - min(others, default=0) <= 1
+    had, count = Counter(owners), Counter(after)
+    assert all(count[name] <= max(had[name], min(others, default=len(owners)) + 1) for name in fixed)
+    assert assign(after, members, fixed=fixed) == after

@@ -1,0 +1,146 @@
+"""Clients of the HTTP API in the ledger: they are bound, get ready, are given slots and partitions, and leave.
+
+Invariant: a slot is pinned to at most one client, from the first message of it until that client leaves; and only slots
+of *open* partitions are pinned: nobody owns them, and no message of them stands in a queue of ours.
+
+As in `ledger`: pure functions that raise where the change is not allowed; each is journaled before it takes effect.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
+
+from partymq.core.clients import Client, ClientKind, mask, slots_of, to_set
+from partymq.core.ledger import Ledger, LedgerError
+
+
+class ConflictError(LedgerError):
+    """A client asked for what its state does not allow; the message is for whoever wrote the client."""
+
+
+def bind(ledger: Ledger, *, name: str, kind: ClientKind) -> Ledger:
+    """A client announces itself; one that is back keeps what it has."""
+    client = ledger.clients.get(name)
+    if client is not None and client.kind is not kind:
+        raise ConflictError(f"{name} is bound as a {client.kind} client: unbind it first.")
+    if kind is ClientKind.MANAGED:
+        return ledger if client is not None else _with(ledger, name, Client(kind=kind, ready=True))
+    if client is not None and not client.ready:
+        raise ConflictError(f"{name} is pending already: bind its queue, then call ready; or unbind it first.")
+    if client is None and name in ledger.members:
+        raise ConflictError(f"{name} is a member with an inbox: wait until it has given up what it holds.")
+    return _with(ledger, name, Client(kind=kind, ready=False))
+
+
+def ready(ledger: Ledger, *, name: str) -> Ledger:
+    """The client's queue is bound: messages may be published to it."""
+    client = ledger.clients.get(name)
+    if client is None:
+        raise ConflictError(f"{name} is unknown (never bound, unbound, or expired): call bind first.")
+    if client.kind is ClientKind.MANAGED:
+        return ledger
+    if client.ready:
+        raise ConflictError(f"{name} is ready already.")
+    return _with(ledger, name, replace(client, ready=True))
+
+
+def leave(ledger: Ledger, names: Collection[str]) -> Ledger:
+    """These clients are unbound: plain ones give up slots and partitions at once, managed ones are then emptied."""
+    gone = frozenset(names) & ledger.clients.keys()
+    plain = frozenset(name for name in gone if ledger.clients[name].kind is ClientKind.PLAIN)
+    clients = {name: client for name, client in ledger.clients.items() if name not in gone}
+    return replace(_stripped(ledger, plain), clients=clients)
+
+
+def bereave(ledger: Ledger, names: Collection[str]) -> Ledger:
+    """The queues of these plain clients are gone: they give all up; who is pending may still get ready."""
+    pending = frozenset(name for name in names if name in ledger.clients and not ledger.clients[name].ready)
+    return leave(_stripped(ledger, pending), frozenset(names) - pending)
+
+
+def pin(ledger: Ledger, owners: Mapping[int, str]) -> Ledger:
+    """Gives unused slots of open partitions to ready plain clients."""
+    if not owners:
+        return ledger
+    taken, count = used(ledger), len(ledger.partitions)
+    is_open = frozenset(open_partitions(ledger))
+    takers = ledger.plain_ready
+    new: dict[str, list[int]] = {}
+    for slot, name in owners.items():
+        if name not in takers or taken >> slot & 1 or slot % count not in is_open:
+            raise LedgerError(f"slot {slot} cannot be pinned to {name}")
+        new.setdefault(name, []).append(slot)
+    added = {name: ledger.pins.get(name, 0) | to_set(slots, count) for name, slots in new.items()}
+    return replace(ledger, pins={**ledger.pins, **added})
+
+
+def open_partitions(ledger: Ledger) -> Iterable[int]:
+    """Partitions of which unused slots may be pinned."""
+    held = ledger.held
+    return (p for p, part in enumerate(ledger.partitions) if part.owner is None and part.direct and p not in held)
+
+
+def used(ledger: Ledger) -> int:
+    """All slots that are pinned, as a set."""
+    slots = 0
+    for pinned in ledger.pins.values():
+        slots |= pinned
+    return slots
+
+
+class Spread:
+    """Shares out unused slots so that in the end all clients have the same number.
+
+    A client's part of them is what it lacks of its share of everything. As keys are spread evenly over slots, every
+    client then gets the same part of the keys that are new, though some of these fall on slots that are used.
+    """
+
+    def __init__(self) -> None:
+        self._credit: dict[str, float] = {}
+
+    def choose(self, ledger: Ledger, slots: Collection[int]) -> Mapping[int, str]:
+        """Who gets which of these unused slots; nobody where there is no ready plain client."""
+        names = sorted(ledger.plain_ready)
+        if not names:
+            return {}
+        weights = self._lacking(ledger, names)
+        total = sum(weights.values())
+        self._credit = {name: self._credit.get(name, 0.0) for name in names}
+        chosen = {}
+        for slot in slots:
+            for name in names:
+                self._credit[name] += weights[name] / total
+            best = max(names, key=self._credit.__getitem__)
+            self._credit[best] -= 1.0
+            chosen[slot] = best
+        return chosen
+
+    @staticmethod
+    def _lacking(ledger: Ledger, names: Collection[str]) -> dict[str, float]:
+        count = len(ledger.partitions)
+        whole = slots_of(count) // count
+        owned = [part.owner for part in ledger.partitions]
+        have = {name: ledger.pins.get(name, 0).bit_count() + whole * owned.count(name) for name in names}
+        free = (mask(open_partitions(ledger), count) & ~used(ledger)).bit_count()
+        share = (sum(have.values()) + free) / len(names)
+        lacking = {name: max(0.0, share - have[name]) for name in names}
+        # Nothing is free, or all have the same: turns are as good as anything.
+        return lacking if any(lacking.values()) else dict.fromkeys(names, 1.0)
+
+
+def _with(ledger: Ledger, name: str, client: Client) -> Ledger:
+    return replace(ledger, clients={**ledger.clients, name: client})
+
+
+def _stripped(ledger: Ledger, names: Collection[str]) -> Ledger:
+    """The ledger in which these plain clients have nothing and are promised nothing."""
+    if not names:
+        return ledger
+    return replace(
+        ledger,
+        pins={name: slots for name, slots in ledger.pins.items() if name not in names},
+        partitions=tuple(replace(part, owner=None) if part.owner in names else part for part in ledger.partitions),
+        handoffs={
+            id: replace(h, targets={p: None if to in names else to for p, to in h.targets.items()})
+            for id, h in ledger.handoffs.items()  # noqa: A001
+        },
+    )

@@ -1,0 +1,149 @@
+"""Lanes by slot, where plain clients may be given single slots of a partition.
+
+Invariant: no message of an unused slot is published before a journaled ledger pins it, and none of a slot that was
+taken from a client before everything that the client was sent is confirmed. Meanwhile its arrivals are parked.
+
+For the per-message path this is a mapping like any other: only the first message of a slot meets code of ours.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+
+from partymq.core.clients import members_of, slots_in, slots_of
+from partymq.core.ledger import Ledger, LedgerError
+from partymq.core.pinning import Spread, open_partitions, pin
+from partymq.router.journal import Journal
+from partymq.router.lanes import Lane, Member, Mode
+
+
+class Slots(dict[int, Lane]):
+    """The lane of every slot that has had a message: its partition's, its client's, or one of its own that waits."""
+
+    def __init__(
+        self,
+        *,
+        lanes: Mapping[int, Lane],
+        journal: Journal,
+        client: Callable[[str], Member],
+    ) -> None:
+        super().__init__()
+        ledger = journal.ledger
+        self._lanes = lanes
+        self._journal = journal
+        self._client = client
+        self._epoch = ledger.epoch
+        self._partitions = len(ledger.partitions)
+        self._open = [False] * self._partitions
+        self._leaving = 0
+        self._spread = Spread()
+        self._homes: dict[tuple[int, str], Lane] = {}
+        self._waiting: dict[int, Lane] = {}
+        self._wake = asyncio.Event()
+        self.changing = asyncio.Lock()
+        """Held while pins are being written, and while they are being taken away."""
+        for name, pinned in ledger.pins.items():
+            for slot in members_of(pinned):
+                self[slot] = self._home(slot, name)
+        self.sync(ledger)
+
+    @property
+    def count(self) -> int:
+        """How many slots there are."""
+        return slots_of(self._partitions)
+
+    @property
+    def waiting(self) -> Iterator[Lane]:
+        """Lanes whose slot waits for its place."""
+        return iter(tuple(self._waiting.values()))
+
+    def __missing__(self, slot: int) -> Lane:
+        lane = self._lanes[slot % self._partitions]
+        if self._open[slot % self._partitions] or self._leaving >> slot & 1:
+            lane = Lane(slot, self._epoch, self._request, beside=lane)
+        self[slot] = lane
+        return lane
+
+    def sync(self, ledger: Ledger) -> None:
+        """Takes over which partitions are open; what waits may have a place now."""
+        before, self._open = self._open, [False] * self._partitions
+        for p in open_partitions(ledger):
+            self._open[p] = True
+            if not before[p]:
+                for slot in slots_in(p, self._partitions):
+                    if self.get(slot) is self._lanes[p]:
+                        del self[slot]
+        if self._waiting:
+            self._wake.set()
+
+    def take(self, slots: int) -> None:
+        """Parks what arrives for these slots; whoever calls this holds `changing` and calls `give_up` in the end."""
+        self._leaving |= slots
+        for slot in members_of(slots):
+            if slot not in self._waiting:
+                self.pop(slot, None)
+
+    def give_up(self, slots: int) -> None:
+        """A journaled ledger does not pin these slots any more, and all that was sent before is confirmed."""
+        self._leaving &= ~slots
+        if self._waiting:
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Finds places for what waits; one journal write for all that ask at the same time."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            async with self.changing:
+                await self._settle()
+
+    def _request(self, lane: Lane) -> None:
+        self._waiting[lane.index] = lane
+        self._wake.set()
+
+    async def _settle(self) -> None:
+        ledger = self._journal.ledger
+        asking = [slot for slot in self._waiting if self._open[slot % self._partitions]]
+        chosen = self._spread.choose(ledger, asking)
+        try:
+            ledger = await self._journal.write(partial(pin, owners=chosen))
+        except LedgerError:  # a partition has got an owner meanwhile
+            self.sync(self._journal.ledger)
+            self._wake.set()
+            return
+        for slot, lane in tuple(self._waiting.items()):
+            place = self._place(slot, chosen.get(slot), ledger)
+            if place is not None:
+                del self._waiting[slot]
+                self[slot] = place
+                self._move(lane, place)
+
+    def _place(self, slot: int, pinned_to: str | None, ledger: Ledger) -> Lane | None:
+        if pinned_to is not None and ledger.pins.get(pinned_to, 0) >> slot & 1:
+            return self._home(slot, pinned_to)
+        return None if self._open[slot % self._partitions] else self._lanes[slot % self._partitions]
+
+    def _home(self, slot: int, name: str) -> Lane:
+        """The lane of all slots of a partition that are pinned to a client; nothing is ever parked in it."""
+        p = slot % self._partitions
+        lane = self._homes.get((p, name))
+        if lane is None:
+            lane = self._homes[p, name] = Lane(p, self._epoch, self._request, beside=self._lanes[p])
+            lane.owner = self._client(name)
+            lane.mode = Mode.DIRECT
+            lane.sink = lane.owner.sink
+        return lane
+
+    def _move(self, lane: Lane, place: Lane) -> None:
+        """Hands parked arrivals on as if they came now."""
+        for tag, header, body in lane.parked:
+            sink = place.sink
+            if sink is not None and sink.left > 0:
+                sink.arrival(header, body, tag)
+            else:
+                place.park(tag, header, body)
+        lane.parked.clear()
+
+    def forget(self, name: str) -> None:
+        """A client has left: should one of its name come, it gets a new sink."""
+        self._homes = {key: lane for key, lane in self._homes.items() if key[1] != name}
