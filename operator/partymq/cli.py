@@ -8,7 +8,7 @@ import argparse
 import asyncio
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import NoReturn
 
 from partymq import dead, logs, settings
@@ -31,6 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if chosen.command == "dead":
         return dead.run(chosen)
+    if chosen.command == "serve":
+        return _serve(chosen)
     try:
         loaded = settings.load(
             namespaces=tuple(chosen.namespace),
@@ -47,19 +49,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return _operate(loaded)
 
 
+def _serve(chosen: argparse.Namespace) -> int:
+    # Late, as in `_operate`; and nothing of Kubernetes' clients is imported on this way.
+    from partymq.serving import Flags, load_serving
+
+    try:
+        serving = load_serving(Flags(**{name: value for name, value in vars(chosen).items() if name != "command"}))
+    except InvalidSpecError as error:
+        sys.stderr.write(f"partymq serve: {error}\n")
+        return 2
+    logs.configure(serving.settings.log_format, serving.settings.log_level)
+    from partymq.server import Server
+
+    async def run() -> None:
+        await Server(serving).run()
+
+    return _run(run)
+
+
 def _operate(loaded: settings.Settings) -> int:
     logs.configure(loaded.log_format, loaded.log_level)
     # Late, because kopf and its company take a second to import, and `partymq version` needs none of it.
-    import uvloop
-
     from partymq.process import Operator
 
     async def run() -> None:
         await Operator(loaded).run()
 
+    return _run(run)
+
+
+def _run(main: Callable[[], Coroutine[None, None, None]]) -> int:
+    import uvloop
+
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(run())
+            runner.run(main())
     except (PartyMQError, ExceptionGroup) as error:
         return _failed(error)
     return 0
@@ -76,7 +100,7 @@ def _failed(error: Exception) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="partymq", description="Ordered, partitioned processing of RabbitMQ queues on Kubernetes.")
+    parser = _Parser(prog="partymq", description="Ordered, partitioned processing of RabbitMQ queues.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     operator = commands.add_parser(
         "operator",
@@ -87,18 +111,48 @@ def _parser() -> argparse.ArgumentParser:
         "--namespace", "-n", action="append", default=[], metavar="NAME",
         help="serve this namespace only; may be given several times (PARTYMQ_NAMESPACES, with commas; default: all)",
     )  # fmt: skip
-    operator.add_argument(
-        "--http-host", metavar="ADDRESS", help="address of probes and metrics (PARTYMQ_HTTP_HOST; 0.0.0.0)"
-    )
-    operator.add_argument("--http-port", metavar="PORT", help="port of probes and metrics (PARTYMQ_HTTP_PORT; 8080)")
-    operator.add_argument("--log-format", metavar="FORMAT", help="text or json (PARTYMQ_LOG_FORMAT; text)")
-    operator.add_argument(
-        "--log-level", metavar="LEVEL", help=f"{', '.join(settings.LEVELS)} (PARTYMQ_LOG_LEVEL; info)"
-    )
-    operator.add_argument("--identity", metavar="NAME", help="this process's name (PARTYMQ_IDENTITY; the host's name)")
+    _add_common(operator, serves="probes and metrics", port=8080)
     operator.add_argument(
         "--kubeconfig", metavar="FILE", help="how to reach the API server (KUBECONFIG; ~/.kube/config)"
     )
     dead.add_parser(commands)
+    _add_serve(
+        commands.add_parser(
+            "serve",
+            help="route without a cluster, for clients that bind over HTTP",
+            description="Route messages to clients that bind over HTTP. Everything has a default: without a flag, a "
+            "variable or a file it serves one group, from the queue partymq.q.source of the broker on this host.",
+        )
+    )
     commands.add_parser("version", help="print the version")
     return parser
+
+
+def _add_common(parser: argparse.ArgumentParser, *, serves: str, port: int) -> None:
+    parser.add_argument("--http-host", metavar="ADDRESS", help=f"address of {serves} (PARTYMQ_HTTP_HOST; 0.0.0.0)")
+    parser.add_argument("--http-port", metavar="PORT", help=f"port of {serves} (PARTYMQ_HTTP_PORT; {port})")
+    parser.add_argument("--log-format", metavar="FORMAT", help="text or json (PARTYMQ_LOG_FORMAT; text)")
+    parser.add_argument("--log-level", metavar="LEVEL", help=f"{', '.join(settings.LEVELS)} (PARTYMQ_LOG_LEVEL; info)")
+    parser.add_argument("--identity", metavar="NAME", help="this process's name (PARTYMQ_IDENTITY; the host's name)")
+
+
+def _add_serve(parser: argparse.ArgumentParser) -> None:
+    options = (
+        ("--config", "FILE", "a YAML file with groups and their specs (PARTYMQ_CONFIG)"),
+        ("--rabbit-cs", "URI", "the broker (PARTYMQ_RABBIT_CS; amqp://guest:guest@localhost:5672)"),
+        ("--source-queue", "QUEUE", "the queue to partition (PARTYMQ_SOURCE_QUEUE; partymq.q.source)"),
+        ("--key-source", "PLACE", "header, body, property or routingKey (PARTYMQ_KEY_SOURCE; header)"),
+        ("--key-name", "NAME", "header, property, JSON field or pointer (PARTYMQ_KEY_NAME; partitionKey)"),
+        ("--heartbeat-check-interval", "TIME", "how often (PARTYMQ_HEARTBEAT_CHECK_INTERVAL; 30s)"),
+        (
+            "--heartbeat-expires-after",
+            "TIME",
+            "a client's longest silence (PARTYMQ_HEARTBEAT_EXPIRES_AFTER; 120s)",
+        ),
+        ("--namespace", "NAME", "part of all names on the broker (PARTYMQ_NAMESPACE; default)"),
+        ("--group", "NAME", "the group's name, where there is no file (PARTYMQ_GROUP; default)"),
+    )
+    for flag, metavar, text in options:
+        parser.add_argument(flag, metavar=metavar, help=text)
+    _add_common(parser, serves="the clients API, probes and metrics", port=8085)
+    parser.epilog = "PARTYMQ_API_TOKEN: a token that requests must carry (Authorization: Bearer ...)."

@@ -1,1 +1,1 @@
-"""HTTP: probes and metrics."""
+"""HTTP: probes, metrics, and the binding API for clients outside of Kubernetes."""

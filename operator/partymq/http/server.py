@@ -1,15 +1,16 @@
-"""The operator's own HTTP endpoints.
+"""The process's own HTTP endpoints: probes and metrics, and whatever it serves beside them.
 
 Invariant: an answer is made from what is in memory: a probe never waits for the broker, the API server or another
 thread.
 """
 
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from partymq.errors import InvalidSpecError
@@ -30,9 +31,19 @@ class Views:
 
 
 @asynccontextmanager
-async def serve(host: str, port: int, views: Views) -> AsyncIterator[int]:
+async def serve(
+    host: str,
+    port: int,
+    views: Views,
+    *,
+    routes: Iterable[web.RouteDef] = (),
+    middlewares: Iterable[Middleware] = (),
+    max_body: int = 1024,
+) -> AsyncIterator[int]:
     """Answer until the block is over; gives the port, which the system chooses for 0."""
-    runner = web.AppRunner(_application(views), handle_signals=False, access_log=None, shutdown_timeout=1.0)
+    application = web.Application(middlewares=tuple(middlewares), client_max_size=max_body)
+    application.add_routes([*_probes(views), *routes])
+    runner = web.AppRunner(application, handle_signals=False, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     try:
         try:
@@ -48,7 +59,7 @@ async def serve(host: str, port: int, views: Views) -> AsyncIterator[int]:
         await runner.cleanup()
 
 
-def _application(views: Views) -> web.Application:
+def _probes(views: Views) -> list[web.RouteDef]:
     async def healthz(_: web.Request) -> web.Response:
         return _verdict(views.alive())
 
@@ -58,9 +69,7 @@ def _application(views: Views) -> web.Application:
     async def metrics(_: web.Request) -> web.Response:
         return web.Response(body=views.metrics(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
-    application = web.Application()
-    application.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", metrics)])
-    return application
+    return [web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", metrics)]
 
 
 def _verdict(wrong: str) -> web.Response:

@@ -113,7 +113,8 @@ def deletion_policy(spec: Body) -> DeletionPolicy:
 
 def _source(spec: Body) -> str:
     queue = _text(_section(spec, "source", ""), "queue", "source.")
-    if queue.startswith(("partymq.", "amq.")):
+    # All of PartyMQ's have a namespace and a group in their names.
+    if queue.startswith("amq.") or (queue.startswith("partymq.") and queue.count(".") > 2):
         raise InvalidSpecError(
             f"spec.source.queue is {queue!r}: names that begin with `partymq.` are PartyMQ's own, "
             "with `amq.` the broker's. Name a queue of yours."

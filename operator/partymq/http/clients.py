@@ -1,0 +1,160 @@
+"""The binding API for clients outside of Kubernetes.
+
+Invariant: what clients of its first version send is understood, and what they get is what they got: bodies may be
+empty, no header is needed, statuses are the same. Everything else is new beside it.
+"""
+
+import re
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any, Final
+
+import orjson
+from aiohttp import web
+
+from partymq.core.clients import ClientKind
+from partymq.core.report import GroupReport
+from partymq.http import views
+from partymq.http.openapi import DOCUMENT
+from partymq.http.problems import ProblemError
+from partymq.router.registry import Registry
+
+MAX_NAME: Final = 200
+"""Leaves room for what the names of queues and routing keys begin with."""
+MAX_BODY: Final = 64 * 1024
+
+_NAME: Final = re.compile(rf"[A-Za-z0-9_](?:[A-Za-z0-9._-]{{0,{MAX_NAME - 2}}}[A-Za-z0-9_])?")
+
+FindGroup = Callable[[web.Request], Registry]
+"""The group that a request is for; raises a problem where there is none."""
+
+
+def routes(prefix: str, find: FindGroup) -> list[web.RouteDef]:
+    """The API of one group, or with variables in `prefix` of several."""
+    api = _Api(find)
+    client = f"{prefix}/clients/{{hostname}}"
+    return [
+        web.post(f"{client}/bind", api.bind),
+        web.post(f"{client}/ready", api.ready),
+        web.post(f"{client}/heartbeat", api.heartbeat),
+        web.post(f"{client}/unbind", api.unbind),
+        web.get(f"{prefix}/clients", api.clients),
+        web.get(client, api.client),
+        web.delete(client, api.delete),
+        web.get(f"{prefix}/partitions", api.partitions),
+        web.get(f"{prefix}/keys/{{key:.+}}", api.key),
+    ]
+
+
+def description() -> web.RouteDef:
+    """The API's OpenAPI document."""
+
+    async def openapi(_: web.Request) -> web.Response:
+        return web.json_response(DOCUMENT)
+
+    return web.get("/openapi.json", openapi)
+
+
+def health(reports: Callable[[], dict[str, GroupReport]]) -> web.RouteDef:
+    """Says that the process lives, and how its groups are."""
+
+    async def answer(_: web.Request) -> web.Response:
+        groups = {
+            name: {
+                "ready": report.ready.ok,
+                "routing": report.routing,
+                "reason": report.ready.reason,
+                "message": report.ready.message,
+            }
+            for name, report in reports().items()
+        }
+        return web.json_response({"status": "ok", "groups": groups})
+
+    return web.get("/health", answer)
+
+
+class _Api:
+    def __init__(self, find: FindGroup) -> None:
+        self._find = find
+
+    async def bind(self, request: web.Request) -> web.Response:
+        name = _hostname(request)
+        kind = ClientKind.MANAGED if await _managed(request) else ClientKind.PLAIN
+        binding = await self._find(request).bind(name, kind)
+        body = {"routingKey": binding.routing_key, "exchange": binding.exchange}
+        if binding.queue is not None:
+            body["queue"] = binding.queue
+        return web.json_response(body)
+
+    async def ready(self, request: web.Request) -> web.Response:
+        await self._find(request).ready(_hostname(request))
+        return web.Response()
+
+    async def heartbeat(self, request: web.Request) -> web.Response:
+        name = _hostname(request)
+        if await self._find(request).heartbeat(name):
+            return web.Response()
+        # Not an error: it never was one, and a client may beat before it binds.
+        return web.json_response(
+            {"bound": False, "detail": f"{name} is not bound (any more): call bind to get messages."}
+        )
+
+    async def unbind(self, request: web.Request) -> web.Response:
+        await self._find(request).leave(_hostname(request))
+        return web.Response()
+
+    async def delete(self, request: web.Request) -> web.Response:
+        name = _hostname(request)
+        if not await self._find(request).leave(name):
+            raise _unknown(name)
+        return web.Response(status=HTTPStatus.NO_CONTENT)
+
+    async def clients(self, request: web.Request) -> web.Response:
+        registry = self._find(request)
+        routing = await registry.routing()
+        names = sorted(routing.journal.ledger.clients)
+        return web.json_response(
+            {"clients": [views.client(name, routing, registry.names, registry.spec) for name in names]}
+        )
+
+    async def client(self, request: web.Request) -> web.Response:
+        registry, name = self._find(request), _hostname(request)
+        routing = await registry.routing()
+        if name not in routing.journal.ledger.clients:
+            raise _unknown(name)
+        return web.json_response(views.client(name, routing, registry.names, registry.spec))
+
+    async def partitions(self, request: web.Request) -> web.Response:
+        return web.json_response({"partitions": views.partitions(await self._find(request).routing())})
+
+    async def key(self, request: web.Request) -> web.Response:
+        return web.json_response(views.key(request.match_info["key"], await self._find(request).routing()))
+
+
+def _hostname(request: web.Request) -> str:
+    name = request.match_info["hostname"]
+    if not _NAME.fullmatch(name):
+        raise ProblemError(
+            422,
+            f"{name[:60]!r} cannot be a client's name: use 1 to {MAX_NAME} letters, digits, dots, hyphens and "
+            "underscores; the first and the last are no dot and no hyphen.",
+        )
+    return name
+
+
+async def _managed(request: web.Request) -> bool:
+    body = await request.read()
+    if not body.strip():
+        return False
+    try:
+        asked: Any = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        raise ProblemError(400, 'The body is no JSON: send none, or {"managed": true}.') from None
+    managed = asked.get("managed", False) if isinstance(asked, dict) else None
+    if not isinstance(managed, bool):
+        raise ProblemError(422, 'The body must be empty or an object such as {"managed": true}.')
+    return managed
+
+
+def _unknown(name: str) -> ProblemError:
+    return ProblemError(404, f"{name} is not bound: POST /clients/{name}/bind binds it.")

@@ -1,0 +1,213 @@
+"""The clients API as an OpenAPI 3.1 document, which the server serves and docs/openapi.json repeats.
+
+Invariant: every route of the API is in it, and nothing else.
+"""
+
+from typing import Any, Final
+
+from partymq.settings import VERSION
+
+_JSON: Final = "application/json"
+
+
+def _answer(description: str, schema: str = "") -> dict[str, Any]:
+    answer: dict[str, Any] = {"description": description}
+    if schema:
+        answer["content"] = {_JSON: {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
+    return answer
+
+
+def _problem(description: str) -> dict[str, Any]:
+    schema = {"schema": {"$ref": "#/components/schemas/Problem"}}
+    return {"description": description, "content": {"application/problem+json": schema}}
+
+
+_COMMON: Final = {
+    "401": _problem("The bearer token is missing or wrong (only where the server has one)."),
+    "422": _problem("The name cannot be a client's."),
+    "503": _problem("This server does not route the group now; `Retry-After` says when to ask again."),
+}
+
+
+def _operation(summary: str, answers: dict[str, Any], **more: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON
+    return {"summary": summary, **more, "responses": {**answers, **_COMMON}}
+
+
+def _parameter(name: str, **more: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON
+    return {"name": name, "in": "path", "required": True, "schema": {"type": "string", **more}}
+
+
+_HOSTNAME: Final = {"$ref": "#/components/parameters/hostname"}
+
+_CLIENT_PATHS: Final[dict[str, Any]] = {
+    "/clients": {"get": _operation("All clients that are bound", {"200": _answer("The clients", "Clients")})},
+    "/clients/{hostname}": {
+        "parameters": [_HOSTNAME],
+        "get": _operation("One client", {"200": _answer("The client", "Client"), "404": _problem("It is not bound.")}),
+        "delete": _operation(
+            "Unbind a client", {"204": _answer("It is unbound."), "404": _problem("It is not bound.")}
+        ),
+    },
+    "/clients/{hostname}/bind": {
+        "parameters": [_HOSTNAME],
+        "post": _operation(
+            "Announce a client",
+            {
+                "200": _answer("Where it gets its messages", "Binding"),
+                "400": _problem("The body is no JSON."),
+                "409": _problem("It is pending already, or bound as another kind."),
+            },
+            description=(
+                "Without a body the client binds a queue of its own to `exchange` with `routingKey`, calls `ready` and "
+                "from then on `heartbeat`. A managed client consumes `queue`, and nothing more is needed."
+            ),
+            requestBody={
+                "required": False,
+                "content": {_JSON: {"schema": {"$ref": "#/components/schemas/Bind"}}},
+            },
+        ),
+    },
+    "/clients/{hostname}/ready": {
+        "parameters": [_HOSTNAME],
+        "post": _operation(
+            "Say that the queue is bound",
+            {"200": _answer("Messages may come."), "409": _problem("It is unknown, or ready already.")},
+        ),
+    },
+    "/clients/{hostname}/heartbeat": {
+        "parameters": [_HOSTNAME],
+        "post": _operation(
+            "Say that the client lives", {"200": _answer("Heard; a body says so where the client is not bound.")}
+        ),
+    },
+    "/clients/{hostname}/unbind": {
+        "parameters": [_HOSTNAME],
+        "post": _operation("Unbind a client", {"200": _answer("It is unbound, whether or not it was bound.")}),
+    },
+    "/partitions": {"get": _operation("All partitions", {"200": _answer("The partitions", "Partitions")})},
+    "/keys/{key}": {
+        "parameters": [_parameter("key")],
+        "get": _operation("Where a key's messages go, and why they wait", {"200": _answer("The key", "Key")}),
+    },
+}
+
+
+def _of_group(path: dict[str, Any]) -> dict[str, Any]:
+    parameter = {"$ref": "#/components/parameters/group"}
+    missing = {"404": _problem("There is no such group.")}
+    found: dict[str, Any] = {"parameters": [parameter, *path.get("parameters", [])]}
+    for method, operation in path.items():
+        if method != "parameters":
+            found[method] = {**operation, "responses": {**missing, **operation["responses"]}}
+    return found
+
+
+def _object(required: list[str], **properties: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON
+    return {"type": "object", "required": required, "properties": properties}
+
+
+_TEXT: Final = {"type": "string"}
+_WAITING: Final = {"type": "string", "description": "What it waits for; only while it waits."}
+_OWNER: Final = {"type": ["string", "null"]}
+
+_SCHEMAS: Final[dict[str, Any]] = {
+    "Bind": _object([], managed={"type": "boolean", "default": False}),
+    "Binding": _object(
+        ["routingKey", "exchange"],
+        routingKey=_TEXT,
+        exchange=_TEXT,
+        queue={"type": "string", "description": "The inbox of a managed client."},
+    ),
+    "Client": _object(
+        ["hostname", "kind", "state", "partitions"],
+        hostname=_TEXT,
+        kind={"enum": ["plain", "managed"]},
+        state={"enum": ["pending", "ready", "joining", "active", "idle", "absent", "leaving"]},
+        partitions={"type": "string", "description": "Partitions that it has as a whole, such as `0-3,7`."},
+        slots={"type": "integer", "description": "Slots that are pinned to a plain client."},
+        routingKey=_TEXT,
+        exchange=_TEXT,
+        queue=_TEXT,
+    ),
+    "Clients": _object(["clients"], clients={"type": "array", "items": {"$ref": "#/components/schemas/Client"}}),
+    "Partition": _object(
+        ["partition", "owner", "state", "slots"],
+        partition={"type": "integer"},
+        owner=_OWNER,
+        state={
+            "enum": ["direct", "waiting", "held", "open", "unassigned"],
+            "description": "`open`: plain clients are given its slots one by one.",
+        },
+        slots={"type": "object", "additionalProperties": {"type": "integer"}},
+        waitingFor=_WAITING,
+    ),
+    "Partitions": _object(
+        ["partitions"], partitions={"type": "array", "items": {"$ref": "#/components/schemas/Partition"}}
+    ),
+    "Key": _object(
+        ["key", "partition", "slot", "owner", "state"],
+        key=_TEXT,
+        partition={"type": "integer"},
+        slot={"type": "integer"},
+        owner=_OWNER,
+        state={"enum": ["pinned", "direct", "waiting", "held", "open", "unassigned"]},
+        waitingFor=_WAITING,
+    ),
+    "Health": _object(
+        ["status", "groups"],
+        status={"const": "ok"},
+        groups={
+            "type": "object",
+            "additionalProperties": _object(
+                ["ready", "routing", "reason", "message"],
+                ready={"type": "boolean"},
+                routing={"type": "boolean"},
+                reason=_TEXT,
+                message={"type": "string", "description": "What is in the way, and what to do."},
+            ),
+        },
+    ),
+    "Problem": _object(
+        ["type", "title", "status", "detail"],
+        type=_TEXT,
+        title=_TEXT,
+        status={"type": "integer"},
+        detail={"type": "string", "description": "What to do."},
+        reason=_TEXT,
+    ),
+}
+
+DOCUMENT: Final[dict[str, Any]] = {
+    "openapi": "3.1.0",
+    "info": {
+        "title": "PartyMQ clients API",
+        "version": VERSION,
+        "description": "Binds consumers outside of Kubernetes to a group. See docs/http-api.md.",
+        "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+    },
+    "paths": {
+        "/health": {
+            "get": {
+                "summary": "That the server lives, and how its groups are",
+                "security": [],
+                "responses": {"200": _answer("It lives", "Health")},
+            }
+        },
+        **_CLIENT_PATHS,
+        **{f"/groups/{{group}}{path}": _of_group(operations) for path, operations in _CLIENT_PATHS.items()},
+    },
+    "components": {
+        "parameters": {
+            "hostname": {
+                "name": "hostname",
+                "in": "path",
+                "required": True,
+                "schema": {"type": "string", "maxLength": 200},
+            },
+            "group": {"name": "group", "in": "path", "required": True, "schema": {"type": "string"}},
+        },
+        "schemas": _SCHEMAS,
+        "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+    },
+    "security": [{}, {"token": []}],
+}

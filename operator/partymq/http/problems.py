@@ -1,0 +1,66 @@
+"""Errors as people and programs read them: RFC 9457 problem details.
+
+Invariant: every answer of 400 or more is a problem whose `detail` says what to do.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from typing import Final
+
+from aiohttp import web
+
+from partymq.core.pinning import ConflictError
+from partymq.errors import InvalidSpecError, PartyMQError
+from partymq.router.registry import NotRoutingError
+
+log = logging.getLogger(__name__)
+
+CONTENT_TYPE: Final = "application/problem+json"
+RETRY_AFTER: Final = "1"
+"""Seconds; a session begins again in less."""
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+_HINTS: Final = {
+    404: "There is nothing here: GET /openapi.json lists the paths.",
+    405: "This path does not take that method: GET /openapi.json lists what it takes.",
+    413: "The body is too large: it holds at most a small JSON object.",
+}
+
+
+class ProblemError(PartyMQError):
+    """A request that cannot be answered as it stands."""
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+
+
+def problem(status: int, detail: str, reason: str = "") -> web.Response:
+    """An error's answer; `reason` is the word that conditions carry, where there is one."""
+    body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
+    if reason:
+        body["reason"] = reason
+    headers = {"Retry-After": RETRY_AFTER} if status == HTTPStatus.SERVICE_UNAVAILABLE else {}
+    return web.json_response(body, status=status, content_type=CONTENT_TYPE, headers=headers)
+
+
+@web.middleware
+async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turns whatever a handler raises into a problem."""
+    try:
+        return await handler(request)
+    except ProblemError as error:
+        return problem(error.status, str(error))
+    except ConflictError as error:
+        return problem(409, str(error))
+    except InvalidSpecError as error:
+        return problem(422, str(error))
+    except NotRoutingError as error:
+        return problem(503, str(error), error.reason)
+    except web.HTTPException as error:
+        return problem(error.status, _HINTS.get(error.status, error.reason))
+    except Exception:
+        log.exception("%s %s failed", request.method, request.path)
+        return problem(500, "PartyMQ has a defect: please report what its log says.")
