@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from partymq.core.membership import Pod
+from partymq.core.names import Names
 from partymq.core.report import GroupReport, Notice
 from partymq.core.spec import DeletionPolicy, GroupConfig, GroupId
 from partymq.errors import PartyMQError, SessionOverError
