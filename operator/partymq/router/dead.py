@@ -14,7 +14,7 @@ from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
-from partymq.amqp.channel import Channel
+from partymq.amqp.channel import Channel, Returned
 from partymq.amqp.connection import Connection
 from partymq.amqp.deadletter import DeadMessage, KeyOf, describe, revived, routing_key_of
 from partymq.amqp.frames import publish_frame
@@ -261,8 +261,8 @@ class _Outgoing:
     def _on_nack(self, _tag: int, _multiple: bool) -> None:
         self._fail("The broker could not store a replayed message (basic.nack)")
 
-    def _on_return(self, text: str) -> None:
-        self._fail(f"A replayed message does not get to the source queue: {text}")
+    def _on_return(self, message: Returned) -> None:
+        self._fail(f"A replayed message does not get to the source queue: {message}")
 
     def _fail(self, what: str) -> None:
         self._failed = True
