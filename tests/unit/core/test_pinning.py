@@ -4,7 +4,7 @@ from collections import Counter
 from time import perf_counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -136,6 +136,7 @@ def test_a_key_is_in_its_partition_whatever_its_slot(partitions: int, key: bytes
     assert slots_of(partitions) >= 65_536
 
 
+@settings(deadline=None)
 @given(st.integers(1, 300), st.sets(st.integers(0, 299)))
 def test_sets_of_slots(partitions: int, some: set[int]) -> None:
     assert set(members_of(to_set(some, partitions))) == some
