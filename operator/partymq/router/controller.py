@@ -117,7 +117,8 @@ class Controller:
         self.observed = True
         if before != self.membership:
             self._on_membership(self.membership)
-        for name in self._inboxes.members.keys() - {pod.name for pod in pods} - self.membership.members.keys():
+        here = {pod.name for pod in self._listed or ()}  # by now: a client may have been bound meanwhile
+        for name in self._inboxes.members.keys() - here - self.membership.members.keys():
             if name not in ledger.members and not ledger.names(name):
                 await self._inboxes.discard(name)
 
