@@ -1,0 +1,40 @@
+"""A managed client: it asks for an inbox over HTTP and consumes it. On SIGTERM it finishes what it holds."""
+
+import asyncio
+import os
+import signal
+import socket
+
+import aio_pika
+import aiohttp
+
+ME = f"{os.environ.get('PARTYMQ_URL', 'http://localhost:8085')}/clients/{socket.gethostname()}"
+
+
+async def main() -> None:
+    stop, held = asyncio.Event(), asyncio.Queue[aio_pika.abc.AbstractIncomingMessage | None]()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    url = os.environ.get("AMQP_URL", "amqp://guest:guest@localhost:5672/")
+    async with aiohttp.ClientSession(raise_for_status=True) as http, await aio_pika.connect(url) as connection:
+        async with http.post(f"{ME}/bind", json={"managed": True}) as answer:
+            binding = await answer.json()
+        channel = await connection.channel()
+        await channel.set_qos(prefetch_count=20)
+        queue = await channel.get_queue(binding["queue"])
+        connection.close_callbacks.add(lambda *_: held.put_nowait(None))
+        await queue.consume(held.put, consumer_tag="orders")
+
+        async def leave() -> None:
+            await stop.wait()
+            await queue.cancel("orders")
+            held.put_nowait(None)
+
+        leaving = asyncio.create_task(leave())
+        while message := await held.get():  # one after the other, so that they stay in order
+            print(message.headers.get("partitionKey"), message.body.decode(), flush=True)
+            await message.ack()
+        leaving.cancel()
+        await http.post(f"{ME}/unbind")
+
+
+asyncio.run(main())

@@ -1,0 +1,39 @@
+"""A plain client: a queue of its own, bound to PartyMQ's exchange, and nothing but POSTs and a heartbeat."""
+
+import json
+import os
+import socket
+import threading
+import time
+import urllib.request
+
+import pika  # type: ignore[import-untyped]
+
+ME = f"{os.environ.get('PARTYMQ_URL', 'http://localhost:8085')}/clients/{socket.gethostname()}"
+
+
+def post(what: str) -> bytes:
+    with urllib.request.urlopen(urllib.request.Request(f"{ME}/{what}", method="POST")) as answer:  # noqa: S310
+        return bytes(answer.read())
+
+
+def beat() -> None:
+    while True:
+        time.sleep(30)
+        post("heartbeat")
+
+
+binding = json.loads(post("bind"))
+url = os.environ.get("AMQP_URL", "amqp://guest:guest@localhost:5672/")
+channel = pika.BlockingConnection(pika.URLParameters(url)).channel()
+queue = channel.queue_declare(f"orders.{socket.gethostname()}", durable=True).method.queue
+channel.queue_bind(queue, binding["exchange"], binding["routingKey"])
+post("ready")
+threading.Thread(target=beat, daemon=True).start()
+channel.basic_qos(prefetch_count=20)
+try:
+    for method, properties, body in channel.consume(queue):
+        print(properties.headers.get("partitionKey"), body.decode(), flush=True)
+        channel.basic_ack(method.delivery_tag)
+except KeyboardInterrupt:
+    post("unbind")

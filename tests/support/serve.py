@@ -1,0 +1,212 @@
+"""`partymq serve` in a process of its own, plain clients' queues, and what ended up in them.
+
+Invariant: the process is gone and all queues are deleted when the block is left; a plain client is nothing but a queue,
+a binding and some POSTs.
+"""
+
+import asyncio
+import os
+import socket
+import sys
+from asyncio.subprocess import DEVNULL, Process
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import aio_pika
+import aiohttp
+from pamqp.encode import field_table
+
+from partymq.amqp.connection import Connection, body_payload
+from partymq.amqp.frames import HEADER_HEAD, body_frames, publish_frame
+from partymq.amqp.topology import Topology
+from partymq.core.names import Names
+from partymq.core.spec import GroupId
+from support.broker import amqp_url, unique
+from support.conditions import eventually
+from support.group import address
+
+
+@dataclass(slots=True, kw_only=True)
+class Served:
+    """One server under test and its clients."""
+
+    group: str
+    source: str
+    session: aiohttp.ClientSession
+    channel: aio_pika.abc.AbstractChannel
+    environment: dict[str, str]
+    port: int
+    process: Process | None = None
+    others: list["Served"] = field(default_factory=list)
+    queues: dict[str, str] = field(default_factory=dict)
+    """The queue of every plain client."""
+    managed: set[str] = field(default_factory=set)
+    """Who has an inbox."""
+    sent: int = 0
+
+    async def start(self) -> None:
+        """Starts the server, and returns once it answers."""
+        environment = {**os.environ, **self.environment, "PARTYMQ_HTTP_PORT": str(self.port)}
+        self.process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "partymq", "serve", env=environment, stderr=DEVNULL
+        )
+        await eventually(self._answers, "the server does not answer", 30.0, every=0.02)
+
+    async def _answers(self) -> bool:
+        try:
+            return (await self.call("GET", "/health"))[0] == 200
+        except aiohttp.ClientError:
+            return False
+
+    async def kill(self) -> None:
+        """SIGKILL."""
+        assert self.process is not None
+        self.process.kill()
+        await self.process.wait()
+
+    async def stop(self) -> int:
+        """SIGTERM; its exit code."""
+        assert self.process is not None
+        self.process.terminate()
+        return await self.process.wait()
+
+    async def call(self, method: str, path: str, **options: Any) -> tuple[int, Any]:  # noqa: ANN401 - JSON
+        """A request's status, and its body as JSON."""
+        async with self.session.request(method, f"http://127.0.0.1:{self.port}{path}", **options) as answer:
+            return answer.status, await answer.json(content_type=None) if await answer.read() else None
+
+    async def post(self, path: str, expected: int = 200, **options: Any) -> Any:  # noqa: ANN401 - JSON
+        """A POST that must end as expected."""
+        status, body = await self.call("POST", path, **options)
+        assert status == expected, (path, status, body)
+        return body
+
+    async def join(self, name: str) -> None:
+        """What a client of the first version does."""
+        queue = self.queues.setdefault(name, f"{self.group}.{name}")
+        binding = await self.post(f"/clients/{name}/bind")
+        declared = await self.channel.declare_queue(queue, durable=True)
+        await declared.bind(binding["exchange"], binding["routingKey"])
+        await self.post(f"/clients/{name}/ready")
+
+    async def drained(self, deadline: float = 60.0) -> None:
+        """Waits until everything has left the source."""
+
+        async def empty() -> bool:
+            state = (await self.channel.declare_queue(self.source, passive=True)).declaration_result
+            return not state.message_count and (await self.total()) >= self.sent
+
+        await eventually(empty, "the source is not drained", deadline=deadline, every=0.2)
+
+    async def total(self) -> int:
+        """Ready messages in all clients' queues."""
+        counts = [
+            (await self.channel.declare_queue(queue, passive=True)).declaration_result.message_count or 0
+            for queue in self.queues.values()
+        ]
+        return sum(counts)
+
+    async def publish(self, keys: Iterable[str]) -> None:
+        """Publishes a message for each key, numbered through, as fast as it goes."""
+        connection = await Connection.open(address(), name="test")
+        channel = await connection.channel()
+        frame = publish_frame(channel.number, "", self.source)
+        for key in keys:
+            self.sent += 1
+            body = f"{self.sent} {key}".encode()
+            header = HEADER_HEAD.pack(60, 0, len(body)) + b"\x30\x00" + field_table({"partitionKey": key}) + b"\x02"
+            channel.publish(frame, header, body_frames(body, channel.number))
+            if self.sent % 1000 == 0:
+                await asyncio.sleep(0)
+        await channel.inspect(self.source)  # answered when all that was sent before is handled
+        await connection.close()
+
+    async def received(self) -> dict[str, list[tuple[int, str]]]:
+        """What every client's queue holds, in order: numbers and keys."""
+        found: dict[str, list[tuple[int, str]]] = defaultdict(list)
+        connection = await Connection.open(address(), name="test")
+        for name, queue in self.queues.items():
+            channel = await connection.channel()
+            ready, _ = await channel.inspect(queue)
+
+            def take(_tag: int, _origin: bytes, _header: bytes, body: bytes, into: Any = found[name]) -> None:  # noqa: ANN401
+                number, key = body_payload(body).decode().split()
+                into.append((int(number), key))
+
+            await channel.consume(queue, take)
+            await eventually(lambda name=name, ready=ready: len(found[name]) >= ready, f"{queue} is not read", 30.0)  # type: ignore[misc]
+        await connection.close()
+        return found
+
+
+def owners(received: dict[str, list[tuple[int, str]]]) -> dict[str, set[str]]:
+    """The clients that got messages of each key."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for name, messages in received.items():
+        for _, key in messages:
+            found[key].add(name)
+    return found
+
+
+def disorder(received: dict[str, list[tuple[int, str]]]) -> int:
+    """First deliveries of a key that came after a newer one, in any queue."""
+    count = 0
+    for messages in received.values():
+        newest: dict[str, int] = {}
+        seen: set[int] = set()
+        for number, key in messages:
+            if number not in seen:
+                count += number < newest.get(key, 0)
+                newest[key] = max(newest.get(key, 0), number)
+            seen.add(number)
+    return count
+
+
+@asynccontextmanager
+async def serving(**environment: str) -> AsyncIterator[Served]:
+    """A server with a group and a source of its own, started."""
+    group = unique("serve")
+    async with await aio_pika.connect(amqp_url()) as connection, aiohttp.ClientSession() as session:
+        channel = await connection.channel()
+        source = f"{group}.source"
+        await channel.declare_queue(source, durable=True)
+        variables = {
+            "PARTYMQ_RABBIT_CS": amqp_url(),
+            "PARTYMQ_SOURCE_QUEUE": source,
+            "PARTYMQ_GROUP": group,
+            "PARTYMQ_HTTP_HOST": "127.0.0.1",
+            **environment,
+        }
+        served = Served(
+            group=group, source=source, session=session, channel=channel, environment=variables, port=free_port()
+        )
+        try:
+            await served.start()
+            yield served
+        finally:
+            for server in (served, *served.others):
+                if server.process is not None and server.process.returncode is None:
+                    await server.kill()
+            await _delete_queues(served)
+
+
+def free_port() -> int:
+    """A port that nobody has now."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+async def _delete_queues(served: Served) -> None:
+    names, topology = (
+        Names(GroupId(namespace="default", name=served.group)),
+        await Topology.open(address(), name="test"),
+    )
+    queues = [names.journal, names.outlets, names.dead, served.source, *served.queues.values()]
+    queues += [names.inbox(name) for name in served.managed] + [names.backlog(p) for p in range(-1, 64)]
+    await asyncio.gather(*(topology.delete(queue) for queue in queues))
+    await topology.delete_exchange(names.dlx)
+    await topology.close()

@@ -1,0 +1,59 @@
+"""The description is what is served and what is documented; the compose file and the examples name what there is."""
+
+import json
+import re
+from pathlib import Path
+
+import yaml
+from aiohttp import web
+
+from partymq.http.clients import health, routes
+from partymq.http.openapi import DOCUMENT
+from partymq.router.registry import Registry
+
+ROOT = Path(__file__).parents[3]
+
+
+def nobody(_: web.Request) -> Registry:
+    raise AssertionError
+
+
+def test_the_document_is_the_one_in_docs() -> None:
+    assert json.loads((ROOT / "docs/openapi.json").read_text()) == json.loads(json.dumps(DOCUMENT))
+
+
+def test_every_route_is_described_and_nothing_else() -> None:
+    served = {
+        (re.sub(r":[^}]*}", "}", route.path), route.method.lower())
+        for route in (*routes("", nobody), *routes("/groups/{group}", nobody), health(dict))
+    }
+    described = {
+        (path, method)
+        for path, operations in DOCUMENT["paths"].items()
+        for method in operations
+        if method != "parameters"
+    }
+    assert served == described
+
+
+def test_what_it_refers_to_is_there() -> None:
+    for reference in re.findall(r'"#/([^"]*)"', json.dumps(DOCUMENT)):
+        found = DOCUMENT
+        for part in reference.split("/"):
+            found = found[part]
+
+
+def test_the_compose_file_runs_examples_that_exist() -> None:
+    compose = yaml.safe_load((ROOT / "examples/compose/compose.yaml").read_text())
+    services = compose["services"]
+    assert services["client"]["deploy"]["replicas"] == 3
+    assert services["partymq"]["command"] == ["serve"]
+    for service in services.values():
+        assert set(service.get("depends_on", {})) <= services.keys()
+        if service.get("command", [""])[0] == "python":
+            assert (ROOT / "examples" / Path(service["command"][1]).name).exists()
+
+
+def test_examples_are_short() -> None:
+    for name in ("managed_client.py", "plain_client.py"):
+        assert len((ROOT / "examples" / name).read_text().splitlines()) <= 40

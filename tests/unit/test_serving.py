@@ -1,0 +1,83 @@
+"""`partymq serve` needs nothing, understands the first server's variables, and refuses what it cannot use."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from partymq.core.spec import KeyFrom
+from partymq.errors import InvalidSpecError
+from partymq.serving import Flags, load_serving
+
+
+def test_everything_has_a_default() -> None:
+    serving = load_serving(Flags(), {})
+    (group,) = serving.groups
+    assert (group.broker.host, group.broker.port, group.spec.source_queue) == ("localhost", 5672, "partymq.q.source")
+    assert (group.spec.key.source, group.spec.key.name) == (KeyFrom.HEADER, "partitionKey")
+    assert group.clients is not None
+    assert (group.clients.exchange, group.clients.expires_after, group.clients.check_every) == (
+        "partymq.ex.write",
+        120,
+        30,
+    )
+    assert serving.settings.http_port == 8085
+
+
+def test_a_flag_wins_over_its_variable_and_that_over_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "serve.yaml"
+    file.write_text("groups: [{name: a, spec: {source: {queue: f}, key: {name: k}}}, {name: b, spec: {partitions: 7}}]")
+    environ = {"PARTYMQ_CONFIG": str(file), "PARTYMQ_SOURCE_QUEUE": "v", "PARTYMQ_KEY_SOURCE": "body"}
+    first, second = load_serving(Flags(), environ).groups
+    assert (first.spec.source_queue, first.spec.key.source, first.spec.key.name) == ("v", KeyFrom.BODY, "k")
+    assert (second.spec.partitions, second.spec.key.source) == (7, KeyFrom.HEADER)
+    assert first.clients is not None
+    assert second.clients is not None
+    assert second.clients.exchange == "partymq.default.b.write"
+    assert load_serving(Flags(source_queue="flag"), environ).groups[0].spec.source_queue == "flag"
+
+
+@pytest.mark.parametrize(
+    ("environ", "sentence"),
+    [
+        ({"PARTYMQ_RABBIT_CS": "http://x"}, "PARTYMQ_RABBIT_CS"),
+        ({"PARTYMQ_HEARTBEAT_EXPIRES_AFTER": "120"}, "PARTYMQ_HEARTBEAT_EXPIRES_AFTER"),
+        ({"PARTYMQ_HEARTBEAT_CHECK_INTERVAL": "0s"}, "above 0"),
+        ({"PARTYMQ_KEY_SOURCE": "foot"}, "it must be header or body"),
+        ({"PARTYMQ_HTTP_PORT": "x"}, "is no port"),
+        ({"PARTYMQ_CONFIG": "/does/not/exist"}, "cannot be read"),
+        ({"PARTYMQ_GROUP": "A.B"}, "cannot be part of queue names"),
+    ],
+)
+def test_what_cannot_be_used_is_refused(environ: dict[str, str], sentence: str) -> None:
+    with pytest.raises(InvalidSpecError, match=sentence):
+        load_serving(Flags(), environ)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("a: [", "is no YAML"),
+        ("[]", "must hold a mapping"),
+        ("group: []", "field group is unknown"),
+        ("groups: []", "one at least"),
+        ("groups: [{}]", "needs a `name`"),
+        ("groups: [{name: a}, {name: a}]", "two groups 'a'"),
+        ("groups: [{name: a, spec: {sauce: {}}}]", "spec.sauce is unknown"),
+        ("groups: [{name: a, spec: {partitions: 0}}]", "from 1 to 4096"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_refused(tmp_path: Path, text: str, sentence: str) -> None:
+    file = tmp_path / "serve.yaml"
+    file.write_text(text)
+    with pytest.raises(InvalidSpecError, match=sentence):
+        load_serving(Flags(config=str(file)), {})
+
+
+def test_nothing_of_kubernetes_is_imported() -> None:
+    script = (
+        "import sys, partymq.server, partymq.serving; print([m for m in ('kopf', 'kubernetes') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "[]"
