@@ -89,6 +89,7 @@ class Backlogs:
             )
             await self._publisher.confirmed()
             for lane in lanes.values():
-                if lane.mode is Mode.WAITING and lane.parked:
+                # Asked for again: meanwhile it was direct, and what it sent then may not be confirmed.
+                if lane.mode is Mode.WAITING and lane.parked and lane.index not in self._requests:
                     lane.resume(self._sinks[lane.index])
                     self._on_open(lane)
