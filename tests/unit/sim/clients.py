@@ -122,7 +122,7 @@ class Client:
         channel.check = self._check
         self._held.clear()
         await channel.qos(self._prefetch)
-        await channel.consume(self._inbox, self._on_delivery)
+        await channel.consume(self._inbox, self._on_delivery, on_cancel=self.lose)
         cancelled = False
         while not connection.lost.done():
             if self._draining and not cancelled:

@@ -118,12 +118,16 @@ class SimConnection:
         """Drop the socket: the broker notices at once."""
         self.cut("the connection was given up")
 
-    def cut(self, why: str) -> None:
-        """Both sides know that the connection is gone."""
+    def cut(self, why: str, *, linger: float = 0.0) -> None:
+        """The client is gone; the broker goes on with what was sent for `linger` seconds."""
         if not self.lost.done():
             self._on_cut()
-        self.vanish()
-        self._end(ConnectionLostError(why))
+        if linger:
+            self._end(ConnectionLostError(why), keep=True)
+            self.wire.network.loop.call_later(linger, self.vanish)
+        else:
+            self.vanish()
+            self._end(ConnectionLostError(why))
 
     def stall(self) -> None:
         """Neither side hears of the other any more."""
@@ -138,9 +142,9 @@ class SimConnection:
         for channel in self._channels:
             channel.die()
 
-    def _end(self, error: Exception | None) -> None:
+    def _end(self, error: Exception | None, *, keep: bool = False) -> None:
         for channel in self._channels:
-            channel.fail(error)
+            channel.fail(error, keep=keep)
         settle(self.lost, error)
 
 
@@ -308,9 +312,10 @@ class SimChannel:
         self._remote.die()
         self.died_at = self._wire.network.loop.time()
 
-    def fail(self, error: Exception | None) -> None:
+    def fail(self, error: Exception | None, *, keep: bool) -> None:
+        """Tell everybody; `keep` leaves what was sent on its way."""
         self._on_delivery = None
-        for pipe in (self._out, self._deliveries, self._replies):
+        for pipe in (self._deliveries, self._replies) if keep else (self._out, self._deliveries, self._replies):
             pipe.cut()
         for future in self._waiting:
             if not future.done():

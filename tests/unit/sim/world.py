@@ -123,9 +123,10 @@ class Router:
             return
         self.killed = True
         self.world.kills += 1
-        for connection in (self.data, self.topology):
-            if connection is not None:
-                connection.cut("killed")
+        if self.data is not None:
+            self.data.cut("killed")
+        if self.topology is not None:  # two connections are two processes at the broker: one may lag behind
+            self.topology.cut("killed", linger=self.world.random.choice([0.0, 0.02, 0.2]))
         if self.task is not None:
             asyncio.get_running_loop().call_soon(self.task.cancel)
         asyncio.get_running_loop().call_later(self.world.random.uniform(0.01, 0.5), self.world.revive)
