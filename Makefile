@@ -1,7 +1,7 @@
 # Each target is a call of a script in hack/, which says what it needs and how long it takes. ARGS go to pytest or to the program:
 #   make test-unit ARGS="-k ledger -x"
 .DEFAULT_GOAL := help
-.PHONY: help venv lint format test test-unit test-integration e2e demo bench soak cluster-up cluster-down broker-up broker-down image clean distclean
+.PHONY: help venv lint format test test-unit test-integration e2e demo bench soak mutants cluster-up cluster-down broker-up broker-down image clean distclean
 
 help: ## Show what there is to make
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ demo: ## See it work: a cluster, a broker, the operator and some clients
 
 bench: ## Measure it beside the alternatives (25 min); ARGS name sections, --quick is a smoke run
 	@hack/run.sh bench $(ARGS)
+
+mutants: ## Remove each rule of the protocol and see a simulated history fail
+	@hack/run.sh mutants $(ARGS)
 
 soak: ## Random faults under load, and an audit: SECONDS=600 SEED=7
 	@hack/run.sh soak $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED)) $(ARGS)

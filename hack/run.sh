@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# run.sh unit|integration|e2e|demo|bench|soak|lint|format [ARGS...]: makes sure that what a run needs is there, puts its addresses into
+# run.sh unit|mutants|integration|e2e|demo|bench|soak|lint|format [ARGS...]: makes sure that what a run needs is there, puts its addresses into
 # the environment, and runs it. The Makefile's targets are calls of this script; ARGS go to pytest, or to the program.
 #
 #   PARTYMQ_AMQP_URL, PARTYMQ_MANAGEMENT_URL      the broker, with credentials            integration, e2e, demo, bench
@@ -69,6 +69,7 @@ hack venv
 case $what in
 lint | format) "$what" ;;
 unit) exec "$PYTHON" -m pytest tests/unit "$@" ;;
+mutants) exec "$PYTHON" -m pytest tests/mutants "$@" ;;
 integration)
   with_broker; with_api
   exec "$PYTHON" -m pytest tests/integration "$@" ;;

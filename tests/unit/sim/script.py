@@ -132,16 +132,16 @@ settings_of_histories = st.builds(
 )
 
 
-def play(setting: Setting, script: Sequence[Act]) -> Outcome:
-    """Plays a history to its end in virtual time."""
+def play(setting: Setting, script: Sequence[Act], *, begin: float = 0.5) -> Outcome:
+    """Plays a history to its end in virtual time; the script begins so many seconds after everything starts."""
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        return runner.run(_play(setting, script))
+        return runner.run(_play(setting, script, begin))
 
 
-async def _play(setting: Setting, script: Sequence[Act]) -> Outcome:
+async def _play(setting: Setting, script: Sequence[Act], begin: float) -> Outcome:
     with inhabited(setting) as world:
         await world.begin()
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(begin)
         for act in script:
             world.log(str(act.step))
             await _do(world, act.step)
