@@ -11,6 +11,7 @@ from partymq.core.clients import ClientKind, members_of, slots_of
 from partymq.core.keys import partition_of, text
 from partymq.core.ledger import Partition
 from partymq.core.names import Names
+from partymq.core.report import MemberState
 from partymq.core.spec import ClientsSpec
 from partymq.http.problems import ProblemError
 from partymq.router.lanes import Mode
@@ -29,7 +30,10 @@ def client(name: str, routing: Routing, names: Names, spec: ClientsSpec) -> dict
     }
     if bound.kind is ClientKind.MANAGED:
         member = routing.controller.membership.members.get(name)
-        shown |= {"queue": names.inbox(name), "state": member.state.value.lower() if member is not None else "joining"}
+        state = member.state if member is not None else MemberState.JOINING
+        if state is MemberState.IDLE and shown["partitions"]:  # it was looked at before the last plan
+            state = MemberState.ACTIVE
+        shown |= {"queue": names.inbox(name), "state": state.value.lower()}
     else:
         slots = ledger.pins.get(name, 0).bit_count()
         shown |= {"routingKey": spec.routing_key(name), "exchange": spec.exchange, "slots": slots}
