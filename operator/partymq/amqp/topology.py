@@ -25,6 +25,10 @@ DELIVERY_LIMIT: Final = 1_000_000
 CONSUMER_TIMEOUT: Final = 31_536_000_000
 """Milliseconds: a year."""
 
+DECLARES: Final = 8
+"""Quorum queues declared at the same time. Each starts a cluster of its own: with a burst of them a busy broker runs
+out of time over one, answers INTERNAL_ERROR (541) and closes the connection."""
+
 _NOT_FOUND: Final = 404
 _NO_QUEUE: Final = "no queue"
 
@@ -43,6 +47,7 @@ class Topology:
         self._connection = connection
         self._polls: Channel | None = None
         self._replacing = asyncio.Lock()
+        self._declaring = asyncio.Semaphore(DECLARES)
         self.lost: asyncio.Future[None] = connection.lost
 
     @classmethod
@@ -72,7 +77,7 @@ class Topology:
             arguments["x-single-active-consumer"] = True
         if dead_letter_exchange is not None:
             arguments["x-dead-letter-exchange"] = dead_letter_exchange
-        async with self._scratch(f"queue {name!r}") as channel:
+        async with self._declaring, self._scratch(f"queue {name!r}") as channel:
             await channel.declare_queue(name, arguments)
 
     async def declare_dead_letters(self, exchange: str, queue: str) -> None:
