@@ -24,7 +24,7 @@ from partymq.router.publisher import Publisher
 PREFETCH = 2000
 """Covers the confirm's round trip at 100 000 messages a second, and bounds what may be parked."""
 
-DRAIN_WITHIN = 2.0
+DRAIN_WITHIN = 8.0
 """Seconds in which what was delivered has to be on its way when the source is closed."""
 COUNT_RETRY = 0.005
 

@@ -25,13 +25,13 @@ async def dead(kubectl: Kubectl, *arguments: str, code: int = 0) -> tuple[str, s
 
 async def test_a_group_of_the_cluster_is_enough(kubectl: Kubectl) -> None:
     group = f"{kubectl.namespace}/orders"
-    _, said = await dead(kubectl, "list", group, code=2)
-    assert f"There is no PartitionGroup orders in namespace {kubectl.namespace}" in said
     async with temporary_queue(amqp_url(), "source") as source, await aio_pika.connect(amqp_url()) as connection:
         kubectl.group(source={"queue": source}, key={"from": "property", "name": "message_id"})
         _, said = await dead(kubectl, "list", group, code=2)
         assert "Secret" in said
         kubectl.secret(amqp_url())
+        _, said = await dead(kubectl, "list", f"{kubectl.namespace}/other", code=2)
+        assert f"There is no PartitionGroup other in namespace {kubectl.namespace}" in said
         channel = await connection.channel()
         queue = await channel.declare_queue(
             f"partymq.{kubectl.namespace}.orders.dead", durable=True, arguments={"x-queue-type": "quorum"}
