@@ -1,7 +1,7 @@
 """`partymq serve` in a process of its own, plain clients' queues, and what ended up in them.
 
 Invariant: the process is gone and all queues are deleted when the block is left; a plain client is nothing but a queue,
-a binding and some POSTs.
+a binding and some POSTs. The exchange is one for all servers of a broker, so no two tests have clients of one name.
 """
 
 import asyncio
@@ -48,16 +48,16 @@ class Served:
     sent: int = 0
 
     async def start(self) -> None:
-        """Starts the server, and returns once it answers."""
+        """Starts the server, and returns once it routes or stands by."""
         environment = {**os.environ, **self.environment, "PARTYMQ_HTTP_PORT": str(self.port)}
         self.process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "partymq", "serve", env=environment, stderr=DEVNULL
         )
-        await eventually(self._answers, "the server does not answer", 30.0, every=0.02)
+        await eventually(self._answers, "the server does not route", 30.0, every=0.02)
 
     async def _answers(self) -> bool:
         try:
-            return (await self.call("GET", "/health"))[0] == 200
+            return (await self.call("GET", "/readyz"))[0] == 200
         except aiohttp.ClientError:
             return False
 
@@ -74,9 +74,23 @@ class Served:
         return await self.process.wait()
 
     async def call(self, method: str, path: str, **options: Any) -> tuple[int, Any]:  # noqa: ANN401 - JSON
-        """A request's status, and its body as JSON."""
-        async with self.session.request(method, f"http://127.0.0.1:{self.port}{path}", **options) as answer:
-            return answer.status, await answer.json(content_type=None) if await answer.read() else None
+        """A request's status, and its body as JSON; clients' names are made this group's own on the way."""
+        url = f"http://127.0.0.1:{self.port}{path.replace('/clients/', f'/clients/{self.group}.')}"
+        async with self.session.request(method, url, **options) as answer:
+            json = "json" in answer.content_type and await answer.read()
+            body = await answer.json(content_type=None) if json else None
+            return answer.status, self._short(body)
+
+    def _short(self, body: Any) -> Any:  # noqa: ANN401 - JSON
+        match body:
+            case dict():
+                return {name: self._short(value) for name, value in body.items()}
+            case list():
+                return [self._short(value) for value in body]
+            case str():
+                return body.removeprefix(f"{self.group}.")
+            case _:
+                return body
 
     async def post(self, path: str, expected: int = 200, **options: Any) -> Any:  # noqa: ANN401 - JSON
         """A POST that must end as expected."""
@@ -206,7 +220,9 @@ async def _delete_queues(served: Served) -> None:
         await Topology.open(address(), name="test"),
     )
     queues = [names.journal, names.outlets, names.dead, served.source, *served.queues.values()]
-    queues += [names.inbox(name) for name in served.managed] + [names.backlog(p) for p in range(-1, 64)]
+    queues += [names.inbox(f"{served.group}.{name}") for name in served.managed] + [
+        names.backlog(p) for p in range(-1, 64)
+    ]
     await asyncio.gather(*(topology.delete(queue) for queue in queues))
     await topology.delete_exchange(names.dlx)
     await topology.close()
