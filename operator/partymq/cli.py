@@ -9,12 +9,14 @@ import asyncio
 import logging
 import sys
 from collections.abc import Callable, Coroutine, Sequence
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from partymq import dead, logs, settings
 from partymq.errors import InvalidSpecError, PartyMQError
 
 log = logging.getLogger(__name__)
+
+TOKEN: Final = "PARTYMQ_API_TOKEN: a token that requests of clients must carry (Authorization: Bearer ...)."  # noqa: S105
 
 
 class _Parser(argparse.ArgumentParser):
@@ -42,6 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             log_level=chosen.log_level,
             identity=chosen.identity,
             kubeconfig=chosen.kubeconfig,
+            clients_port=chosen.clients_port,
+            heartbeat_check_interval=chosen.heartbeat_check_interval,
+            heartbeat_expires_after=chosen.heartbeat_expires_after,
         )
     except InvalidSpecError as error:
         sys.stderr.write(f"partymq operator: {error}\n")
@@ -115,6 +120,12 @@ def _parser() -> argparse.ArgumentParser:
     operator.add_argument(
         "--kubeconfig", metavar="FILE", help="how to reach the API server (KUBECONFIG; ~/.kube/config)"
     )
+    operator.add_argument(
+        "--clients-port", metavar="PORT",
+        help="serve clients outside of the cluster over HTTP, too (PARTYMQ_CLIENTS_PORT; default: not served)",
+    )  # fmt: skip
+    _add_heartbeats(operator)
+    operator.epilog = TOKEN
     dead.add_parser(commands)
     _add_serve(
         commands.add_parser(
@@ -143,16 +154,23 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
         ("--source-queue", "QUEUE", "the queue to partition (PARTYMQ_SOURCE_QUEUE; partymq.q.source)"),
         ("--key-source", "PLACE", "header, body, property or routingKey (PARTYMQ_KEY_SOURCE; header)"),
         ("--key-name", "NAME", "header, property, JSON field or pointer (PARTYMQ_KEY_NAME; partitionKey)"),
-        ("--heartbeat-check-interval", "TIME", "how often (PARTYMQ_HEARTBEAT_CHECK_INTERVAL; 30s)"),
-        (
-            "--heartbeat-expires-after",
-            "TIME",
-            "a client's longest silence (PARTYMQ_HEARTBEAT_EXPIRES_AFTER; 120s)",
-        ),
         ("--namespace", "NAME", "part of all names on the broker (PARTYMQ_NAMESPACE; default)"),
         ("--group", "NAME", "the group's name, where there is no file (PARTYMQ_GROUP; default)"),
     )
     for flag, metavar, text in options:
         parser.add_argument(flag, metavar=metavar, help=text)
+    _add_heartbeats(parser)
     _add_common(parser, serves="the clients API, probes and metrics", port=8085)
-    parser.epilog = "PARTYMQ_API_TOKEN: a token that requests must carry (Authorization: Bearer ...)."
+    parser.epilog = TOKEN
+
+
+def _add_heartbeats(parser: argparse.ArgumentParser) -> None:
+    options = (
+        (
+            "--heartbeat-check-interval",
+            "how often that is looked at (PARTYMQ_HEARTBEAT_CHECK_INTERVAL; 30s)",
+        ),
+        ("--heartbeat-expires-after", "a client's longest silence (PARTYMQ_HEARTBEAT_EXPIRES_AFTER; 120s)"),
+    )
+    for flag, text in options:
+        parser.add_argument(flag, metavar="TIME", help=text)

@@ -1,18 +1,24 @@
 """The running operator: the router and the HTTP server in this thread, Kubernetes in another.
 
 Invariant: the parts live and die together. When one ends unasked the process ends with its reason; when the process is
-asked to end, Kubernetes hands nothing on any more, then the router stops gracefully, then its last words are shown.
+asked to end, clients are answered no more, Kubernetes hands nothing on any more, then the router stops gracefully, then
+its last words are shown.
 """
 
 import asyncio
 import logging
 import signal
+from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 from partymq.core.membership import Pod
+from partymq.core.names import Names
 from partymq.core.report import GroupReport
-from partymq.core.spec import DeletionPolicy, GroupConfig, GroupId
-from partymq.http.server import Views, serve
+from partymq.core.spec import ClientsSpec, DeletionPolicy, GroupConfig, GroupId
+from partymq.http.clients import MAX_BODY, api, middlewares
+from partymq.http.groups import Groups
+from partymq.http.server import Views, probes, serve
 from partymq.kube.thread import KubernetesThread
 from partymq.metrics import Metrics
 from partymq.router.supervisor import Supervisor
@@ -27,6 +33,7 @@ class Operator:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._metrics = Metrics()
+        self._reports: dict[GroupId, GroupReport] = {}
         self._kubernetes = KubernetesThread(
             self, identity=settings.identity, namespaces=settings.namespaces, kubeconfig=settings.kubeconfig
         )
@@ -37,6 +44,13 @@ class Operator:
 
     def configure(self, config: GroupConfig) -> None:
         """Create or change a group."""
+        if (clients := self._settings.clients) is not None:
+            spec = ClientsSpec(
+                exchange=Names(config.group).exchange,
+                expires_after=clients.expires_after,
+                check_every=clients.check_every,
+            )
+            config = replace(config, clients=spec)
         self._supervisor.configure(config)
 
     def set_pods(self, group: GroupId, pods: tuple[Pod, ...]) -> None:
@@ -64,14 +78,15 @@ class Operator:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
         views = Views(alive=self._kubernetes.stuck, ready=self._kubernetes.unready, metrics=self._metrics.text)
-        async with serve(settings.http_host, settings.http_port, views):
+        async with serve(settings.http_host, settings.http_port, probes(views)):
             where = f"namespaces {', '.join(settings.namespaces)}" if settings.namespaces else "all namespaces"
             log.info("PartyMQ %s serves %s as %s", VERSION, where, settings.identity)
             routing = asyncio.create_task(self._supervisor.run(), name="router")
             self._kubernetes.start()
             stopping = asyncio.create_task(self._stopping.wait(), name="signals")
             parts: set[asyncio.Future[Any]] = {routing, self._kubernetes.ended, stopping}
-            await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
+            async with self._clients_api():
+                await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
             stopping.cancel()
             log.info("Stopping")
             await self._kubernetes.quiesce()
@@ -82,10 +97,31 @@ class Operator:
             if part.done() and not part.cancelled() and (failure := part.exception()):
                 raise failure
 
+    def _clients_api(self) -> AbstractAsyncContextManager[object]:
+        clients = self._settings.clients
+        if clients is None:
+            return nullcontext()
+        groups = Groups(
+            known=lambda: self._supervisor.groups,
+            registry=self._supervisor.clients,
+            unready=self._kubernetes.unready,
+        )
+        return serve(
+            self._settings.http_host,
+            clients.port,
+            api(groups, lambda: {str(group): report for group, report in self._reports.items()}),
+            what="the clients API",
+            option="clients-port",
+            middlewares=middlewares(clients.token),
+            max_body=MAX_BODY,
+        )
+
     def _forget(self, group: GroupId) -> None:
+        self._reports.pop(group, None)
         self._metrics.forget(group)
         self._kubernetes.forget(group)
 
     def _reported(self, group: GroupId, report: GroupReport) -> None:
+        self._reports[group] = report
         self._metrics.report(group, report)
         self._kubernetes.report(group, report)

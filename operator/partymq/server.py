@@ -8,14 +8,11 @@ import asyncio
 import logging
 import signal
 
-from aiohttp import web
-
 from partymq.core.report import GroupReport, Notice
 from partymq.core.spec import GroupId
-from partymq.http.auth import bearer
-from partymq.http.clients import MAX_BODY, description, health, routes
-from partymq.http.problems import ProblemError, problems
-from partymq.http.server import Views, serve
+from partymq.http.clients import MAX_BODY, api, middlewares
+from partymq.http.groups import Groups
+from partymq.http.server import Views, probes, serve
 from partymq.metrics import Metrics
 from partymq.router.registry import Registry
 from partymq.router.supervisor import Supervisor
@@ -51,18 +48,12 @@ class Server:
         stopping = asyncio.create_task(self._stopping.wait(), name="signals")
         try:
             views = Views(alive=lambda: "", ready=self._unready, metrics=self._metrics.text)
-            token = self._serving.token
+            groups = Groups(known=lambda: self._supervisor.groups, registry=self._supervisor.clients)
             async with serve(
                 settings.http_host,
                 settings.http_port,
-                views,
-                routes=[
-                    description(),
-                    health(lambda: self._reports),
-                    *routes("", lambda _: self._registry(self._default)),
-                    *routes("/groups/{group}", self._find),
-                ],
-                middlewares=[problems, *([bearer(token)] if token else [])],
+                [*probes(views), *api(groups, lambda: self._reports, default=lambda _: self._registry(self._default))],
+                middlewares=middlewares(self._serving.token),
                 max_body=MAX_BODY,
             ):
                 log.info("PartyMQ %s serves %s as %s", VERSION, ", ".join(self._groups), settings.identity)
@@ -74,13 +65,6 @@ class Server:
             await asyncio.wait({routing, stopping})
         if not routing.cancelled() and (failure := routing.exception()):
             raise failure
-
-    def _find(self, request: web.Request) -> Registry:
-        name = request.match_info["group"]
-        group = self._groups.get(name)
-        if group is None:
-            raise ProblemError(404, f"There is no group {name[:60]!r}: GET /health lists those that there are.")
-        return self._registry(group)
 
     def _registry(self, group: GroupId) -> Registry:
         registry = self._supervisor.clients(group)

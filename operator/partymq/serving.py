@@ -14,20 +14,17 @@ from typing import Any, Final
 import yaml
 
 from partymq.amqp.address import parse_uri
+from partymq.core.names import Names
 from partymq.core.spec import ClientsSpec, GroupConfig, GroupId, GroupSpec
 from partymq.errors import InvalidSecretError, InvalidSpecError
 from partymq.kube.resource import group_spec
-from partymq.settings import Settings, load
+from partymq.settings import Settings, load, seconds
 
 DEFAULT_PORT: Final = 8085
 DEFAULT_BROKER: Final = "amqp://guest:guest@localhost:5672"
 DEFAULT_SOURCE: Final = "partymq.q.source"
 EXCHANGE: Final = "partymq.ex.write"
 """Of the default group. The others' are named after them: a client's name would otherwise be one for all groups."""
-
-_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-_DURATION: Final = re.compile(r"(?:(?:\d+(?:\.\d+)?)(?:ms|s|m|h))+")
-_PART: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
 
 _SPEC: Final[Mapping[str, Any]] = {
     "source": {"queue": None},
@@ -93,11 +90,11 @@ def load_serving(flags: Flags, environ: Mapping[str, str] = os.environ) -> Servi
     heartbeat = _section(file, "heartbeat")
     clients = ClientsSpec(
         exchange=EXCHANGE,
-        expires_after=_seconds(
+        expires_after=seconds(
             "--heartbeat-expires-after (PARTYMQ_HEARTBEAT_EXPIRES_AFTER)",
             told("heartbeat_expires_after") or heartbeat.get("expiresAfter") or "120s",
         ),
-        check_every=_seconds(
+        check_every=seconds(
             "--heartbeat-check-interval (PARTYMQ_HEARTBEAT_CHECK_INTERVAL)",
             told("heartbeat_check_interval") or heartbeat.get("checkInterval") or "30s",
         ),
@@ -110,7 +107,7 @@ def load_serving(flags: Flags, environ: Mapping[str, str] = os.environ) -> Servi
         group = GroupId(namespace=namespace, name=name)
         # Variables speak of the one group that there would be without a file.
         wanted = _spec(spec, overrides if place == 0 else {})
-        exchange = EXCHANGE if place == 0 else f"partymq.{namespace}.{name}.write"
+        exchange = EXCHANGE if place == 0 else Names(group).exchange
         groups.append(
             GroupConfig(
                 group=group, spec=_read_spec(group, wanted), broker=address, clients=replace(clients, exchange=exchange)
@@ -196,11 +193,3 @@ def _read_spec(group: GroupId, spec: Mapping[str, Any]) -> GroupSpec:
     except InvalidSpecError as error:
         said = re.sub(r" `kubectl explain [^`]*` says .*", " See docs/http-api.md.", str(error))
         raise InvalidSpecError(f"group {group.name}: {said}") from None
-
-
-def _seconds(where: str, text: object) -> float:
-    if isinstance(text, str) and _DURATION.fullmatch(text):
-        seconds = sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(text))
-        if seconds > 0:
-            return seconds
-    raise InvalidSpecError(f'{where} is {text!r}: give a duration above 0 such as "30s", "2m" or "1m30s".')

@@ -8,7 +8,7 @@ import os
 import re
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from importlib.metadata import version
 from typing import Final
@@ -19,6 +19,9 @@ VERSION: Final = version("partymq")
 
 LEVELS: Final = ("debug", "info", "warning", "error")
 
+_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_DURATION: Final = re.compile(r"(?:(?:\d+(?:\.\d+)?)(?:ms|s|m|h))+")
+_PART: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
 _NAMESPACE: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
@@ -27,6 +30,17 @@ class LogFormat(StrEnum):
 
     TEXT = "text"
     JSON = "json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientsApi:
+    """How the operator serves clients outside of the cluster; times are seconds."""
+
+    port: int
+    token: str = field(default="", repr=False)
+    """What requests must carry; empty for nothing."""
+    check_every: float = 30.0
+    expires_after: float = 120.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +57,8 @@ class Settings:
     """Names this process in statuses, Events and on the broker; the pod's name."""
     kubeconfig: str | None = None
     """How to reach the API server from outside of a cluster; None for what `kubectl` would take."""
+    clients: ClientsApi | None = None
+    """None where the operator serves pods only."""
 
 
 def load(
@@ -54,19 +70,46 @@ def load(
     log_level: str | None = None,
     identity: str | None = None,
     kubeconfig: str | None = None,
+    clients_port: str | None = None,
+    heartbeat_check_interval: str | None = None,
+    heartbeat_expires_after: str | None = None,
     environ: Mapping[str, str] = os.environ,
 ) -> Settings:
     """Settings from flags (None: not given) and the environment; raises InvalidSpecError."""
     default = Settings()
+    port = clients_port or environ.get("PARTYMQ_CLIENTS_PORT")
     return Settings(
         namespaces=_namespaces(namespaces or tuple(environ.get("PARTYMQ_NAMESPACES", "").split(","))),
         http_host=http_host or environ.get("PARTYMQ_HTTP_HOST") or default.http_host,
-        http_port=_port(http_port or environ.get("PARTYMQ_HTTP_PORT") or str(default.http_port)),
+        http_port=_port("http-port", http_port or environ.get("PARTYMQ_HTTP_PORT") or str(default.http_port)),
         log_format=_log_format(log_format or environ.get("PARTYMQ_LOG_FORMAT") or default.log_format),
         log_level=_log_level(log_level or environ.get("PARTYMQ_LOG_LEVEL") or default.log_level),
         identity=identity or environ.get("PARTYMQ_IDENTITY") or socket.gethostname(),
         kubeconfig=kubeconfig or None,
+        clients=ClientsApi(
+            port=_port("clients-port", port),
+            token=environ.get("PARTYMQ_API_TOKEN", ""),
+            check_every=seconds(
+                "--heartbeat-check-interval (PARTYMQ_HEARTBEAT_CHECK_INTERVAL)",
+                heartbeat_check_interval or environ.get("PARTYMQ_HEARTBEAT_CHECK_INTERVAL") or "30s",
+            ),
+            expires_after=seconds(
+                "--heartbeat-expires-after (PARTYMQ_HEARTBEAT_EXPIRES_AFTER)",
+                heartbeat_expires_after or environ.get("PARTYMQ_HEARTBEAT_EXPIRES_AFTER") or "120s",
+            ),
+        )
+        if port
+        else None,
     )
+
+
+def seconds(where: str, text: object) -> float:
+    """A duration such as "1m30s"; raises InvalidSpecError."""
+    if isinstance(text, str) and _DURATION.fullmatch(text):
+        found = sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(text))
+        if found > 0:
+            return found
+    raise InvalidSpecError(f'{where} is {text!r}: give a duration above 0 such as "30s", "2m" or "1m30s".')
 
 
 def _namespaces(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -79,9 +122,10 @@ def _namespaces(names: tuple[str, ...]) -> tuple[str, ...]:
     return chosen
 
 
-def _port(text: str) -> int:
+def _port(option: str, text: str) -> int:
     if not (text.isascii() and text.isdecimal() and int(text) <= 65_535):
-        raise InvalidSpecError(f"--http-port {text!r} (PARTYMQ_HTTP_PORT) is no port: give a number from 0 to 65535.")
+        variable = f"PARTYMQ_{option.upper().replace('-', '_')}"
+        raise InvalidSpecError(f"--{option} {text!r} ({variable}) is no port: give a number from 0 to 65535.")
     return int(text)
 
 

@@ -23,6 +23,8 @@ needs_helm = pytest.mark.skipif(HELM is None, reason="helm is not installed: hac
 
 Manifest = dict[str, Any]
 
+CLIENTS_API = ("clientsApi.enabled=true", "clientsApi.token.secretName=clients")
+
 
 def helm(*arguments: str) -> subprocess.CompletedProcess[str]:
     assert HELM
@@ -118,7 +120,7 @@ def test_the_operator_is_told_what_to_serve() -> None:
     assert "PARTYMQ_NAMESPACES" not in environment(render())
     assert environment(render("watchNamespaces={shop,billing}"))["PARTYMQ_NAMESPACES"] == "shop,billing"
     assert environment(render("http.port=9000", "log.format=json"))["PARTYMQ_HTTP_PORT"] == "9000"
-    names = set(environment(render("watchNamespaces={shop}")))
+    names = set(environment(render("watchNamespaces={shop}", *CLIENTS_API)))
     source = (ROOT / "operator/partymq/settings.py").read_text()
     assert names == set(re.findall(r"\"(PARTYMQ_[A-Z_]+)\"", source))
 
@@ -196,6 +198,21 @@ def test_metrics_are_offered_when_asked_for() -> None:
     assert one(manifests, "Service")["spec"]["selector"].items() <= labels.items()
     monitor = one(manifests, "ServiceMonitor")["spec"]["selector"]["matchLabels"]
     assert monitor.items() <= one(manifests, "Service")["metadata"]["labels"].items()
+
+
+@needs_helm
+def test_the_clients_api_is_served_when_asked_for_and_never_without_a_token() -> None:
+    assert "PARTYMQ_CLIENTS_PORT" not in environment(render())
+    manifests = render(*CLIENTS_API, "clientsApi.port=9085", "clientsApi.service.type=NodePort")
+    assert environment(manifests)["PARTYMQ_CLIENTS_PORT"] == "9085"
+    (token,) = (entry for entry in container(manifests)["env"] if entry["name"] == "PARTYMQ_API_TOKEN")
+    assert token["valueFrom"] == {"secretKeyRef": {"name": "clients", "key": "token"}}
+    service = one(manifests, "Service")["spec"]
+    labels = one(manifests, "Deployment")["spec"]["template"]["metadata"]["labels"]
+    assert service["selector"].items() <= labels.items()
+    assert (service["type"], service["ports"][0]["port"]) == ("NodePort", 9085)
+    assert {"name": "clients", "containerPort": 9085} in container(manifests)["ports"]
+    assert helm("template", "release", str(CHART), f"--set={CLIENTS_API[0]}").returncode != 0
 
 
 @needs_helm

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -36,6 +37,8 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
             "--http-port 'http' (PARTYMQ_HTTP_PORT) is no port: give a number from 0 to 65535.",
         ),
         (("operator", "--http-port", "65536"), "is no port"),
+        (("operator", "--clients-port", "on"), "--clients-port 'on' (PARTYMQ_CLIENTS_PORT) is no port"),
+        (("operator", "--clients-port", "1", "--heartbeat-expires-after", "2"), "give a duration above 0"),
         (("operator", "--log-format", "xml"), "--log-format 'xml' (PARTYMQ_LOG_FORMAT) is unknown: give text or json."),
         (("operator", "--log-level", "loud"), "is unknown: give debug, info, warning, error."),
         (("dead", "list", "orders"), "'orders' is no group: write NAMESPACE/NAME"),
@@ -59,8 +62,10 @@ def test_bad_input_is_refused_in_one_line(
 def test_help_names_every_variable(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("operator", "--help") == 0
     text = capsys.readouterr().out
-    for name in ("NAMESPACES", "HTTP_HOST", "HTTP_PORT", "LOG_FORMAT", "LOG_LEVEL", "IDENTITY"):
-        assert f"PARTYMQ_{name}" in text
+    source = Path(settings.__file__).read_text()
+    names = set(re.findall(r"\"(PARTYMQ_[A-Z_]+)\"", source))
+    assert "PARTYMQ_CLIENTS_PORT" in names
+    assert [name for name in sorted(names) if name not in text] == []
 
 
 def test_flags_win_over_variables_and_variables_over_defaults() -> None:
@@ -74,6 +79,14 @@ def test_flags_win_over_variables_and_variables_over_defaults() -> None:
     assert loaded.namespaces == ("a", "b")
     assert (loaded.http_port, loaded.log_format, loaded.identity) == (9001, LogFormat.JSON, "pod")
     assert load(namespaces=("c",), environ=environ).namespaces == ("c",)
+
+
+def test_clients_are_served_only_where_a_port_is_given() -> None:
+    environ = {"PARTYMQ_API_TOKEN": "hidden", "PARTYMQ_HEARTBEAT_EXPIRES_AFTER": "1m30s"}
+    assert load(environ=environ).clients is None
+    clients = load(clients_port="0", environ=environ).clients
+    assert clients == settings.ClientsApi(port=0, token="hidden", check_every=30.0, expires_after=90.0)
+    assert "hidden" not in repr(clients)
 
 
 def test_without_anything_it_serves_all_namespaces_under_the_hosts_name() -> None:

@@ -163,6 +163,7 @@ def succeed(ledger: Ledger, *, writer: str) -> Ledger:
 
 def admit(ledger: Ledger, members: Collection[str]) -> Ledger:
     """Lets messages be published to the inboxes of `members`, which exist and were polled once."""
+    _require(not ledger.plain.intersection(members), "a member has the name of a client with a queue of its own")
     return replace(ledger, members=ledger.members.union(members))
 
 

@@ -70,6 +70,11 @@ class Names:
         """The exchange by which dead messages get back to the source; it exists only while that goes on."""
         return f"{self.prefix}replay"
 
+    @property
+    def exchange(self) -> str:
+        """Where clients of the HTTP API bind queues of their own; the default group of `partymq serve` has another."""
+        return f"{self.prefix}write"
+
     def inbox(self, member: str) -> str:
         """The queue that a member consumes."""
         name = f"{self._inboxes}{member}"

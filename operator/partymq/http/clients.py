@@ -5,18 +5,21 @@ empty, no header is needed, statuses are the same. Everything else is new beside
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any, Final
 
 import orjson
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 from partymq.core.clients import ClientKind
 from partymq.core.report import GroupReport
 from partymq.http import views
-from partymq.http.openapi import DOCUMENT
-from partymq.http.problems import ProblemError
+from partymq.http.auth import bearer
+from partymq.http.groups import LONG, SHORT, Groups
+from partymq.http.openapi import DOCUMENT, WITHOUT_DEFAULT
+from partymq.http.problems import ProblemError, problems
 from partymq.router.registry import Registry
 
 MAX_NAME: Final = 200
@@ -46,16 +49,34 @@ def routes(prefix: str, find: FindGroup) -> list[web.RouteDef]:
     ]
 
 
-def description() -> web.RouteDef:
+def api(
+    groups: Groups, reports: Callable[[], Mapping[str, GroupReport]], *, default: FindGroup | None = None
+) -> list[web.RouteDef]:
+    """All of the API; `default` finds the group that is served without a prefix, where there is one."""
+    return [
+        description(DOCUMENT if default is not None else WITHOUT_DEFAULT),
+        health(reports),
+        *(routes("", default) if default is not None else ()),
+        *routes(SHORT, groups.find),
+        *routes(LONG, groups.find),
+    ]
+
+
+def middlewares(token: str) -> list[Middleware]:
+    """What stands before the API: problems, and the token where there is one."""
+    return [problems, *([bearer(token)] if token else [])]
+
+
+def description(document: Mapping[str, Any]) -> web.RouteDef:
     """The API's OpenAPI document."""
 
     async def openapi(_: web.Request) -> web.Response:
-        return web.json_response(DOCUMENT)
+        return web.json_response(document)
 
     return web.get("/openapi.json", openapi)
 
 
-def health(reports: Callable[[], dict[str, GroupReport]]) -> web.RouteDef:
+def health(reports: Callable[[], Mapping[str, GroupReport]]) -> web.RouteDef:
     """Says that the process lives, and how its groups are."""
 
     async def answer(_: web.Request) -> web.Response:

@@ -1,10 +1,12 @@
 """The clients API as an OpenAPI 3.1 document, which the server serves and docs/openapi.json repeats.
 
-Invariant: every route of the API is in it, and nothing else.
+Invariant: every route of the API is in it, and nothing else. The operator, which has no default group, serves it
+without the paths of one.
 """
 
 from typing import Any, Final
 
+from partymq.http.groups import LONG, SHORT
 from partymq.settings import VERSION
 
 _JSON: Final = "application/json"
@@ -92,13 +94,15 @@ _CLIENT_PATHS: Final[dict[str, Any]] = {
 }
 
 
-def _of_group(path: dict[str, Any]) -> dict[str, Any]:
-    parameter = {"$ref": "#/components/parameters/group"}
+def _of_group(prefix: str, path: dict[str, Any]) -> dict[str, Any]:
+    names = ("group",) if prefix == SHORT else ("namespace", "group")
+    parameters = [{"$ref": f"#/components/parameters/{name}"} for name in names]
     missing = {"404": _problem("There is no such group.")}
-    found: dict[str, Any] = {"parameters": [parameter, *path.get("parameters", [])]}
+    several = {"409": _problem("Groups of several namespaces have that name.")} if prefix == SHORT else {}
+    found: dict[str, Any] = {"parameters": [*parameters, *path.get("parameters", [])]}
     for method, operation in path.items():
         if method != "parameters":
-            found[method] = {**operation, "responses": {**missing, **operation["responses"]}}
+            found[method] = {**operation, "responses": {**missing, **several, **operation["responses"]}}
     return found
 
 
@@ -194,7 +198,11 @@ DOCUMENT: Final[dict[str, Any]] = {
             }
         },
         **_CLIENT_PATHS,
-        **{f"/groups/{{group}}{path}": _of_group(operations) for path, operations in _CLIENT_PATHS.items()},
+        **{
+            f"{prefix}{path}": _of_group(prefix, operations)
+            for prefix in (SHORT, LONG)
+            for path, operations in _CLIENT_PATHS.items()
+        },
     },
     "components": {
         "parameters": {
@@ -204,10 +212,16 @@ DOCUMENT: Final[dict[str, Any]] = {
                 "required": True,
                 "schema": {"type": "string", "maxLength": 200},
             },
-            "group": {"name": "group", "in": "path", "required": True, "schema": {"type": "string"}},
+            "group": _parameter("group"),
+            "namespace": _parameter("namespace"),
         },
         "schemas": _SCHEMAS,
         "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
     },
     "security": [{}, {"token": []}],
+}
+
+WITHOUT_DEFAULT: Final[dict[str, Any]] = {
+    **DOCUMENT,
+    "paths": {path: operations for path, operations in DOCUMENT["paths"].items() if path not in _CLIENT_PATHS},
 }

@@ -42,8 +42,11 @@ def problem(status: int, detail: str, reason: str = "") -> web.Response:
     body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
     if reason:
         body["reason"] = reason
-    headers = {"Retry-After": RETRY_AFTER} if status == HTTPStatus.SERVICE_UNAVAILABLE else {}
-    return web.json_response(body, status=status, content_type=CONTENT_TYPE, headers=headers)
+    answer = web.json_response(body, status=status, content_type=CONTENT_TYPE)
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        answer.headers["Retry-After"] = RETRY_AFTER
+        answer.force_close()  # behind a Service a new connection may reach the process that can answer
+    return answer
 
 
 @web.middleware

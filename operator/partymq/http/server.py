@@ -34,32 +34,39 @@ class Views:
 async def serve(
     host: str,
     port: int,
-    views: Views,
+    routes: Iterable[web.RouteDef],
     *,
-    routes: Iterable[web.RouteDef] = (),
+    what: str = "/healthz, /readyz and /metrics",
+    option: str = "http-port",
     middlewares: Iterable[Middleware] = (),
     max_body: int = 1024,
 ) -> AsyncIterator[int]:
-    """Answer until the block is over; gives the port, which the system chooses for 0."""
+    """Answer until the block is over; gives the port, which the system chooses for 0.
+
+    `what` and `option` say to people what is served, and which setting the port comes from.
+    """
     application = web.Application(middlewares=tuple(middlewares), client_max_size=max_body)
-    application.add_routes([*_probes(views), *routes])
+    application.add_routes(routes)
     runner = web.AppRunner(application, handle_signals=False, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     try:
         try:
             await web.TCPSite(runner, host, port).start()
         except OSError as error:
+            variable = f"PARTYMQ_{option.upper().replace('-', '_')}"
             raise InvalidSpecError(
-                f"--http-port {port} (PARTYMQ_HTTP_PORT): {host}:{port} cannot be served ({error.strerror})."
+                f"--{option} {port} ({variable}): {host}:{port} cannot be served ({error.strerror})."
             ) from error
         bound: int = runner.addresses[0][1]
-        log.info("Serving /healthz, /readyz and /metrics at %s:%d", host, bound)
+        log.info("Serving %s at %s:%d", what, host, bound)
         yield bound
     finally:
         await runner.cleanup()
 
 
-def _probes(views: Views) -> list[web.RouteDef]:
+def probes(views: Views) -> list[web.RouteDef]:
+    """What kubelets and Prometheus ask for."""
+
     async def healthz(_: web.Request) -> web.Response:
         return _verdict(views.alive())
 

@@ -100,6 +100,7 @@ class _Removal:
             await self._topology.delete(names.journal)
             await self._topology.delete_exchange(names.dlx)
             await self._topology.delete_exchange(names.replay)
+            await self._topology.delete_exchange(names.exchange)
         return left
 
     async def _delete(self, queue: str, *, client: bool = False) -> str | None:

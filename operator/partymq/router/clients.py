@@ -15,7 +15,7 @@ from partymq.core.clients import ClientKind
 from partymq.core.ledger import Ledger
 from partymq.core.membership import Pod, PodState
 from partymq.core.names import Names
-from partymq.core.pinning import bind, leave, ready
+from partymq.core.pinning import ConflictError, bind, leave, ready
 from partymq.core.spec import ClientsSpec
 from partymq.errors import ClientGoneError
 from partymq.router.inboxes import Inboxes
@@ -45,6 +45,7 @@ class SessionClients:
         on_ledger: Callable[[Ledger], None],
         on_gone: Callable[[str], None],
         source_returned: Callable[[int], bool],
+        is_pod: Callable[[str], bool],
     ) -> None:
         self._spec = spec
         self._link = link
@@ -57,6 +58,7 @@ class SessionClients:
         self._on_ledger = on_ledger
         self._on_gone = on_gone
         self._source_returned = source_returned
+        self._is_pod = is_pod
         self._sinks: dict[str, Member] = {}
         self.slots = Slots(lanes=lanes, journal=journal, client=self.sink)
         link.explain_return = self._explain_return
@@ -83,6 +85,8 @@ class SessionClients:
 
     async def bind(self, name: str, kind: ClientKind) -> None:
         """Raises `ConflictError`; a managed client's inbox is there on return."""
+        if self._is_pod(name):
+            raise ConflictError(f"{name} is the name of a pod that has joined this group: bind under another name.")
         await self._write(partial(bind, name=name, kind=kind))
         if kind is ClientKind.MANAGED:
             while name not in self._inboxes.members:  # one of that name may just be about to be deleted

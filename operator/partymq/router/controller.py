@@ -66,13 +66,19 @@ class Controller:
         """True while the member's pod exists and is not on its way out."""
         return any(pod.name == member and pod.state is not PodState.TERMINATING for pod in self._listed or ())
 
+    def is_pod(self, name: str) -> bool:
+        """True if a pod of that name has opted in, as far as is known."""
+        return any(pod.name == name for pod in self._pods or ())
+
     @property
     def _listed(self) -> tuple[Pod, ...] | None:
         """Pods and managed clients; None while pods have not been listed yet."""
         if self._pods is None:
             return None
-        names = {pod.name for pod in self._pods}
-        return (*self._pods, *(client for client in self._managed() if client.name not in names))
+        names, plain = {pod.name for pod in self._pods}, self._journal.ledger.plain
+        # A pod that has the name of a plain client has to wait until that is unbound: one name is one owner.
+        pods = (pod for pod in self._pods if pod.name not in plain)
+        return (*pods, *(client for client in self._managed() if client.name not in names))
 
     @property
     def balanced(self) -> bool:

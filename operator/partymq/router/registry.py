@@ -93,7 +93,8 @@ class Registry:
                 return session.serving
             if session is not None and session.standing_by:
                 raise NotRoutingError(
-                    "Another PartyMQ routes this group, this one stands by: ask that one, or again in a moment."
+                    "Another PartyMQ routes this group, this one stands by: ask that one. Behind a Service or a proxy "
+                    "ask again, with a new connection, until it is that one."
                 )
             if loop.time() >= until:
                 raise NotRoutingError("This group is not routed now (GET /health says why): ask again in a moment.")

@@ -229,7 +229,10 @@ class Reporter:
 
     def _nobody(self) -> str:
         if self._config.clients is not None:
-            return "no client is bound and ready, or consumes its inbox: messages wait in the source"
+            return (
+                "no client is bound and ready, or consumes its inbox: messages wait in the source. Clients bind over "
+                "HTTP; in a cluster pods opt in with the annotation partymq.io/group, too"
+            )
         return (
             "no pod is ready and consumes its inbox: messages wait in the source. Pods opt in with the annotation "
             f"partymq.io/group: {self._config.group.name}"

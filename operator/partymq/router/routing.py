@@ -133,6 +133,7 @@ class Routing:
                 on_ledger=self._on_ledger,
                 on_gone=on_gone,
                 source_returned=lambda seq: self.intake.returned(seq),
+                is_pod=self.controller.is_pod,
             )
         self.intake = Intake(
             spec=spec,

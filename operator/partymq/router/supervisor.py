@@ -8,7 +8,7 @@ group (its configuration, its pods) outlives sessions.
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from partymq.core.membership import Pod
@@ -110,6 +110,11 @@ class Supervisor:
         self._preferred[group] = identity
         if group in self._groups:
             self._groups[group].preferred = identity
+
+    @property
+    def groups(self) -> Collection[GroupId]:
+        """All groups that are known here."""
+        return self._groups.keys()
 
     def clients(self, group: GroupId) -> Registry | None:
         """What clients of the HTTP API may ask of a group; None where it serves none."""

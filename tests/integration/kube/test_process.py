@@ -3,52 +3,16 @@
 import asyncio
 import json
 import signal
-import sys
-from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aio_pika
-import aiohttp
 
 from support.api_server import Kubectl, Line
 from support.broker import QUORUM, amqp_url, management_url, temporary_queue
 from support.conditions import eventually
+from support.operators import get, operator
 from support.processes import Clients
 from support.spool import Spool
-
-
-@asynccontextmanager
-async def operator(*flags: str, kubectl: Kubectl) -> AsyncIterator[tuple[Process, str, list[str]]]:
-    """A running operator, where it serves HTTP, and its log until now."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-W", "error::DeprecationWarning", "-m", "partymq", "operator", "--log-format", "json"),
-        *("--namespace", kubectl.namespace, "--http-host", "127.0.0.1", "--http-port", "0", "--identity", "the-pod"),
-        *("--kubeconfig", kubectl.kubeconfig, *flags),
-        stderr=PIPE,
-    )
-    log: list[str] = []
-    reading = asyncio.create_task(read(process, log))
-    try:
-        await eventually(lambda: bool(log), "a first line", 30.0)
-        yield process, f"http://{json.loads(log[0])['message'].split(' at ')[1]}", log
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
-        await reading
-
-
-async def read(process: Process, log: list[str]) -> None:
-    assert process.stderr
-    while line := await process.stderr.readline():
-        log.append(line.decode())
-
-
-async def get(url: str) -> tuple[int, str]:
-    async with aiohttp.ClientSession() as session, session.get(url) as response:
-        return response.status, await response.text()
 
 
 async def test_it_routes_is_probed_and_stops_in_order(kubectl: Kubectl) -> None:

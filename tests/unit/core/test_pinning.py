@@ -203,3 +203,9 @@ def test_25_000_pins_cost_a_write_little() -> None:
         best = min(best, perf_counter() - before)
     assert len(written) < 30_000
     assert best < 0.02, f"{best * 1000:.1f} ms"
+
+
+def test_a_member_of_a_plain_clients_name_is_not_admitted() -> None:
+    """A partition's owner is a name: it must not mean an inbox and a client's own queue."""
+    with pytest.raises(LedgerError, match="the name of a client"):
+        transitions.admit(plain(transitions.empty(64), "x"), ["x"])

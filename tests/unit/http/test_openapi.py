@@ -3,12 +3,15 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
+import pytest
 import yaml
 from aiohttp import web
 
-from partymq.http.clients import health, routes
-from partymq.http.openapi import DOCUMENT
+from partymq.http.clients import FindGroup, api
+from partymq.http.groups import Groups
+from partymq.http.openapi import DOCUMENT, WITHOUT_DEFAULT
 from partymq.router.registry import Registry
 
 ROOT = Path(__file__).parents[3]
@@ -22,18 +25,19 @@ def test_the_document_is_the_one_in_docs() -> None:
     assert json.loads((ROOT / "docs/openapi.json").read_text()) == json.loads(json.dumps(DOCUMENT))
 
 
-def test_every_route_is_described_and_nothing_else() -> None:
+@pytest.mark.parametrize(("document", "default"), [(DOCUMENT, nobody), (WITHOUT_DEFAULT, None)])
+def test_every_route_is_described_and_nothing_else(document: dict[str, Any], default: FindGroup | None) -> None:
+    groups = Groups(known=tuple, registry=lambda _: None)
     served = {
-        (re.sub(r":[^}]*}", "}", route.path), route.method.lower())
-        for route in (*routes("", nobody), *routes("/groups/{group}", nobody), health(dict))
+        (re.sub(r":[^}]*}", "}", route.path), route.method.lower()) for route in api(groups, dict, default=default)
     }
     described = {
         (path, method)
-        for path, operations in DOCUMENT["paths"].items()
+        for path, operations in document["paths"].items()
         for method in operations
         if method != "parameters"
     }
-    assert served == described
+    assert served == described | {("/openapi.json", "get")}
 
 
 def test_what_it_refers_to_is_there() -> None:

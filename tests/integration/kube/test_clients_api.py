@@ -1,0 +1,143 @@
+"""The operator serves clients outside of the cluster beside pods: one group, one router, the same promises."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aio_pika
+import aiohttp
+
+from support.api_server import Kubectl
+from support.broker import QUORUM, amqp_url, temporary_queue
+from support.conditions import eventually
+from support.operators import operator
+from support.processes import Clients
+from support.serve import free_port
+from support.spool import Spool
+
+TOKEN = "secret"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Api:
+    """The API of one operator."""
+
+    port: int
+    session: aiohttp.ClientSession
+    prefix: str = "/groups/orders"
+
+    async def call(self, method: str, path: str, **options: Any) -> tuple[int, Any]:  # noqa: ANN401 - JSON
+        url = f"http://127.0.0.1:{self.port}{path}"
+        async with self.session.request(method, url, **options) as answer:
+            text = await answer.text()
+            if answer.status == 503:
+                assert answer.headers["Connection"] == "close", "a Service would lead to the same one again"
+            return answer.status, json.loads(text) if "json" in answer.content_type else None
+
+    async def of_group(self, method: str, path: str, **options: Any) -> tuple[int, Any]:  # noqa: ANN401 - JSON
+        return await self.call(method, f"{self.prefix}{path}", **options)
+
+
+@asynccontextmanager
+async def serving(kubectl: Kubectl, identity: str = "the-pod") -> AsyncIterator[Api]:
+    """An operator with the clients API."""
+    port = free_port()
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    flags = ("--clients-port", str(port))
+    async with (
+        operator(*flags, kubectl=kubectl, identity=identity, PARTYMQ_API_TOKEN=TOKEN) as (_, _, log),
+        aiohttp.ClientSession(headers=headers) as session,
+    ):
+        await eventually(lambda: any("the clients API" in line for line in log), "the API is served", 30.0)
+        yield Api(port=port, session=session)
+
+
+async def routed(api: Api) -> bool:
+    return (await api.of_group("GET", "/clients"))[0] == 200
+
+
+async def shared_by(kubectl: Kubectl, *names: str) -> None:
+    """Waits until these have partitions and nobody else, but for the plain client: it may get whole ones or slots."""
+
+    def shares() -> dict[str, str]:
+        members = kubectl.status().get("members", ())
+        return {m["name"]: m["partitions"] for m in members if m["partitions"] and m["name"] != "plain"}
+
+    await eventually(
+        lambda: asyncio.to_thread(lambda: shares().keys() == set(names)), lambda: f"{shares()}, not {names}", 30.0
+    )
+
+
+async def test_plain_and_managed_clients_live_beside_pods(kubectl: Kubectl, tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    async with (
+        temporary_queue(amqp_url(), "source", QUORUM) as source,
+        temporary_queue(amqp_url(), "plain") as own_queue,
+        serving(kubectl) as api,
+        Clients(spool, amqp_url()) as clients,
+        await aio_pika.connect(amqp_url()) as connection,
+    ):
+        kubectl.secret(amqp_url())
+        kubectl.pod("a", ready=True)
+        kubectl.group(source={"queue": source}, partitions=12, rebalance={"delaySeconds": 0})
+        await eventually(lambda: routed(api), "the group is routed", 30.0)
+        inbox = f"partymq.{kubectl.namespace}.orders.inbox."
+        await (await clients.consumer(f"{inbox}a", name="a", work=0.001)).started()
+        status, problem = await api.of_group("POST", "/clients/a/bind")
+        assert (status, "name of a pod" in problem["detail"]) == (409, True)
+
+        _, binding = await api.of_group("POST", "/clients/plain/bind")
+        exchange = f"partymq.{kubectl.namespace}.orders.write"
+        assert binding == {"exchange": exchange, "routingKey": "partymq.partition-plain"}
+        channel = await connection.channel()
+        await (await channel.get_queue(own_queue)).bind(exchange, binding["routingKey"])
+        assert (await api.of_group("POST", "/clients/plain/ready"))[0] == 200
+        long = f"/namespaces/{kubectl.namespace}/groups/orders"
+        _, binding = await api.call("POST", f"{long}/clients/managed/bind", json={"managed": True})
+        assert binding["queue"] == f"{inbox}managed"
+        managed = await (await clients.consumer(f"{inbox}managed", name="managed", work=0.001)).started()
+        await (await clients.consumer(own_queue, name="plain", work=0.001)).started()
+        await shared_by(kubectl, "a", "managed")
+
+        producer = await (await clients.producer(source, rate=300, keys=200)).started()
+        await eventually(lambda: spool.counts()[1] > 300, "messages arrive", 30.0)
+        kubectl.pod("b", ready=True)
+        await (await clients.consumer(f"{inbox}b", name="b", work=0.001)).started()
+        await shared_by(kubectl, "a", "b", "managed")
+        assert (await api.of_group("POST", "/clients/managed/unbind"))[0] == 200
+        await shared_by(kubectl, "a", "b")
+        await managed.kill()
+        await producer.stop()
+        await spool.settled()
+    verdict = spool.audit()
+    assert verdict.ok, verdict.report()
+
+
+async def test_what_is_asked_of_whom(kubectl: Kubectl) -> None:
+    async with temporary_queue(amqp_url(), "source") as source, serving(kubectl) as api:
+        kubectl.secret(amqp_url())
+        kubectl.group(source={"queue": source}, partitions=4)
+        await eventually(lambda: routed(api), "the group is routed", 30.0)
+        for path in ("/groups/orders/clients", "/clients"):
+            assert (await api.call("GET", path, headers={"Authorization": "Bearer wrong"}))[0] == 401
+        assert (await api.call("GET", "/clients"))[0] == 404, "there is no group without a prefix"
+        assert (await api.call("GET", "/metrics"))[0] == 404, "that is another port's"
+        assert "no group" in (await api.call("GET", "/groups/other/clients"))[1]["detail"]
+        status, health = await api.call("GET", "/health", headers={"Authorization": ""})
+        assert (status, health["groups"][f"{kubectl.namespace}/orders"]["routing"]) == (200, True)
+
+        async with serving(kubectl, "another-pod") as other:
+
+            async def stands_by() -> bool:
+                groups = (await other.call("GET", "/health"))[1]["groups"]
+                return bool(groups.get(f"{kubectl.namespace}/orders", {}).get("reason") == "Standby")
+
+            await eventually(stands_by, "the other stands by", 30.0)
+            status, problem = await other.of_group("POST", "/clients/c/bind")
+            assert (status, problem["reason"]) == (503, "NotRouting")
+            assert "with a new connection" in problem["detail"]
+            assert (await api.of_group("POST", "/clients/c/bind"))[0] == 200
