@@ -180,13 +180,13 @@ def disorder(received: dict[str, list[tuple[int, str]]]) -> int:
 
 
 @asynccontextmanager
-async def serving(**environment: str) -> AsyncIterator[Served]:
+async def serving(source_arguments: dict[str, str] | None = None, /, **environment: str) -> AsyncIterator[Served]:
     """A server with a group and a source of its own, started."""
     group = unique("serve")
     async with await aio_pika.connect(amqp_url()) as connection, aiohttp.ClientSession() as session:
         channel = await connection.channel()
         source = f"{group}.source"
-        await channel.declare_queue(source, durable=True)
+        await channel.declare_queue(source, durable=True, arguments={**(source_arguments or {})})
         variables = {
             "PARTYMQ_RABBIT_CS": amqp_url(),
             "PARTYMQ_SOURCE_QUEUE": source,

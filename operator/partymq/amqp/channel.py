@@ -26,6 +26,7 @@ from partymq.amqp.frames import (
     consume_frame,
     declare_frame,
     delete_frame,
+    give_back_frame,
     method_frame,
     purge_frame,
     readdress,
@@ -151,6 +152,15 @@ class Channel:
         if self._closing:
             return
         self._output.send(ack_frame(self.number, tag, multiple))
+
+    def give_back(self) -> None:
+        """Return everything that is unacknowledged to its queue, in its order.
+
+        In one nack: after several the order on a quorum queue would be theirs. Unlike a `close` it takes effect after
+        the acknowledgements before it.
+        """
+        if not self._closing:
+            self._output.send(give_back_frame(self.number))
 
     async def inspect(self, queue: str) -> tuple[int, int]:
         """The ready messages and the consumers of a queue of any kind; a missing queue closes the channel (404)."""

@@ -79,6 +79,11 @@ def ack_frame(channel: int, tag: int, multiple: bool) -> bytes:
     return _ACK.pack(METHOD, channel, _ACK_SIZE, CONFIRM, tag, multiple, 0xCE)
 
 
+def give_back_frame(channel: int) -> bytes:
+    """Basic.Nack of everything that the channel holds, which returns to its queue."""
+    return _method(channel, 120, bytes(8) + b"\x03", class_id=_BASIC)
+
+
 def consume_frame(channel: int, queue: str, tag: str, *, exclusive: bool, arguments: Arguments) -> bytes:
     """Basic.Consume with manual acknowledgement."""
     rest = shortstr(queue) + shortstr(tag) + (b"\x04" if exclusive else b"\x00") + field_table(dict(arguments))

@@ -26,6 +26,8 @@ PREFETCH = 2000
 
 DRAIN_WITHIN = 8.0
 """Seconds in which what was delivered has to be on its way when the source is closed."""
+PROVE_WITHIN = 4.0
+"""Seconds at least in which the acknowledgements have to take effect then."""
 COUNT_RETRY = 0.005
 
 KeyReader = Callable[[bytes, bytes, bytes], bytes | None]
@@ -68,6 +70,7 @@ class Source:
         self._acked = 0
         self._done: set[int] = set()
         self._stopped = False
+        self._returned = 0
         self.routed = 0
 
     async def open(self, queue: str) -> None:
@@ -122,7 +125,11 @@ class Source:
 
         False when it is none that was published from here and is unconfirmed.
         """
-        return self._publisher.forget_arrival(seq - self._base)
+        if not self._publisher.forget_arrival(seq - self._base):
+            return False
+        self._returned += 1
+        self._progress.set()
+        return True
 
     def _ack(self) -> None:
         self._progress.set()
@@ -135,30 +142,34 @@ class Source:
         """Stops without a repeat: what was delivered goes its way, and the acknowledgements of it are proven.
 
         RabbitMQ drops acknowledgements that it has not handed to a quorum queue yet when their channel is closed. So
-        the consumer is cancelled first, and all that it holds is acknowledged; a quorum queue counts it among its
-        `consumers` until that took effect. What cannot go its way in time is given back.
+        the consumer is cancelled first, and all that it holds is acknowledged or, what came back and what cannot go its
+        way in time, given back; a quorum queue counts it among its `consumers` until that took effect.
         """
-        if self._channel is not None:
-            await self._channel.cancel()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(DRAIN_WITHIN):
-                    while self._next <= self._last:
-                        self._progress.clear()
-                        await self._progress.wait()
-                    self._ack()
-                    # Polled: the broker tells nobody of it.
-                    while await consumers() > 0:  # noqa: ASYNC110
-                        await asyncio.sleep(COUNT_RETRY)
+        channel = self._channel
+        if channel is None:
+            self._stopped = True
+            return
+        begun = asyncio.get_running_loop().time()
+        await channel.cancel()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(begun + DRAIN_WITHIN):
+                while self.routed + self._returned < self._last:
+                    self._progress.clear()
+                    await self._progress.wait()
         self._stopped = True
         for lane in self._parked():
             lane.parked.clear()  # not published: the broker takes it back and delivers it again
-        channel = self._channel
-        if channel is None:
-            return
         await self._publisher.confirmed()
         self._ack()
         self._link.off_chunk(self._ack)
         for tag in sorted(self._done):
             channel.ack(tag)
+        if self._next <= self._last:
+            channel.give_back()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(max(begun + DRAIN_WITHIN, asyncio.get_running_loop().time() + PROVE_WITHIN)):
+                # Polled: the broker tells nobody of it.
+                while await consumers() > 0:  # noqa: ASYNC110
+                    await asyncio.sleep(COUNT_RETRY)
         self._channel = None
         await channel.close()

@@ -7,7 +7,9 @@ from dataclasses import replace
 from functools import partial
 
 import aiohttp
+import pytest
 
+from support.broker import QUORUM
 from support.conditions import eventually
 from support.serve import Served, disorder, free_port, owners, serving
 
@@ -120,8 +122,11 @@ async def test_who_is_not_heard_of_is_dropped_ready_or_not() -> None:
         assert len((await s.received())["lively"]) == 200
 
 
-async def test_a_client_whose_queue_is_gone_is_dropped_and_nothing_is_lost() -> None:
-    async with serving() as s:
+@pytest.mark.parametrize("source_arguments", [None, QUORUM], ids=["classic", "quorum"])
+async def test_a_client_whose_queue_is_gone_is_dropped_at_once_and_nothing_is_lost(
+    source_arguments: dict[str, str] | None,
+) -> None:
+    async with serving(source_arguments) as s:
         await s.join("one")
         await s.join("two")
         await s.publish(f"k{n}" for n in range(2_000))
@@ -130,8 +135,13 @@ async def test_a_client_whose_queue_is_gone_is_dropped_and_nothing_is_lost() -> 
         await s.channel.queue_delete(s.queues.pop("one"))
         s.sent -= held
         await s.publish(f"k{n}" for n in range(2_000))
+
+        async def dropped() -> bool:
+            status, bound = await s.call("GET", "/clients")
+            return status == 200 and [client["hostname"] for client in bound["clients"]] == ["two"]
+
+        assert await eventually(dropped, "it is not dropped", 20.0) < 2.0, "the source waits for what came back"
         await s.drained()
-        assert [c["hostname"] for c in (await s.call("GET", "/clients"))[1]["clients"]] == ["two"]
         received = await s.received()
     later = [number for number, _ in received["two"]][2_000 - held :]
     assert len(later) == len(set(later)) == 2_000, "lost or repeated"

@@ -35,6 +35,10 @@ def test_an_ack_frame_is_what_pamqp_builds(tag: int, multiple: bool) -> None:
     assert frames.ack_frame(7, tag, multiple) == built(commands.Basic.Ack(tag, multiple))
 
 
+def test_a_frame_that_gives_everything_back_is_what_pamqp_builds() -> None:
+    assert frames.give_back_frame(7) == built(commands.Basic.Nack(0, multiple=True, requeue=True))
+
+
 @pytest.mark.parametrize("exclusive", [True, False])
 def test_a_consume_frame_is_what_pamqp_builds(exclusive: bool) -> None:
     method = commands.Basic.Consume(

@@ -241,8 +241,8 @@ class Channel:
         """Acknowledge one, or all up to it. Nothing says when it took effect."""
         self._settle(tag, multiple, lambda each, messages: each.queue.acknowledge(each.consumer, messages))
 
-    def reject(self, tag: int, *, requeue: bool = False) -> None:
-        self._settle(tag, False, lambda each, messages: each.queue.reject(each.consumer, messages, requeue=requeue))
+    def reject(self, tag: int, *, requeue: bool = False, multiple: bool = False) -> None:
+        self._settle(tag, multiple, lambda each, messages: each.queue.reject(each.consumer, messages, requeue=requeue))
 
     def holds(self, tag: int) -> bool:
         """True for a delivery that is still to be settled."""

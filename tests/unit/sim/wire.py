@@ -223,6 +223,13 @@ class SimChannel:
     def ack(self, tag: int, *, multiple: bool = False) -> None:
         self._settle(lambda: self._remote.ack(tag, multiple=multiple))
 
+    def give_back(self) -> None:
+        def settlement() -> None:
+            if held := self._remote._unsettled:
+                self._remote.reject(max(held), multiple=True, requeue=True)
+
+        self._settle(settlement)
+
     async def inspect(self, queue: str) -> tuple[int, int]:
         depth = await self._call(lambda: self._remote.depth(queue))
         return depth.messages, depth.consumers
