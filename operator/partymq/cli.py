@@ -151,6 +151,7 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     options = (
         ("--config", "FILE", "a YAML file with groups and their specs (PARTYMQ_CONFIG)"),
         ("--rabbit-cs", "URI", "the broker (PARTYMQ_RABBIT_CS; amqp://guest:guest@localhost:5672)"),
+        ("--management-uri", "URI", "its management API (PARTYMQ_MANAGEMENT_URI; port 15672 of the broker's host)"),
         ("--source-queue", "QUEUE", "the queue to partition (PARTYMQ_SOURCE_QUEUE; partymq.q.source)"),
         ("--key-source", "PLACE", "header, body, property or routingKey (PARTYMQ_KEY_SOURCE; header)"),
         ("--key-name", "NAME", "header, property, JSON field or pointer (PARTYMQ_KEY_NAME; partitionKey)"),

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import yaml
 
-from partymq.amqp.address import parse_uri
+from partymq.amqp.address import management_address, parse_uri
 from partymq.core.names import Names
 from partymq.core.spec import ClientsSpec, GroupConfig, GroupId, GroupSpec
 from partymq.errors import InvalidSecretError, InvalidSpecError
@@ -39,7 +39,7 @@ _SPEC: Final[Mapping[str, Any]] = {
     "paused": None,
 }
 _FILE: Final[Mapping[str, Any]] = {
-    "broker": {"uri": None},
+    "broker": {"uri": None, "managementUri": None},
     "heartbeat": {"checkInterval": None, "expiresAfter": None},
     "groups": None,
 }
@@ -60,6 +60,7 @@ class Flags:
 
     config: str | None = None
     rabbit_cs: str | None = None
+    management_uri: str | None = None
     source_queue: str | None = None
     key_source: str | None = None
     key_name: str | None = None
@@ -83,8 +84,16 @@ def load_serving(flags: Flags, environ: Mapping[str, str] = os.environ) -> Servi
     path = told("config")
     file = _read(path) if path else {}
     broker = told("rabbit_cs") or _section(file, "broker").get("uri") or DEFAULT_BROKER
+    management = told("management_uri") or _section(file, "broker").get("managementUri") or ""
     try:
-        address = parse_uri(str(broker))
+        management = management_address(str(management))
+    except InvalidSecretError:
+        raise InvalidSpecError(
+            "--management-uri (PARTYMQ_MANAGEMENT_URI) is no address of a management API: write http://host:15672 or "
+            "https://user:password@host:15671."
+        ) from None
+    try:
+        address = parse_uri(str(broker), management_uri=management)
     except InvalidSecretError as error:
         raise InvalidSpecError(f"--rabbit-cs (PARTYMQ_RABBIT_CS): {error}") from None
     heartbeat = _section(file, "heartbeat")

@@ -24,7 +24,7 @@ from partymq.amqp.frames import HEADER_HEAD, body_frames, publish_frame
 from partymq.amqp.topology import Topology
 from partymq.core.names import Names
 from partymq.core.spec import GroupId
-from support.broker import amqp_url, unique
+from support.broker import amqp_url, management_url, unique
 from support.conditions import eventually
 from support.group import address
 
@@ -189,6 +189,7 @@ async def serving(source_arguments: dict[str, str] | None = None, /, **environme
         await channel.declare_queue(source, durable=True, arguments={**(source_arguments or {})})
         variables = {
             "PARTYMQ_RABBIT_CS": amqp_url(),
+            "PARTYMQ_MANAGEMENT_URI": management_url(),
             "PARTYMQ_SOURCE_QUEUE": source,
             "PARTYMQ_GROUP": group,
             "PARTYMQ_HTTP_HOST": "127.0.0.1",

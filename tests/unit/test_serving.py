@@ -42,6 +42,7 @@ def test_a_flag_wins_over_its_variable_and_that_over_the_file(tmp_path: Path) ->
     ("environ", "sentence"),
     [
         ({"PARTYMQ_RABBIT_CS": "http://x"}, "PARTYMQ_RABBIT_CS"),
+        ({"PARTYMQ_MANAGEMENT_URI": "host:15672"}, "--management-uri .* is no address"),
         ({"PARTYMQ_HEARTBEAT_EXPIRES_AFTER": "120"}, "PARTYMQ_HEARTBEAT_EXPIRES_AFTER"),
         ({"PARTYMQ_HEARTBEAT_CHECK_INTERVAL": "0s"}, "above 0"),
         ({"PARTYMQ_KEY_SOURCE": "foot"}, "it must be header or body"),

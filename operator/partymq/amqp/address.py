@@ -64,7 +64,7 @@ def from_service_binding(secret: Mapping[str, str]) -> BrokerAddress:
     there or the port is 5671 (which is what the cluster operator writes for a broker with TLS). An optional
     `management-uri` says where the management API is. Other keys are not looked at.
     """
-    management_uri = _management_uri(secret.get("management-uri", "").strip())
+    management_uri = management_address(secret.get("management-uri", "").strip())
     pem = {"ca": secret.get("ca.crt", ""), "certificate": secret.get("tls.crt", ""), "key": secret.get("tls.key", "")}
     if uri := secret.get("uri", "").strip():
         return parse_uri(uri, **pem, management_uri=management_uri)
@@ -99,7 +99,8 @@ def from_service_binding(secret: Mapping[str, str]) -> BrokerAddress:
     )
 
 
-def _management_uri(uri: str) -> str:
+def management_address(uri: str) -> str:
+    """An address of a management API as it is used; empty for none. Raises InvalidSecretError."""
     try:
         parts = urlsplit(uri)
         usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0

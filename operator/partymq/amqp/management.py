@@ -107,6 +107,12 @@ class Management:
             raise BrokerError(f"The management API at {self._url} does not list the queues.")
         return frozenset(queue["name"] for queue in found)
 
+    async def routing_keys(self, exchange: str) -> tuple[str, ...]:
+        """The keys with which queues are bound to an exchange; none where there is no such exchange."""
+        found = await self._call("GET", f"/api/exchanges/{self._vhost}/{quote(exchange, safe='')}/bindings/source")
+        bindings = found if isinstance(found, list) else ()
+        return tuple(binding["routing_key"] for binding in bindings if binding["destination_type"] == "queue")
+
     async def close_connection(self, name: str, *, reason: str) -> bool:
         """Have the broker close a connection; False when it is gone already. `reason` is what its client is told."""
         path = f"/api/connections/{quote(name, safe='')}"

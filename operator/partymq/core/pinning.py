@@ -35,7 +35,9 @@ def ready(ledger: Ledger, *, name: str) -> Ledger:
     """The client's queue is bound: messages may be published to it."""
     client = ledger.clients.get(name)
     if client is None:
-        raise ConflictError(f"{name} is unknown (never bound, unbound, or expired): call bind first.")
+        raise ConflictError(
+            f"{name} is unknown (never bound, unbound, expired, or forgotten with a lost journal): call bind first."
+        )
     if client.kind is ClientKind.MANAGED:
         return ledger
     if client.ready:

@@ -8,9 +8,13 @@ every transfer is read. What was in them goes, by stamp and each stamp once, int
 before the backlogs. A crash at any moment leaves the journal empty: the next session does it again, and the copies that
 it finds fall together by their stamps. Owners are taken from what is known; a wrong one does no harm, as no inbox holds
 anything.
+
+Managed clients are members like others. What plain clients had is nowhere but in the journal: they are unbound, as if
+they had expired, and bind again.
 """
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +22,7 @@ from dataclasses import dataclass, field
 from partymq.amqp.management import Management
 from partymq.amqp.stamp import Stamp
 from partymq.amqp.topology import Topology
+from partymq.core.clients import Client, ClientKind
 from partymq.core.ledger import Ledger, Partition
 from partymq.core.names import SPREAD, Names
 from partymq.core.report import Notice
@@ -46,24 +51,45 @@ class Remains:
     inboxes: list[str] = field(default_factory=list)
     transfers: list[str] = field(default_factory=list)
     backlogs: list[int] = field(default_factory=list)
+    managed: list[str] = field(default_factory=list)
+    """Of the inboxes those of managed clients."""
+    plain: list[str] = field(default_factory=list)
+    """Clients that have bound a queue of their own, as far as is known."""
 
 
-async def look(config: GroupConfig, *, names: Names, topology: Topology, members: Collection[str]) -> Remains:
+async def look(
+    config: GroupConfig, *, names: Names, topology: Topology, members: Collection[str], pods: Collection[str]
+) -> Remains:
     """What there is of a group without a journal.
 
-    The management API lists it. Without that API each name that may be is asked for: of inboxes, those of `members`.
-    Raises `JournalLostError` where there are none.
+    The management API lists it. Without that API each name that may be is asked for: of inboxes, those of `members` and
+    `pods`. Raises `JournalLostError` where there are none.
     """
+    remains = await _find(config, names=names, topology=topology, members={*members, *pods})
+    if config.clients is not None:
+        for name in set(remains.inboxes).difference(pods):
+            # Of a client that consumes it, or of a pod that is gone.
+            if (state := await topology.poll(names.inbox(name))) is not None and state.consumers:
+                remains.managed.append(name)
+    return remains
+
+
+async def _find(config: GroupConfig, *, names: Names, topology: Topology, members: Collection[str]) -> Remains:
     try:
         async with Management(config.broker) as management:
-            return _sorted_out(names, await management.queues(), config.spec.partitions)
+            remains = _sorted_out(names, await management.queues(), config.spec.partitions)
+            if config.clients is not None:
+                with contextlib.suppress(BrokerError):  # it is for people to know
+                    keys = await management.routing_keys(config.clients.exchange)
+                    remains.plain = sorted({name for key in keys if (name := config.clients.client_of(key))})
+            return remains
     except BrokerError as error:
         if not members:
             raise JournalLostError(
                 f"{names.journal} is empty, but this group has been routed before: the journal was deleted or lost. "
                 f"Nothing says which inboxes there were ({error}) Let the connection Secret's user list queues there, "
                 "or start the pods again; or look whether the inboxes hold messages that you need, then delete the "
-                "PartitionGroup and create it again"
+                f"PartitionGroup and create it again (without Kubernetes: delete the queue {names.dead}, start again)"
             ) from error
         return await _probed(topology, names, config, members)
 
@@ -117,12 +143,13 @@ class Recovery:
         self._names = names
         self._tell = tell
         self._takeovers: dict[str, Takeover] = {}
+        self._plain: Collection[str] = ()
         self.messages = 0
         """Messages that were found in inboxes and transfers."""
 
     async def rebuild(self, remains: Remains) -> Ledger:
         """A ledger by which routing goes on; the inboxes are empty, and stay ours until `close`."""
-        names = self._names
+        names, self._plain = self._names, remains.plain
         await self._topology.declare_dead_letters(names.dlx, names.dead)
         queues = [*map(names.inbox, remains.inboxes), *map(names.transfer, remains.transfers)]
         found = _merged(await asyncio.gather(*(self._collect(queue) for queue in queues)))
@@ -146,6 +173,7 @@ class Recovery:
             members=frozenset(remains.inboxes),
             partitions=tuple(map(partition, range(self._config.spec.partitions))),
             spread=partition(SPREAD),
+            clients={name: Client(kind=ClientKind.MANAGED, ready=True) for name in remains.managed},
         )
 
     async def close(self) -> None:
@@ -159,7 +187,8 @@ class Recovery:
             warning=True,
             reason="JournalRebuilt",
             message=f"{self._names.journal} was empty, although the group had been routed: it was deleted or lost. All "
-            f"inboxes and handoffs were emptied and their {self.messages} messages put in order; routing goes on",
+            f"inboxes and handoffs were emptied and their {self.messages} messages put in order; routing goes on"
+            + (f". Clients with queues of their own must bind again: {', '.join(self._plain)}" if self._plain else ""),
         )
 
     async def _collect(self, queue: str) -> list[Message]:

@@ -193,9 +193,8 @@ class Session:
             await self._open_outlets(topology, publisher)
             return ledger
         await self._told_of_pods.wait()
-        remains = await look(
-            config, names=names, topology=topology, members={*config.known_members, *(p.name for p in self._pods or ())}
-        )
+        pods = [pod.name for pod in self._pods or ()]
+        remains = await look(config, names=names, topology=topology, members=config.known_members, pods=pods)
         await self._open_outlets(topology, publisher)
         recovery = Recovery(
             config=config, link=link, topology=topology, publisher=publisher, names=names, tell=self._listener.trouble

@@ -67,6 +67,19 @@ async def test_the_consumers_of_a_virtual_host_come_by_queue() -> None:
     assert second.connection == ""
 
 
+async def test_the_keys_of_queues_that_are_bound_to_an_exchange() -> None:
+    bound = [("queue", "one"), ("exchange", "two"), ("queue", "three")]
+
+    async def answer(request: web.Request) -> web.Response:
+        if request.raw_path != "/x/api/exchanges/a%2Fb/an%20exchange/bindings/source":
+            return web.Response(status=404)
+        return web.json_response([{"destination_type": kind, "routing_key": key} for kind, key in bound])
+
+    async with api(answer) as management:
+        assert await management.routing_keys("an exchange") == ("one", "three")
+        assert await management.routing_keys("missing") == ()
+
+
 @pytest.mark.parametrize("tags", [["management"], [], None])
 async def test_a_user_who_sees_only_his_own_consumers_is_refused(tags: object) -> None:
     async with api(listing(tags or [], [])) as management:
