@@ -8,7 +8,8 @@ import socket
 import aio_pika
 import aiohttp
 
-ME = f"{os.environ.get('PARTYMQ_URL', 'http://localhost:8085')}/clients/{socket.gethostname()}"
+NAME = os.environ.get("PARTYMQ_CLIENT", socket.gethostname())
+ME = f"{os.environ.get('PARTYMQ_URL', 'http://localhost:8085')}/clients/{NAME}"
 
 
 async def main() -> None:
@@ -16,8 +17,7 @@ async def main() -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     url = os.environ.get("AMQP_URL", "amqp://guest:guest@localhost:5672/")
     async with aiohttp.ClientSession(raise_for_status=True) as http, await aio_pika.connect(url) as connection:
-        async with http.post(f"{ME}/bind", json={"managed": True}) as answer:
-            binding = await answer.json()
+        binding = await (await http.post(f"{ME}/bind", json={"managed": True})).json()
         channel = await connection.channel()
         await channel.set_qos(prefetch_count=20)
         queue = await channel.get_queue(binding["queue"])

@@ -9,7 +9,8 @@ import urllib.request
 
 import pika  # type: ignore[import-untyped]
 
-ME = f"{os.environ.get('PARTYMQ_URL', 'http://localhost:8085')}/clients/{socket.gethostname()}"
+NAME = os.environ.get("PARTYMQ_CLIENT", socket.gethostname())
+ME = f"{os.environ.get('PARTYMQ_URL', 'http://localhost:8085')}/clients/{NAME}"
 
 
 def post(what: str) -> bytes:
@@ -26,7 +27,7 @@ def beat() -> None:
 binding = json.loads(post("bind"))
 url = os.environ.get("AMQP_URL", "amqp://guest:guest@localhost:5672/")
 channel = pika.BlockingConnection(pika.URLParameters(url)).channel()
-queue = channel.queue_declare(f"orders.{socket.gethostname()}", durable=True).method.queue
+queue = channel.queue_declare(f"orders.{NAME}", durable=True).method.queue
 channel.queue_bind(queue, binding["exchange"], binding["routingKey"])
 post("ready")
 threading.Thread(target=beat, daemon=True).start()

@@ -31,14 +31,17 @@ from support.group import address
 
 @dataclass(slots=True, kw_only=True)
 class Served:
-    """One server under test and its clients."""
+    """One group of a server under test and its clients."""
 
     group: str
     source: str
     session: aiohttp.ClientSession
+    connection: aio_pika.abc.AbstractConnection
     channel: aio_pika.abc.AbstractChannel
     environment: dict[str, str]
     port: int
+    prefix: str = ""
+    """Where the group's API is."""
     process: Process | None = None
     others: list["Served"] = field(default_factory=list)
     queues: dict[str, str] = field(default_factory=dict)
@@ -75,7 +78,9 @@ class Served:
 
     async def call(self, method: str, path: str, **options: Any) -> tuple[int, Any]:  # noqa: ANN401 - JSON
         """A request's status, and its body as JSON; clients' names are made this group's own on the way."""
-        url = f"http://127.0.0.1:{self.port}{path.replace('/clients/', f'/clients/{self.group}.')}"
+        if path.startswith(("/clients", "/keys", "/partitions")):
+            path = self.prefix + path.replace("/clients/", f"/clients/{self.group}.")
+        url = f"http://127.0.0.1:{self.port}{path}"
         async with self.session.request(method, url, **options) as answer:
             json = "json" in answer.content_type and await answer.read()
             body = await answer.json(content_type=None) if json else None
@@ -180,9 +185,11 @@ def disorder(received: dict[str, list[tuple[int, str]]]) -> int:
 
 
 @asynccontextmanager
-async def serving(source_arguments: dict[str, str] | None = None, /, **environment: str) -> AsyncIterator[Served]:
+async def serving(
+    source_arguments: dict[str, str] | None = None, /, *, group: str | None = None, **environment: str
+) -> AsyncIterator[Served]:
     """A server with a group and a source of its own, started."""
-    group = unique("serve")
+    group = group or unique("serve")
     async with await aio_pika.connect(amqp_url()) as connection, aiohttp.ClientSession() as session:
         channel = await connection.channel()
         source = f"{group}.source"
@@ -196,7 +203,13 @@ async def serving(source_arguments: dict[str, str] | None = None, /, **environme
             **environment,
         }
         served = Served(
-            group=group, source=source, session=session, channel=channel, environment=variables, port=free_port()
+            group=group,
+            source=source,
+            session=session,
+            connection=connection,
+            channel=channel,
+            environment=variables,
+            port=free_port(),
         )
         try:
             await served.start()
@@ -205,7 +218,8 @@ async def serving(source_arguments: dict[str, str] | None = None, /, **environme
             for server in (served, *served.others):
                 if server.process is not None and server.process.returncode is None:
                     await server.kill()
-            await _delete_queues(served)
+            for server in (served, *served.others):
+                await _delete_queues(server)
 
 
 def free_port() -> int:
@@ -226,4 +240,5 @@ async def _delete_queues(served: Served) -> None:
     ]
     await asyncio.gather(*(topology.delete(queue) for queue in queues))
     await topology.delete_exchange(names.dlx)
+    await topology.delete_exchange(names.exchange)
     await topology.close()

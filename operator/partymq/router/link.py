@@ -71,6 +71,11 @@ class Link:
         """The opposite of `on_chunk`."""
         self._connection.remove_chunk_hook(hook)
 
+    @property
+    def failure(self) -> BaseException | None:
+        """Why the session ends, where that was found here: what fails over it afterwards only says that it is over."""
+        return self._failed.exception() if self._failed.done() else None
+
     async def watch(self) -> None:
         """Raises what ends the session, when it happens."""
         await asyncio.wait({self._failed, self._connection.lost}, return_when=asyncio.FIRST_COMPLETED)

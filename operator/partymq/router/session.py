@@ -89,15 +89,16 @@ class Session:
         """Routes until `stop` or a failure; raises a PartyMQError for the latter."""
         title = f"partymq {self._config.group} {self._identity}"
         connection = await Connection.open(self._config.broker, name=title)
+        link = Link(connection)
         try:
             topology = await Topology.open(self._config.broker, name=f"{title} topology")
             try:
-                await self._serve(Link(connection), topology)
+                await self._serve(link, topology)
             finally:
                 await topology.close()
             await connection.close()
         except BaseExceptionGroup as group:
-            raise _first(group) from group
+            raise link.failure or _first(group) from group
         finally:
             self.over.set()
             connection.abort()

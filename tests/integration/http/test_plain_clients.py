@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import replace
 from functools import partial
 
+import aio_pika
 import aiohttp
 import pytest
 
@@ -146,6 +147,42 @@ async def test_a_client_whose_queue_is_gone_is_dropped_at_once_and_nothing_is_lo
     later = [number for number, _ in received["two"]][2_000 - held :]
     assert len(later) == len(set(later)) == 2_000, "lost or repeated"
     assert disorder(received) == 0
+
+
+async def test_what_comes_back_out_of_a_segment_is_not_lost() -> None:
+    """A plain client without a queue is given the partitions of a managed one, whose messages wait in a transfer."""
+    async with serving() as s:
+        s.managed.add("managed")
+        binding = await s.post("/clients/managed/bind", json={"managed": True})
+        channel = await s.connection.channel()
+        await channel.set_qos(prefetch_count=5)
+        held: list[aio_pika.abc.AbstractIncomingMessage] = []
+
+        async def hold(message: aio_pika.abc.AbstractIncomingMessage) -> None:
+            held.append(message)
+
+        await (await channel.get_queue(binding["queue"])).consume(hold)
+        await s.publish(f"k{n}" for n in range(200))
+        await eventually(lambda: len(held) == 5, "nothing arrives", 30.0)
+        await eventually(lambda: _source_is_empty(s), "the source is not drained", 30.0)
+        await s.post("/clients/hasty/bind")
+        await s.post("/clients/hasty/ready")  # without a queue
+        await channel.close()
+        await s.post("/clients/managed/unbind")
+
+        async def dropped() -> bool:
+            status, bound = await s.call("GET", "/clients")
+            return status == 200 and bound["clients"] == []
+
+        await eventually(dropped, "it is not dropped", 20.0)
+        await s.join("one")
+        await s.drained()
+        received = await s.received()
+    assert sorted(number for number, _ in received["one"]) == list(range(1, 201)), "lost or repeated"
+
+
+async def _source_is_empty(s: Served) -> bool:
+    return not (await s.channel.declare_queue(s.source, passive=True)).declaration_result.message_count
 
 
 async def test_two_hundred_clients() -> None:
