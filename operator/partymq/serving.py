@@ -11,8 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
-
 from partymq.amqp.address import management_address, parse_uri
 from partymq.core.names import Names
 from partymq.core.spec import ClientsSpec, GroupConfig, GroupId, GroupSpec
@@ -134,6 +132,8 @@ def load_serving(flags: Flags, environ: Mapping[str, str] = os.environ) -> Servi
 
 
 def _read(path: str) -> Mapping[str, Any]:
+    import yaml  # late: a server without a file starts without it
+
     try:
         found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:

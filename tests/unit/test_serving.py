@@ -78,7 +78,8 @@ def test_a_file_that_cannot_be_used_is_refused(tmp_path: Path, text: str, senten
 
 def test_nothing_of_kubernetes_is_imported() -> None:
     script = (
-        "import sys, partymq.server, partymq.serving; print([m for m in ('kopf', 'kubernetes') if m in sys.modules])"
+        "import sys, partymq.cli, partymq.server, partymq.serving; "
+        "print([m for m in ('kopf', 'kubernetes', 'yaml') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[]"
