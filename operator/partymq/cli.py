@@ -44,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             log_level=chosen.log_level,
             identity=chosen.identity,
             kubeconfig=chosen.kubeconfig,
+            clients_host=chosen.clients_host,
             clients_port=chosen.clients_port,
             heartbeat_check_interval=chosen.heartbeat_check_interval,
             heartbeat_expires_after=chosen.heartbeat_expires_after,
@@ -124,6 +125,7 @@ def _parser() -> argparse.ArgumentParser:
         "--clients-port", metavar="PORT",
         help="serve clients outside of the cluster over HTTP, too (PARTYMQ_CLIENTS_PORT; default: not served)",
     )  # fmt: skip
+    operator.add_argument("--clients-host", metavar="ADDRESS", help="its address (PARTYMQ_CLIENTS_HOST; 0.0.0.0)")
     _add_heartbeats(operator)
     operator.epilog = TOKEN
     dead.add_parser(commands)

@@ -107,7 +107,7 @@ class Operator:
             unready=self._kubernetes.unready,
         )
         return serve(
-            self._settings.http_host,
+            clients.host,
             clients.port,
             api(groups, lambda: {str(group): report for group, report in self._reports.items()}),
             what="the clients API",

@@ -37,6 +37,7 @@ class ClientsApi:
     """How the operator serves clients outside of the cluster; times are seconds."""
 
     port: int
+    host: str = "0.0.0.0"  # noqa: S104 - clients come from outside of the pod
     token: str = field(default="", repr=False)
     """What requests must carry; empty for nothing."""
     check_every: float = 30.0
@@ -70,6 +71,7 @@ def load(
     log_level: str | None = None,
     identity: str | None = None,
     kubeconfig: str | None = None,
+    clients_host: str | None = None,
     clients_port: str | None = None,
     heartbeat_check_interval: str | None = None,
     heartbeat_expires_after: str | None = None,
@@ -87,6 +89,7 @@ def load(
         identity=identity or environ.get("PARTYMQ_IDENTITY") or socket.gethostname(),
         kubeconfig=kubeconfig or None,
         clients=ClientsApi(
+            host=clients_host or environ.get("PARTYMQ_CLIENTS_HOST") or "0.0.0.0",  # noqa: S104
             port=_port("clients-port", port),
             token=environ.get("PARTYMQ_API_TOKEN", ""),
             check_every=seconds(

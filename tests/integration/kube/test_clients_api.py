@@ -11,9 +11,11 @@ from typing import Any
 import aio_pika
 import aiohttp
 
+from partymq.amqp.topology import Topology
 from support.api_server import Kubectl
 from support.broker import QUORUM, amqp_url, temporary_queue
 from support.conditions import eventually
+from support.group import address
 from support.operators import operator
 from support.processes import Clients
 from support.serve import free_port
@@ -115,6 +117,26 @@ async def test_plain_and_managed_clients_live_beside_pods(kubectl: Kubectl, tmp_
         await spool.settled()
     verdict = spool.audit()
     assert verdict.ok, verdict.report()
+
+
+async def test_a_pod_with_the_name_of_a_plain_client_waits_until_that_is_unbound(kubectl: Kubectl) -> None:
+    topology = await Topology.open(address(), name="test")
+
+    async def has_inbox(name: str) -> bool:
+        return await topology.poll(f"partymq.{kubectl.namespace}.orders.inbox.{name}") is not None
+
+    async with temporary_queue(amqp_url(), "source") as source, serving(kubectl) as api:
+        kubectl.secret(amqp_url())
+        kubectl.group(source={"queue": source}, partitions=4)
+        await eventually(lambda: routed(api), "the group is routed", 30.0)
+        assert (await api.of_group("POST", "/clients/same/bind"))[0] == 200
+        kubectl.pod("same", "other", ready=True)
+        await eventually(lambda: has_inbox("other"), "the other pod has an inbox", 30.0)
+        assert not await has_inbox("same")
+        assert (await api.of_group("POST", "/clients/same/unbind"))[0] == 200
+        await eventually(lambda: has_inbox("same"), "the pod has an inbox", 30.0)
+        assert (await api.of_group("POST", "/clients/same/bind"))[0] == 409
+    await topology.close()
 
 
 async def test_what_is_asked_of_whom(kubectl: Kubectl) -> None:
