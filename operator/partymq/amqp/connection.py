@@ -67,6 +67,8 @@ class Connection(asyncio.Protocol):
         self.frame_max = DEFAULT_FRAME_MAX
         self.server_version = (0, 0, 0)
         self.blocked_since: float | None = None
+        self.on_blocked: Callable[[], None] = lambda: None
+        """Called when the broker takes no messages, and when it takes them again."""
         self.lost: asyncio.Future[None] = self._loop.create_future()
 
     @classmethod
@@ -198,8 +200,10 @@ class Connection(asyncio.Protocol):
                 self._end(self._refusal(method.reply_code or 0, method.reply_text or ""))
             case commands.Connection.Blocked():
                 self.blocked_since = self._loop.time()
+                self.on_blocked()
             case commands.Connection.Unblocked():
                 self.blocked_since = None
+                self.on_blocked()
             case _:
                 if not self._replies.resolve(method):
                     raise ConnectionLostError(f"an unexpected {method.name}")

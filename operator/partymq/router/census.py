@@ -36,8 +36,12 @@ class Sighting:
 class Census:
     """Looks at the virtual hosts that `brokers` names at the time."""
 
-    def __init__(self, brokers: Callable[[], Collection[BrokerAddress]]) -> None:
+    def __init__(
+        self, brokers: Callable[[], Collection[BrokerAddress]], *, on_news: Callable[[BrokerAddress], None]
+    ) -> None:
+        """`on_news` is called after a look that did not see the same as the one before."""
         self._brokers = brokers
+        self._on_news = on_news
         self._followed: set[BrokerAddress] = set()
         self._latest: dict[BrokerAddress, Sighting] = {}
         self._remembered: dict[BrokerAddress, dict[str, tuple[float, tuple[Consumer, ...]]]] = {}
@@ -62,8 +66,10 @@ class Census:
     async def _follow(self, broker: BrokerAddress) -> None:
         wait = LOOK_EVERY
         while broker in self._brokers():
-            sighting = await self._look(broker)
+            sighting, before = await self._look(broker), self._latest.get(broker)
             self._latest[broker] = sighting
+            if before is None or sighting.error is not None or sighting != before:
+                self._on_news(broker)
             wait = LOOK_EVERY if sighting.error is None else min(2 * wait, LOOK_EVERY_MAX)
             await asyncio.sleep(wait)
         self._followed.discard(broker)

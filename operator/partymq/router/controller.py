@@ -15,9 +15,10 @@ from partymq.core.spec import GroupSpec
 from partymq.router.handoff import Handoffs
 from partymq.router.inboxes import Inboxes
 from partymq.router.journal import Journal
+from partymq.router.pace import CHECK_EVERY, Pace
 
 OBSERVE_EVERY = 1.0
-"""Seconds between looks at the membership when nothing wakes us."""
+"""Seconds between looks at the membership when nothing wakes us, but in a calm."""
 
 
 class Controller:
@@ -30,6 +31,7 @@ class Controller:
         journal: Journal,
         inboxes: Inboxes,
         handoffs: Handoffs,
+        pace: Pace,
         managed: Callable[[], tuple[Pod, ...]],
         on_membership: Callable[[Membership], None],
         on_ledger: Callable[[Ledger], None],
@@ -38,12 +40,15 @@ class Controller:
         self._journal = journal
         self._inboxes = inboxes
         self._handoffs = handoffs
+        self._pace = pace
         self._pods: tuple[Pod, ...] | None = None
         self._managed = managed
         self._on_membership = on_membership
         self._on_ledger = on_ledger
         self._wake = asyncio.Event()
+        pace.on_calm_ends(self._wake.set)
         self._due: float | None = None
+        self._planned: tuple[Ledger, Membership, Plan] | None = None
         self.membership = Membership()
         self.observed = False
         """True once the membership was looked at: before, nobody is known."""
@@ -92,6 +97,8 @@ class Controller:
             if (listed := self._listed) is not None:
                 await self._observe(listed)
                 await self._act()
+                if not self.balanced:
+                    self._pace.stir()
             try:
                 async with asyncio.timeout(self._pause()):
                     await self._wake.wait()
@@ -100,19 +107,22 @@ class Controller:
 
     def _pause(self) -> float:
         due = [at for at in (self._due, self.membership.next_change) if at is not None]
-        return min(max(0.0, min(due, default=OBSERVE_EVERY + time.monotonic()) - time.monotonic()), OBSERVE_EVERY)
+        every = CHECK_EVERY if self._pace.calm else OBSERVE_EVERY
+        return min(max(0.0, min(due, default=every + time.monotonic()) - time.monotonic()), every)
 
     async def _observe(self, pods: tuple[Pod, ...]) -> None:
         await self._inboxes.ensure([pod.name for pod in pods if pod.state is not PodState.TERMINATING])
         ledger, now = self._journal.ledger, time.monotonic()
         before = self.membership
-        self.membership = before.observe(
+        after = before.observe(
             pods=pods,
             consuming={m.name: m.consuming for m in self._inboxes.members.values() if not m.closed},
             owners={part.owner for part in ledger.partitions if part.owner is not None} - ledger.plain,
             now=now,
             rejoin_seconds=self._spec.rejoin_seconds,
         )
+        if after != before:
+            self.membership = after
         changed = self._sets(before) != self._sets(self.membership)
         # Nobody was seen before the first look, so nobody is known to have been leaving.
         left_before = self._leaving(before) if self.observed else frozenset[str]()
@@ -121,7 +131,7 @@ class Controller:
         elif changed and self._due is None:
             self._due = now + self._spec.rebalance_delay
         self.observed = True
-        if before != self.membership:
+        if before is not self.membership:
             self._on_membership(self.membership)
         here = {pod.name for pod in self._listed or ()}  # by now: a client may have been bound meanwhile
         for name in self._inboxes.members.keys() - here - self.membership.members.keys():
@@ -135,8 +145,12 @@ class Controller:
         return membership.leaving(self._journal.ledger.members)
 
     def _plan(self) -> Plan:
-        eligible, keeping, leaving = self._sets(self.membership)
-        return plan(self._journal.ledger, eligible=eligible, keeping=keeping, leaving=leaving)
+        ledger, membership = self._journal.ledger, self.membership
+        if self._planned is None or self._planned[0] is not ledger or self._planned[1] is not membership:
+            eligible, keeping, leaving = self._sets(membership)
+            todo = plan(ledger, eligible=eligible, keeping=keeping, leaving=leaving)
+            self._planned = ledger, membership, todo
+        return self._planned[2]
 
     async def _act(self) -> None:
         if self._due is not None and self._due > time.monotonic():

@@ -13,10 +13,11 @@ from partymq.amqp.topology import Topology
 from partymq.core.names import Names
 from partymq.errors import BrokerError
 from partymq.router.lanes import Member
+from partymq.router.pace import Pace
 from partymq.router.publisher import Publisher
 
 PRESENCE_EVERY = 0.5
-"""Seconds between polls of every inbox: depth and consumer of an idle one."""
+"""Seconds between polls of every inbox, but in a calm: depth and consumer of one that is not written to."""
 
 
 class Inboxes:
@@ -29,17 +30,20 @@ class Inboxes:
         names: Names,
         publisher: Publisher,
         window: int,
+        pace: Pace,
         on_polled: Callable[[Member], None],
     ) -> None:
         self._topology = topology
         self._names = names
         self._publisher = publisher
         self._window = window
+        self._pace = pace
         self._on_polled = on_polled
         self._wanted: set[str] = set()
         self._deleting: set[str] = set()
         self._ensuring = asyncio.Lock()
         self._wake = asyncio.Event()
+        pace.on_calm_ends(self._wake.set)
         self.members: dict[str, Member] = {}
 
     async def ensure(self, names: Collection[str]) -> None:
@@ -85,23 +89,30 @@ class Inboxes:
 
     def look(self) -> None:
         """Finds members that come near their window; called once for every chunk that was read."""
+        pace = self._pace
         for member in self.members.values():
+            if pace.calm and member.written:
+                pace.stir()
             if member.sink.left < member.low and member.name not in self._wanted and not member.closed:
                 self.wake(member)
 
     async def run(self) -> None:
         """Polls whoever asks, and everybody now and then."""
-        due = 0.0
+        loop = asyncio.get_running_loop()
+        due = never = float("inf")
         while True:
+            due = min(due, loop.time() + self._pace.until_look(PRESENCE_EVERY))  # sooner where a calm has ended
             try:
-                async with asyncio.timeout(max(0.0, due - time.monotonic())):
+                async with asyncio.timeout_at(due):
                     await self._wake.wait()
             except TimeoutError:
-                due = time.monotonic() + PRESENCE_EVERY
+                due = never
                 self._wanted.update(self.members)
             self._wake.clear()
             wanted, self._wanted = self._wanted, set()
             await asyncio.gather(*(self._poll(self.members[name]) for name in sorted(wanted) if name in self.members))
+            if due == never and not all(member.idle for member in self.members.values()):
+                self._pace.stir()
 
     async def _poll(self, member: Member) -> None:
         if member.closed:

@@ -13,11 +13,12 @@ from partymq.core.spec import GroupSpec
 from partymq.errors import PartyMQError, SourceIsStreamError, SourceMissingError, SourceSharedError
 from partymq.router.lanes import Lane
 from partymq.router.link import Link
+from partymq.router.pace import Pace
 from partymq.router.publisher import Publisher
 from partymq.router.source import KeyReader, Lanes, OnMissing, Source
 
 LOOK_EVERY = 0.5
-"""Seconds between looks at the source while all is as it should be."""
+"""Seconds between looks at the source while all is as it should be, but in a calm."""
 RETRY = 0.02
 FOREIGN_AFTER = 5.0
 """Seconds after which a consumer is somebody else's rather than the session's before us."""
@@ -45,6 +46,7 @@ class Intake:
         on_missing: OnMissing,
         on_oversized: Callable[[int, bytes, bytes], None],
         backlog: Callable[[], int],
+        pace: Pace,
         trouble: Callable[[PartyMQError | None], None],
     ) -> None:
         self._spec = spec
@@ -58,10 +60,12 @@ class Intake:
         self._on_missing = on_missing
         self._on_oversized = on_oversized
         self._backlog = backlog
+        self._pace = pace
         self._trouble = trouble
         self._source: Source | None = None
         self._changing = asyncio.Lock()
         self._wake = asyncio.Event()
+        pace.on_calm_ends(self._wake.set)
         self._members = False
         self._closed = False
         self._foreign_since: float | None = None
@@ -97,11 +101,14 @@ class Intake:
         """Looks at the source, and opens or closes it."""
         wait = RETRY
         while True:
+            before = self.ready, self.routed, self.open
             async with self._changing:
                 settled = await self._look()
+            if not settled or before != (self.ready, self.routed, self.open):
+                self._pace.stir()
             wait = LOOK_EVERY if settled else min(2 * wait, LOOK_EVERY)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(wait):
+                async with asyncio.timeout(self._pace.until_look(LOOK_EVERY) if settled else wait):
                     await self._wake.wait()
             if self._wake.is_set():
                 wait = RETRY
@@ -123,7 +130,7 @@ class Intake:
         usable = trouble is None and state is not None and self._members and not self._spec.paused and not self.full
         if self._closed or not usable:
             await self._shut()
-            return trouble is None and state is not None and not self._members
+            return trouble is None and not self.full and (self._spec.paused or not self._members)
         if self._source is not None:
             return True
         if state is not None and state.consumers:

@@ -62,6 +62,8 @@ class Journal:
         self._wake = asyncio.Event()
         self._tag = 0
         self._ledger: Ledger | None = None
+        self.on_change: Callable[[], None] = lambda: None
+        """Called after each write that changes the ledger."""
 
     @property
     def ledger(self) -> Ledger:
@@ -147,6 +149,7 @@ class Journal:
                     written.append(done)
             if ledger != self.ledger:
                 await self._write(ledger)
+                self.on_change()
             for done in written:
                 if not done.done():
                     done.set_result(self.ledger)

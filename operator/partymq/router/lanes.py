@@ -31,6 +31,7 @@ class Member:
         "sink",
         "starved",
         "was_full",
+        "worked",
     )
 
     def __init__(self, name: str, sink: Sink, window: int) -> None:
@@ -47,6 +48,8 @@ class Member:
         self.consuming = False
         self.news = False
         """True when the last poll saw a consumer come or go."""
+        self.worked = False
+        """True when something had happened between the last two polls."""
         self.polled_at: float | None = None
         self.starved: list[Lane] = []
         """Lanes that wait for the next poll."""
@@ -60,6 +63,7 @@ class Member:
         """Takes in what a poll saw; `published_since` counts what was published after it was sent."""
         self.ready = ready
         self.news = consuming != self.consuming
+        self.worked = self.news or self.written
         self.consuming = consuming
         before = self.sink.left
         self.credit.polled(ready=ready, published_since=published_since)
@@ -69,6 +73,16 @@ class Member:
         self.sink.left = self.credit.left
         self.was_full = self.full
         self.full = self.sink.left <= 0 or (self.full and not self.credit.may_release)
+
+    @property
+    def written(self) -> bool:
+        """True when something was published to its inbox since the last poll."""
+        return self.sink.left != self.credit.left
+
+    @property
+    def idle(self) -> bool:
+        """True while its inbox is empty, has a consumer that was there before, and gets nothing."""
+        return self.consuming and not (self.closed or self.ready or self.worked or self.written)
 
     @property
     def takes(self) -> bool:

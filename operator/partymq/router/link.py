@@ -35,6 +35,10 @@ class Link:
         """True while the broker takes no messages from us (an alarm): a state to wait through, not a failure."""
         return self._connection.blocked_since is not None
 
+    def on_blocked(self, callback: Callable[[], None]) -> None:
+        """Calls back when `blocked` changes."""
+        self._connection.on_blocked = callback
+
     async def channel(self) -> Channel:
         """A new channel; should the broker close it, the session is over."""
         channel = await self._connection.channel()

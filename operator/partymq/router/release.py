@@ -17,6 +17,7 @@ from partymq.router.backlogs import Backlogs
 from partymq.router.journal import Journal
 from partymq.router.lanes import Lane, Mode
 from partymq.router.link import Link
+from partymq.router.pace import Pace
 from partymq.router.points import Checkpoint, Point
 from partymq.router.publisher import Publisher, Sink
 from partymq.router.segments import BACKLOG_PREFETCH, Flow, SegmentReader, Stray
@@ -46,6 +47,7 @@ class Releaser:
         go_direct: Callable[[Lane], None],
         any_sink: Callable[[], Sink | None],
         on_stray: Stray,
+        pace: Pace,
         checkpoint: Checkpoint,
     ) -> None:
         self._link = link
@@ -57,6 +59,7 @@ class Releaser:
         self._go_direct = go_direct
         self._any_sink = any_sink
         self._on_stray = on_stray
+        self._pace = pace
         self._reached = checkpoint
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._held: Counter[int] = Counter()
@@ -218,10 +221,13 @@ class Releaser:
     async def _tidy(self) -> None:
         while True:
             await asyncio.sleep(TIDY_EVERY)
+            await self._pace.busy()
             ledger = await self._journal.write(self._unlist)
             for p in list(self._emptied):
                 if not self._emptied[p] & set(ledger.partition(p).transfers):
                     del self._emptied[p]
+            if ledger.backlogs or ledger.transfers or ledger.garbage:
+                self._pace.stir()
             if ledger.garbage:
                 await asyncio.gather(*(self._delete(transfer) for transfer in sorted(ledger.garbage)))
                 await self._journal.write(partial(forget_garbage, transfers=ledger.garbage))

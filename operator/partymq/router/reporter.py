@@ -12,6 +12,7 @@ from partymq.core.report import Condition, Counters, GroupReport, HandoffReport,
 from partymq.core.spec import GroupConfig
 from partymq.errors import PartyMQError
 from partymq.router.census import Census
+from partymq.router.pace import CHECK_EVERY
 from partymq.router.routing import Routing
 from partymq.router.scrutiny import Scrutiny
 from partymq.router.session import Session
@@ -20,6 +21,8 @@ _NOTHING = Counters()
 _SHOWN = 5
 """Handoffs that a condition names."""
 
+REPORT_EVERY = 0.5
+"""Seconds between pictures while things change that nobody tells of: depths, counters, ages."""
 RESTART = 2.0
 """Seconds after a session's end in order within which the next one routes: until then the last picture stands."""
 
@@ -93,6 +96,10 @@ class Reporter:
         self._error = None
         self._changed.set()
 
+    def look(self) -> None:
+        """Something that a report shows may have changed."""
+        self._changed.set()
+
     def committed(self, donor: str, moved: int, seconds: float) -> None:
         """A handoff is over."""
         self._handoffs += 1
@@ -112,6 +119,7 @@ class Reporter:
         """The session has ended in order."""
         self._end()
         self._ended = time.monotonic()
+        self._changed.set()
 
     def _end(self) -> None:
         if self._session is not None and self._session.routing is not None:
@@ -120,11 +128,17 @@ class Reporter:
 
     # --- what is shown
 
-    async def run(self, every: float) -> None:
+    @property
+    def _every(self) -> float:
+        routing = self._session.routing if self._session is not None else None
+        still = self._standby if routing is None else routing.pace.calm
+        return CHECK_EVERY if still else REPORT_EVERY
+
+    async def run(self) -> None:
         """Reports changes at once (but not in bursts), and the depths now and then."""
         while True:
             try:
-                async with asyncio.timeout(every):
+                async with asyncio.timeout(self._every):
                     await self._changed.wait()
             except TimeoutError:
                 pass

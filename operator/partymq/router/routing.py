@@ -25,6 +25,7 @@ from partymq.router.keyless import Keyless
 from partymq.router.lanes import Lane, Member, Mode
 from partymq.router.link import Link
 from partymq.router.listener import Listener
+from partymq.router.pace import Pace
 from partymq.router.points import Checkpoint
 from partymq.router.publisher import Publisher
 from partymq.router.release import Releaser
@@ -56,6 +57,7 @@ class Routing:
         self._listener = listener
         self._names = names
         self.journal = journal
+        self.pace = pace = Pace()
         partitions = range(len(ledger.partitions))
         self.lanes = {p: Lane(p, ledger.epoch, self._on_park) for p in (*partitions, SPREAD)}
         self.inboxes = Inboxes(
@@ -63,6 +65,7 @@ class Routing:
             names=names,
             publisher=publisher,
             window=spec.inbox_window,
+            pace=pace,
             on_polled=self._on_polled,
         )
         self.keyless = Keyless(
@@ -86,6 +89,7 @@ class Routing:
             go_direct=self._go_direct,
             any_sink=self.keyless.next_sink,
             on_stray=self._on_stray,
+            pace=pace,
             checkpoint=checkpoint,
         )
         self.handoffs = Handoffs(
@@ -115,6 +119,7 @@ class Routing:
             journal=journal,
             inboxes=self.inboxes,
             handoffs=self.handoffs,
+            pace=pace,
             managed=lambda: self.clients.pods if self.clients is not None else (),
             on_membership=self._on_membership,
             on_ledger=self._on_ledger,
@@ -147,6 +152,7 @@ class Routing:
             on_missing=self.keyless.arrival,
             on_oversized=self.keyless.oversized,
             backlog=lambda: self.waiting,
+            pace=pace,
             trouble=listener.trouble,
         )
 
@@ -169,6 +175,9 @@ class Routing:
     def resume(self) -> None:
         """Goes on where the ledger says."""
         self._link.on_chunk(self.inboxes.look)
+        self._link.on_blocked(self._listener.changed)
+        self.journal.on_change = self.pace.stir
+        self.pace.on_calm_ends(self._listener.changed)
         self._on_ledger(self.journal.ledger)
         for handoff in self.journal.ledger.handoffs.values():
             self.handoffs.resume(handoff)

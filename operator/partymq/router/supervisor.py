@@ -14,7 +14,7 @@ from dataclasses import replace
 from partymq.core.membership import Pod
 from partymq.core.names import Names
 from partymq.core.report import GroupReport, Notice
-from partymq.core.spec import DeletionPolicy, GroupConfig, GroupId
+from partymq.core.spec import BrokerAddress, DeletionPolicy, GroupConfig, GroupId
 from partymq.errors import PartyMQError, SessionOverError
 from partymq.router.census import Census
 from partymq.router.cleanup import remove_group
@@ -37,7 +37,6 @@ YIELD_EVERY = 600.0
 """Seconds between two times: one that takes over and cannot route must not make a group go to and fro."""
 STOP_WITHIN = 20.0
 """Seconds for a graceful stop, after which the broker settles what is left."""
-REPORT_EVERY = 0.5
 
 
 class Supervisor:
@@ -59,7 +58,10 @@ class Supervisor:
         self._pods: dict[GroupId, tuple[Pod, ...]] = {}
         self._preferred: dict[GroupId, str | None] = {}
         self._tasks: asyncio.TaskGroup | None = None
-        self._census = Census(lambda: {group.config.broker for group in self._groups.values() if group.routing})
+        self._census = Census(
+            lambda: {group.config.broker for group in self._groups.values() if group.routing},
+            on_news=self._on_consumers,
+        )
 
     async def run(self) -> None:
         """Owns all routers; cancelled, it stops every group gracefully."""
@@ -94,6 +96,11 @@ class Supervisor:
                 group.start(self._tasks)
         else:
             group.configure(config)
+
+    def _on_consumers(self, broker: BrokerAddress) -> None:
+        for group in self._groups.values():
+            if group.config.broker == broker:
+                group.reporter.look()
 
     def set_pods(self, group: GroupId, pods: tuple[Pod, ...]) -> None:
         """Takes the whole list of pods that opted in to a group."""
@@ -177,12 +184,12 @@ class _Group:
         self.registry: Registry | None = None
         if config.clients is not None:
             self.registry = Registry(names=Names(config.group), spec=config.clients, session=lambda: self._session)
-        self._reporter = Reporter(config, census=census, on_report=on_report, on_notice=on_notice)
+        self.reporter = Reporter(config, census=census, on_report=on_report, on_notice=on_notice)
 
     @property
     def members(self) -> frozenset[str]:
         """Members whose inboxes may exist."""
-        return self._reporter.known_members
+        return self.reporter.known_members
 
     @property
     def routing(self) -> bool:
@@ -198,7 +205,7 @@ class _Group:
         same_broker = (config.broker, config.spec) == (self.config.broker, self.config.spec)
         self.config = config
         if not same_broker:
-            self._reporter.configure(config)
+            self.reporter.configure(config)
             if self._session is not None:
                 self._session.stop()
             self._again.set()
@@ -221,7 +228,7 @@ class _Group:
 
     async def _run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
-            reports = tasks.create_task(self._reporter.run(REPORT_EVERY))
+            reports = tasks.create_task(self.reporter.run())
             expiries = tasks.create_task(self.registry.run()) if self.registry is not None else None
             failures = 0
             loop = asyncio.get_running_loop()
@@ -255,7 +262,7 @@ class _Group:
 
     async def _one_session(self) -> bool:
         """Runs a session; True when it failed."""
-        reporter = self._reporter
+        reporter = self.reporter
         listener = Listener(
             standby=reporter.standby,
             trouble=reporter.trouble,

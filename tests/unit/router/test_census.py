@@ -63,7 +63,7 @@ def management(monkeypatch: pytest.MonkeyPatch) -> type[_Management]:
 @asynccontextmanager
 async def running(*brokers: BrokerAddress) -> AsyncIterator[tuple[Census, list[BrokerAddress]]]:
     wanted = list(brokers)
-    looking = Census(lambda: wanted)
+    looking = Census(lambda: wanted, on_news=lambda _broker: None)
     task = asyncio.create_task(looking.run())
     yield looking, wanted
     task.cancel()

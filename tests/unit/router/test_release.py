@@ -11,6 +11,7 @@ from partymq.core.ledger import Ledger, empty
 from partymq.core.names import SPREAD, Names
 from partymq.core.spec import GroupId
 from partymq.router.lanes import Lane, Member, Mode
+from partymq.router.pace import Pace
 from partymq.router.publisher import Sink
 from partymq.router.release import Releaser
 from partymq.router.routing import Routing
@@ -61,6 +62,7 @@ class Stage:
             go_direct=lambda _: None,
             any_sink=lambda: None,
             on_stray=lambda *_: None,
+            pace=Pace(),
             checkpoint=lambda _: None,
         )
 
