@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from struct import Struct
 from typing import Final
 
+from pamqp import commands
 from pamqp.base import Frame
 from pamqp.encode import field_table
 from pamqp.frame import marshal
@@ -30,6 +31,7 @@ DELIVER: Final = 60 << 16 | 60
 RETURN: Final = 60 << 16 | 50
 CONFIRM: Final = 60 << 16 | 80
 NACK: Final = 60 << 16 | 120
+DECLARE_OK: Final = 50 << 16 | 11
 
 FRAME_HEAD: Final = Struct(">BHI")
 """Type, channel, size of the payload."""
@@ -42,6 +44,9 @@ FRAME_SIZE_AT: Final = 3
 HEADER_HEAD: Final = Struct(">HHQ")
 """Start of a content header's payload: class, weight, size of the body. The property flags follow."""
 
+NO_TABLE: Final = b"\x00\x00\x00\x00"
+
+_COUNTS: Final = Struct(">II")
 _ACK: Final = Struct(">BHIIQBB")
 _METHOD_HEAD: Final = Struct(">BHII")
 _ACK_SIZE: Final = 13
@@ -93,7 +98,14 @@ def consume_frame(channel: int, queue: str, tag: str, *, exclusive: bool, argume
 def declare_frame(channel: int, queue: str, *, arguments: Arguments | None = None, passive: bool = False) -> bytes:
     """Queue.Declare of a durable queue, or a passive one: asks for the counts of a queue of any kind."""
     flags = b"\x01" if passive else b"\x02"
-    return _method(channel, 10, b"\x00\x00" + shortstr(queue) + flags + field_table(dict(arguments or {})))
+    table = field_table(dict(arguments)) if arguments else NO_TABLE
+    return _method(channel, 10, b"\x00\x00" + shortstr(queue) + flags + table)
+
+
+def declare_ok(frame: bytes) -> commands.Queue.DeclareOk:
+    """What a whole Queue.DeclareOk frame says of a queue, whose name we know: hundreds of groups poll theirs."""
+    messages, consumers = _COUNTS.unpack_from(frame, len(frame) - 1 - _COUNTS.size)
+    return commands.Queue.DeclareOk(message_count=messages, consumer_count=consumers)
 
 
 def bind_frame(channel: int, queue: str, exchange: str, *, arguments: Arguments) -> bytes:

@@ -3,9 +3,9 @@
 Invariant: every byte is looked at in order and once, wherever the network cut the stream; a stream that is not AMQP
 ends the connection, and so does anything that no channel expects.
 
-Deliveries and confirms are parsed here, by hand, because there is one per message; pamqp decodes the rest. A delivery
-that is whole in its chunk (all but one in a chunk are) is handed on without any state; the others take the way through
-`Content`.
+Deliveries and confirms are parsed here, by hand, because there is one per message; pamqp decodes the rest, but for what
+polls are answered. A delivery that is whole in its chunk (all but one in a chunk are) is handed on without any state;
+the others take the way through `Content`.
 """
 
 from collections.abc import Callable
@@ -19,6 +19,7 @@ from partymq.amqp.channel import CONSUMER_TAG, Channel
 from partymq.amqp.frames import (
     BODY,
     CONFIRM,
+    DECLARE_OK,
     DEFAULT_FRAME_MAX,
     DELIVER,
     FRAME_HEAD,
@@ -27,6 +28,7 @@ from partymq.amqp.frames import (
     HEADER_GROWTH,
     METHOD,
     NACK,
+    declare_ok,
 )
 from partymq.errors import ConnectionLostError
 
@@ -117,7 +119,7 @@ class Reader:
             tag, bits = _CONFIRM.unpack_from(frame, 11)
             self._channels[number].nacked(tag, bits & 1 != 0)
             return
-        decoded = unmarshal(frame)[2]
+        decoded = declare_ok(frame) if method == DECLARE_OK else unmarshal(frame)[2]
         if not isinstance(decoded, Frame):
             raise ConnectionLostError(f"pamqp took a method for {decoded!r}")
         if number == 0:

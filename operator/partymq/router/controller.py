@@ -46,7 +46,7 @@ class Controller:
         self._on_membership = on_membership
         self._on_ledger = on_ledger
         self._wake = asyncio.Event()
-        pace.on_calm_ends(self._wake.set)
+        pace.on_work(self._wake.set)
         self._due: float | None = None
         self._planned: tuple[Ledger, Membership, Plan] | None = None
         self.membership = Membership()

@@ -16,9 +16,6 @@ from partymq.router.lanes import Member
 from partymq.router.pace import Pace
 from partymq.router.publisher import Publisher
 
-PRESENCE_EVERY = 0.5
-"""Seconds between polls of every inbox, but in a calm: depth and consumer of one that is not written to."""
-
 
 class Inboxes:
     """All inboxes of a group that exist, by member."""
@@ -43,7 +40,8 @@ class Inboxes:
         self._deleting: set[str] = set()
         self._ensuring = asyncio.Lock()
         self._wake = asyncio.Event()
-        pace.on_calm_ends(self._wake.set)
+        self._all = False
+        pace.on_look(self._look_at_all)
         self.members: dict[str, Member] = {}
 
     async def ensure(self, names: Collection[str]) -> None:
@@ -98,21 +96,19 @@ class Inboxes:
 
     async def run(self) -> None:
         """Polls whoever asks, and everybody now and then."""
-        loop = asyncio.get_running_loop()
-        due = never = float("inf")
         while True:
-            due = min(due, loop.time() + self._pace.until_look(PRESENCE_EVERY))  # sooner where a calm has ended
-            try:
-                async with asyncio.timeout_at(due):
-                    await self._wake.wait()
-            except TimeoutError:
-                due = never
-                self._wanted.update(self.members)
+            await self._wake.wait()
             self._wake.clear()
-            wanted, self._wanted = self._wanted, set()
+            everybody, self._all = self._all, False
+            wanted, self._wanted = self._wanted.union(self.members if everybody else ()), set()
             await asyncio.gather(*(self._poll(self.members[name]) for name in sorted(wanted) if name in self.members))
-            if due == never and not all(member.idle for member in self.members.values()):
+            if everybody and not all(member.idle for member in self.members.values()):
                 self._pace.stir()
+
+    def _look_at_all(self) -> None:
+        if self.members:
+            self._all = True
+            self._wake.set()
 
     async def _poll(self, member: Member) -> None:
         if member.closed:

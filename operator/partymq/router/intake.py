@@ -17,9 +17,9 @@ from partymq.router.pace import Pace
 from partymq.router.publisher import Publisher
 from partymq.router.source import KeyReader, Lanes, OnMissing, Source
 
-LOOK_EVERY = 0.5
-"""Seconds between looks at the source while all is as it should be, but in a calm."""
 RETRY = 0.02
+RETRY_MAX = 0.5
+"""Seconds between looks at a source that is not as it should be."""
 FOREIGN_AFTER = 5.0
 """Seconds after which a consumer is somebody else's rather than the session's before us."""
 STREAM = "stream"
@@ -65,7 +65,8 @@ class Intake:
         self._source: Source | None = None
         self._changing = asyncio.Lock()
         self._wake = asyncio.Event()
-        pace.on_calm_ends(self._wake.set)
+        pace.on_look(self._look_if_settled)
+        self._settled = False
         self._members = False
         self._closed = False
         self._foreign_since: float | None = None
@@ -103,16 +104,23 @@ class Intake:
         while True:
             before = self.ready, self.routed, self.open
             async with self._changing:
-                settled = await self._look()
-            if not settled or before != (self.ready, self.routed, self.open):
+                self._settled = await self._look()
+            if not self._settled or before != (self.ready, self.routed, self.open):
                 self._pace.stir()
-            wait = LOOK_EVERY if settled else min(2 * wait, LOOK_EVERY)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._pace.until_look(LOOK_EVERY) if settled else wait):
-                    await self._wake.wait()
+            if self._settled:
+                await self._wake.wait()
+            else:
+                wait = min(2 * wait, RETRY_MAX)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(wait):
+                        await self._wake.wait()
             if self._wake.is_set():
                 wait = RETRY
             self._wake.clear()
+
+    def _look_if_settled(self) -> None:
+        if self._settled:
+            self._wake.set()
 
     async def close(self) -> None:
         """Stops reading for good, without a repeat."""

@@ -1,19 +1,21 @@
 """How often a session looks at what nobody tells it of.
 
-Invariant: while anything changes, is unfinished or is not as it should be, and for `CALM_AFTER` seconds after that, all
-looks are as frequent as their owners ask for; the first sign of it ends a calm, and whoever slept through it looks at
-once. In a calm, what people are shown is at most `IDLE_EVERY` seconds old.
+Invariant: while anything changes, is unfinished or is not as it should be, and for `CALM_AFTER` seconds after that, it
+is looked at every `LOOK_EVERY` seconds; in a calm every `IDLE_EVERY`, and at once at the first sign of work. So in a
+calm, what people are shown is at most two seconds old.
 
-A process may have hundreds of groups, and most of them have nothing to do most of the time.
+A process may have hundreds of groups, most of which have nothing to do most of the time. All looks of a session begin
+together: what they ask the broker leaves in one write.
 """
 
 import asyncio
 from collections.abc import Callable
 
-CALM_AFTER = 5.0
-"""Seconds without any sign of work; longer than most handlers keep a message."""
+LOOK_EVERY = 0.5
 IDLE_EVERY = 1.9
-"""Seconds between looks in a calm."""
+"""Seconds between looks."""
+CALM_AFTER = 5.0
+"""Seconds without a sign of work; most handlers are done with a message by then."""
 CHECK_EVERY = 20.0
 """Seconds between looks for what should have been told: nothing depends on them."""
 
@@ -23,16 +25,22 @@ class Pace:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._began = self._stirred = self._loop.time()
+        self._stirred = self._loop.time()
         self._busy = asyncio.Event()
         self._busy.set()
-        self._on_end: list[Callable[[], None]] = []
+        self._on_look: list[Callable[[], None]] = []
+        self._on_work: list[Callable[[], None]] = []
+        self._timer: asyncio.TimerHandle | None = None
         self.calm = False
-        """Kept by `until_look`; may be read on the path of a message."""
+        """May be read on the path of a message."""
 
-    def on_calm_ends(self, callback: Callable[[], None]) -> None:
-        """Have somebody woken by the first sign of work."""
-        self._on_end.append(callback)
+    def on_look(self, callback: Callable[[], None]) -> None:
+        """Has `callback` called when it is time for a look."""
+        self._on_look.append(callback)
+
+    def on_work(self, callback: Callable[[], None]) -> None:
+        """Has `callback` called when a calm ends."""
+        self._on_work.append(callback)
 
     def stir(self) -> None:
         """There is work, or a sign of it."""
@@ -40,22 +48,30 @@ class Pace:
         if self.calm:
             self.calm = False
             self._busy.set()
-            for callback in self._on_end:
+            for callback in self._on_work:
                 callback()
+            self._look()
 
     async def busy(self) -> None:
-        """Returns at once but in a calm; then when it ends."""
+        """Returns at once, but in a calm when it ends."""
         await self._busy.wait()
 
-    def until_look(self, every: float) -> float:
-        """Seconds until the next look of one who looks every so many seconds when there is work.
+    async def run(self) -> None:
+        """Calls for looks."""
+        try:
+            self._look()
+            await asyncio.Event().wait()
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
 
-        Looks of a session fall together: what they ask the broker leaves in one write.
-        """
-        now = self._loop.time()
-        if not self.calm and now - self._stirred >= CALM_AFTER:
+    def _look(self) -> None:
+        """Without a task and a timeout: there are hundreds of these."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if not self.calm and self._loop.time() - self._stirred >= CALM_AFTER:
             self.calm = True
             self._busy.clear()
-        interval = IDLE_EVERY if self.calm else every
-        left = interval - (now - self._began) % interval
-        return left if left > interval / 50 else left + interval  # a timer may be early
+        self._timer = self._loop.call_later(IDLE_EVERY if self.calm else LOOK_EVERY, self._look)
+        for callback in self._on_look:
+            callback()

@@ -177,7 +177,7 @@ class Routing:
         self._link.on_chunk(self.inboxes.look)
         self._link.on_blocked(self._listener.changed)
         self.journal.on_change = self.pace.stir
-        self.pace.on_calm_ends(self._listener.changed)
+        self.pace.on_work(self._listener.changed)
         self._on_ledger(self.journal.ledger)
         for handoff in self.journal.ledger.handoffs.values():
             self.handoffs.resume(handoff)
@@ -185,6 +185,7 @@ class Routing:
     def services(self) -> Collection[Coroutine[object, object, None]]:
         """What runs for as long as the session does."""
         return (
+            self.pace.run(),
             self.inboxes.run(),
             self.backlogs.run(),
             self.releaser.run(),
