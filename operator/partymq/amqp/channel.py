@@ -5,7 +5,7 @@ after `close` was called, and no message or acknowledgement is sent after it: by
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final, NamedTuple, TypeVar
 
 from pamqp import commands
@@ -164,8 +164,14 @@ class Channel:
 
     async def inspect(self, queue: str) -> tuple[int, int]:
         """The ready messages and the consumers of a queue of any kind; a missing queue closes the channel (404)."""
-        reply = await self._call(declare_frame(self.number, queue, passive=True), commands.Queue.DeclareOk)
-        return reply.message_count or 0, reply.consumer_count or 0
+        return (await self.inspect_all([queue]))[0]
+
+    async def inspect_all(self, queues: Collection[str]) -> list[tuple[int, int]]:
+        """The same of several queues, in one write; the first one that is missing closes the channel."""
+        asked = [self._replies.expect(commands.Queue.DeclareOk) for _ in queues]
+        self._output.send(b"".join([declare_frame(self.number, queue, passive=True) for queue in queues]))
+        replies = await asyncio.gather(*asked) if len(asked) > 1 else [await asked[0]]
+        return [_counts(reply) for reply in replies]
 
     async def declare_queue(self, queue: str, arguments: Arguments) -> None:
         """Declare a durable queue; one that exists with other arguments closes the channel (406)."""
@@ -260,6 +266,11 @@ class Channel:
         reply = await future
         assert isinstance(reply, expected)
         return reply
+
+
+def _counts(reply: Frame) -> tuple[int, int]:
+    assert isinstance(reply, commands.Queue.DeclareOk)
+    return reply.message_count or 0, reply.consumer_count or 0
 
 
 def _ignore(tag: int, multiple: bool) -> None:

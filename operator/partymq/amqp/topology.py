@@ -11,7 +11,7 @@ That connection is our kind and not aio-pika's because of the polls. They are fr
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Final, NamedTuple, Self
 
@@ -117,6 +117,16 @@ class Topology:
                 if error.code == _NOT_FOUND and _NO_QUEUE in error.text:
                     return None
                 raise _explained(error, f"queue {queue!r}") from error
+
+    async def poll_all(self, queues: Sequence[str]) -> list[QueueState | None]:
+        """The states of several queues; with one write and one wait where all of them exist, as they mostly do."""
+        channel = self._polls
+        if channel is not None and not channel.closed.done():
+            try:
+                return [QueueState(*counts) for counts in await channel.inspect_all(queues)]
+            except ChannelClosedError:
+                pass  # `poll` says why
+        return [await self.poll(queue) for queue in queues]
 
     async def queue_type(self, queue: str) -> str | None:
         """The type of a queue (`classic`, `quorum`, `stream`); None where there is none, or we may not ask.

@@ -39,6 +39,8 @@ class Consumer:
         return self.tag != OUR_TAG
 
 
+_PREFIX_PARTS: Final = 3
+
 Consumers = Mapping[str, tuple[Consumer, ...]]
 """By queue."""
 
@@ -49,6 +51,16 @@ class Weakness:
 
     who: str
     what: str
+
+
+def by_group(consumers: Consumers) -> Mapping[str, Consumers]:
+    """The consumers of each group's own queues, by what the names of these begin with."""
+    groups: dict[str, dict[str, tuple[Consumer, ...]]] = {}
+    for queue, consuming in consumers.items():
+        parts = queue.split(".", _PREFIX_PARTS)  # neither a namespace nor a group has a dot in its name
+        if len(parts) > _PREFIX_PARTS:
+            groups.setdefault(queue.removesuffix(parts[-1]), {})[queue] = consuming
+    return groups
 
 
 def weaknesses(names: Names, source: str, consumers: Consumers) -> tuple[Weakness, ...]:

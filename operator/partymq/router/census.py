@@ -7,11 +7,12 @@ message. What is seen is seconds old and may be missing: it is for telling peopl
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from partymq.amqp.management import Management
-from partymq.core.consumers import Consumer, Consumers
+from partymq.core.consumers import Consumer, Consumers, by_group
+from partymq.core.names import Names
 from partymq.core.spec import BrokerAddress
 from partymq.errors import BrokerError, PartyMQError
 
@@ -31,6 +32,12 @@ class Sighting:
 
     consumers: Consumers = field(default_factory=dict)
     error: PartyMQError | None = None
+    groups: Mapping[str, Consumers] = field(default_factory=dict, compare=False)
+    """Those of each group's own queues: hundreds of groups look for theirs."""
+
+    def of(self, names: Names, source: str) -> Consumers:
+        """The consumers of a group's queues and of its source."""
+        return {**self.groups.get(names.prefix, {}), source: self.consumers.get(source, ())}
 
 
 class Census:
@@ -86,7 +93,7 @@ class Census:
             LOG.exception("the consumers of %s could not be read", broker.host)
             return Sighting(error=BrokerError(f"The management API's list of consumers cannot be read: {error!r}."))
         self._remember(broker, consumers)
-        return Sighting(consumers=consumers)
+        return Sighting(consumers=consumers, groups=by_group(consumers))
 
     def _remember(self, broker: BrokerAddress, consumers: Consumers) -> None:
         now = time.monotonic()

@@ -55,7 +55,13 @@ class Inboxes:
         await self._topology.declare_quorum(inbox, single_active=True, dead_letter_exchange=self._names.dlx)
         member = Member(name, self._publisher.sink(inbox, left=0), self._window)
         self.members[name] = member
+        self._pace.stir()
         await self._poll(member)
+
+    @property
+    def queues(self) -> list[str]:
+        """The names of all inboxes."""
+        return [self._names.inbox(name) for name in self.members]
 
     def occupied(self, name: str) -> bool:
         """True while somebody consumes the inbox, or did when we took it over."""
@@ -65,6 +71,7 @@ class Inboxes:
     def forget(self, name: str) -> None:
         """The inbox is about to be deleted; until `deleted`, its name is not declared again."""
         self.members.pop(name, None)
+        self._pace.stir()
         self._deleting.add(name)
 
     def deleted(self, name: str) -> None:
@@ -114,7 +121,7 @@ class Inboxes:
         if member.closed:
             return
         left = member.sink.left
-        state = await self._topology.poll(self._names.inbox(member.name))
+        state = await self._pace.poll(self._names.inbox(member.name))
         if member.closed or member.name not in self.members:
             return  # a handoff began meanwhile: what we saw may be our own takeover
         if state is None:

@@ -129,7 +129,7 @@ class Intake:
             await self._shut()
 
     async def _look(self) -> bool:
-        state = await self._topology.poll(self._spec.source_queue)
+        state = await self._pace.poll(self._spec.source_queue)
         self.ready = None if state is None else state.ready
         limit = self._spec.backlog_limit
         self.full = self._backlog() > (limit * RESUME_AT if self.full else limit)

@@ -1,36 +1,45 @@
 """How often a session looks at what nobody tells it of.
 
 Invariant: while anything changes, is unfinished or is not as it should be, and for `CALM_AFTER` seconds after that, it
-is looked at every `LOOK_EVERY` seconds; in a calm every `IDLE_EVERY`, and at once at the first sign of work. So in a
-calm, what people are shown is at most two seconds old.
+is looked at every `LOOK_EVERY` seconds. Then there is a calm. In it the source and all inboxes are polled at once every
+`IDLE_EVERY` seconds, and as soon as one of them is not as it was last seen, or there is another sign of work, everybody
+looks. So what people are shown is at most two seconds old.
 
-A process may have hundreds of groups, most of which have nothing to do most of the time. All looks of a session begin
-together: what they ask the broker leaves in one write.
+A process may have hundreds of groups, most of which have nothing to do most of the time: in a calm, a group costs one
+write and one read for each look.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+
+from partymq.amqp.topology import QueueState, Topology
 
 LOOK_EVERY = 0.5
 IDLE_EVERY = 1.9
 """Seconds between looks."""
 CALM_AFTER = 5.0
 """Seconds without a sign of work; most handlers are done with a message by then."""
-CHECK_EVERY = 20.0
+CHECK_EVERY = 60.0
 """Seconds between looks for what should have been told: nothing depends on them."""
 
 
 class Pace:
     """One session's pace."""
 
-    def __init__(self) -> None:
+    def __init__(self, topology: Topology, *, queues: Callable[[], Sequence[str]]) -> None:
+        """`queues` says what there is to look at; whoever changes that stirs."""
+        self._topology = topology
+        self._queues = queues
         self._loop = asyncio.get_running_loop()
         self._stirred = self._loop.time()
+        self._sleeping: asyncio.Future[None] = self._loop.create_future()
         self._busy = asyncio.Event()
         self._busy.set()
+        self._seen: dict[str, QueueState | None] = {}
+        self._calm_queues: Sequence[str] = ()
+        self._calm_states: Sequence[QueueState | None] = ()
         self._on_look: list[Callable[[], None]] = []
         self._on_work: list[Callable[[], None]] = []
-        self._timer: asyncio.TimerHandle | None = None
         self.calm = False
         """May be read on the path of a message."""
 
@@ -42,36 +51,55 @@ class Pace:
         """Has `callback` called when a calm ends."""
         self._on_work.append(callback)
 
+    async def poll(self, queue: str) -> QueueState | None:
+        """Looks at a queue, on behalf of somebody who is then told when it is not like that any more."""
+        state = self._seen[queue] = await self._topology.poll(queue)
+        return state
+
     def stir(self) -> None:
         """There is work, or a sign of it."""
         self._stirred = self._loop.time()
         if self.calm:
             self.calm = False
             self._busy.set()
+            _wake(self._sleeping)
             for callback in self._on_work:
                 callback()
-            self._look()
 
     async def busy(self) -> None:
         """Returns at once, but in a calm when it ends."""
         await self._busy.wait()
 
     async def run(self) -> None:
-        """Calls for looks."""
-        try:
-            self._look()
-            await asyncio.Event().wait()
-        finally:
-            if self._timer is not None:
-                self._timer.cancel()
+        """Calls for looks; in a calm, looks itself."""
+        while True:
+            if not self.calm:
+                for callback in self._on_look:
+                    callback()
+                await self._sleep(LOOK_EVERY)
+                if self._loop.time() - self._stirred >= CALM_AFTER:
+                    self._begin_calm()
+            else:
+                await self._sleep(IDLE_EVERY)
+                if self.calm and await self._topology.poll_all(self._calm_queues) != self._calm_states:
+                    self.stir()
 
-    def _look(self) -> None:
-        """Without a task and a timeout: there are hundreds of these."""
-        if self._timer is not None:
-            self._timer.cancel()
-        if not self.calm and self._loop.time() - self._stirred >= CALM_AFTER:
-            self.calm = True
-            self._busy.clear()
-        self._timer = self._loop.call_later(IDLE_EVERY if self.calm else LOOK_EVERY, self._look)
-        for callback in self._on_look:
-            callback()
+    def _begin_calm(self) -> None:
+        self.calm = True
+        self._busy.clear()
+        self._calm_queues = self._queues()
+        self._seen = {queue: self._seen.get(queue) for queue in self._calm_queues}
+        self._calm_states = list(self._seen.values())
+
+    async def _sleep(self, seconds: float) -> None:
+        self._sleeping = self._loop.create_future()
+        timer = self._loop.call_later(seconds, _wake, self._sleeping)
+        try:
+            await self._sleeping
+        finally:
+            timer.cancel()
+
+
+def _wake(sleeping: asyncio.Future[None]) -> None:
+    if not sleeping.done():
+        sleeping.set_result(None)

@@ -57,7 +57,7 @@ class Routing:
         self._listener = listener
         self._names = names
         self.journal = journal
-        self.pace = pace = Pace()
+        self.pace = pace = Pace(topology, queues=lambda: (spec.source_queue, *self.inboxes.queues))
         partitions = range(len(ledger.partitions))
         self.lanes = {p: Lane(p, ledger.epoch, self._on_park) for p in (*partitions, SPREAD)}
         self.inboxes = Inboxes(

@@ -44,7 +44,8 @@ class Scrutiny:
                 reason="ManagementUnreachable",
                 message=f"nobody can see whether consumers acknowledge by hand and limit their prefetch: {seen.error}",
             )
-        found = weaknesses(Names(config.group), config.spec.source_queue, seen.consumers)
+        names, source = Names(config.group), config.spec.source_queue
+        found = weaknesses(names, source, seen.of(names, source))
         for weakness in found:
             if weakness not in self._known:
                 self._on_notice(Notice(warning=True, reason="UnsafeConsumer", message=weakness.what))

@@ -62,7 +62,7 @@ class Stage:
             go_direct=lambda _: None,
             any_sink=lambda: None,
             on_stray=lambda *_: None,
-            pace=Pace(),
+            pace=Pace(cast(Any, None), queues=tuple),
             checkpoint=lambda _: None,
         )
 

@@ -6,7 +6,7 @@ each channel's, and each queue's, share of it.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -233,6 +233,9 @@ class SimChannel:
     async def inspect(self, queue: str) -> tuple[int, int]:
         depth = await self._call(lambda: self._remote.depth(queue))
         return depth.messages, depth.consumers
+
+    async def inspect_all(self, queues: Collection[str]) -> list[tuple[int, int]]:
+        return await asyncio.gather(*(self.inspect(queue) for queue in queues))
 
     async def declare_queue(self, queue: str, arguments: Mapping[str, Any]) -> None:
         await self._call(

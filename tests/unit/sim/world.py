@@ -87,6 +87,8 @@ class Router:
     topology: SimConnection | None = None
     task: asyncio.Task[None] | None = None
     killed: bool = False
+    effects: int = 0
+    """How often something has reached the broker or come from it."""
     crash_after: int = -1
     crash_at: Point | None = None
     stopping: bool = False
@@ -106,6 +108,7 @@ class Router:
             self.topology = connection
 
     def effect(self) -> None:
+        self.effects += 1
         if self.crash_after > 0:
             self.crash_after -= 1
             if self.crash_after == 0:

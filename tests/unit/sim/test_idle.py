@@ -1,0 +1,92 @@
+"""A group that has nothing to do costs next to nothing, and what happens to it is noticed all the same."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from unittest import mock
+
+from partymq.core.report import MemberState
+from partymq.router.routing import Routing
+from support.fake_kubernetes import VirtualLoop
+from unit.sim.world import Router, Setting, World, inhabited
+
+MINUTE = 60.0
+LOOKS = 32
+"""In a minute; the source and two inboxes are polled in each: a question and an answer for each queue."""
+WRITES = 3
+"""In a minute, to the journal: a message, its confirm, itself back, and an acknowledgement."""
+
+Story = Callable[[World, Router, Routing], Awaitable[None]]
+
+
+def play(story: Story) -> None:
+    """Tells a story of a group that has been calm for a while."""
+
+    async def run() -> None:
+        with inhabited(Setting(members=2)) as world:
+            await world.begin()
+            for number in range(20):
+                world.publish(f"k{number}", later=1.0)
+            await asyncio.sleep(15.0)
+            router = world.router
+            assert router is not None
+            assert router.session is not None
+            assert router.session.routing is not None
+            assert router.session.routing.pace.calm
+            await story(world, router, router.session.routing)
+            await world.end()
+            assert not world.violations()
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(run())
+
+
+def _state(routing: Routing, member: str) -> MemberState:
+    return routing.controller.membership.members[member].state
+
+
+def test_an_idle_group_asks_the_broker_for_little() -> None:
+    async def story(_world: World, router: Router, _routing: Routing) -> None:
+        before = router.effects
+        await asyncio.sleep(MINUTE)
+        assert 3 * 2 * (LOOKS - 2) <= router.effects - before <= 3 * 2 * LOOKS + 4 * WRITES
+
+    play(story)
+
+
+def test_an_idle_group_wakes_nobody() -> None:
+    async def story(_world: World, _router: Router, routing: Routing) -> None:
+        with (
+            mock.patch.object(routing.inboxes, "_poll") as polled,
+            mock.patch.object(routing.intake, "_look") as looked,
+            mock.patch.object(routing.releaser, "_unlist") as tidied,
+            mock.patch.object(routing.controller, "_observe") as observed,
+        ):
+            await asyncio.sleep(MINUTE)
+        assert not any((polled.called, looked.called, tidied.called))
+        assert observed.call_count <= 1
+
+    play(story)
+
+
+def test_a_consumer_that_leaves_an_idle_group_is_noticed_within_two_seconds() -> None:
+    async def story(world: World, _router: Router, routing: Routing) -> None:
+        world.clients["a"].kill()
+        await asyncio.sleep(2.0)
+        assert _state(routing, "a") is MemberState.ABSENT
+        world.clients["a"].start()
+        await asyncio.sleep(0.6)
+        assert _state(routing, "a") is MemberState.ACTIVE
+
+    play(story)
+
+
+def test_a_message_ends_a_calm_at_once() -> None:
+    async def story(world: World, router: Router, routing: Routing) -> None:
+        world.publish("k0", later=0.0)
+        await asyncio.sleep(0.1)
+        assert not routing.pace.calm
+        before = router.effects
+        await asyncio.sleep(4.0)
+        assert router.effects - before >= 3 * 2 * 7  # every half second
+
+    play(story)
