@@ -170,8 +170,13 @@ class Channel:
         """The same of several queues, in one write; the first one that is missing closes the channel."""
         asked = [self._replies.expect(commands.Queue.DeclareOk) for _ in queues]
         self._output.send(b"".join([declare_frame(self.number, queue, passive=True) for queue in queues]))
-        replies = await asyncio.gather(*asked) if len(asked) > 1 else [await asked[0]]
-        return [_counts(reply) for reply in replies]
+        try:
+            return [_counts(await reply) for reply in asked]  # they come in this order, and mostly in one chunk
+        except BaseException:
+            for reply in asked:
+                if not reply.cancel() and not reply.cancelled():
+                    reply.exception()  # looked at: the first one was raised
+            raise
 
     async def declare_queue(self, queue: str, arguments: Arguments) -> None:
         """Declare a durable queue; one that exists with other arguments closes the channel (406)."""

@@ -10,7 +10,7 @@ from support.fake_kubernetes import VirtualLoop
 from unit.sim.world import Router, Setting, World, inhabited
 
 MINUTE = 60.0
-LOOKS = 32
+LOOKS = 34
 """In a minute; the source and two inboxes are polled in each: a question and an answer for each queue."""
 WRITES = 3
 """In a minute, to the journal: a message, its confirm, itself back, and an acknowledgement."""
