@@ -27,7 +27,7 @@ docker_down() {
   rm -rf "$(folder "$NAME")"
 }
 
-docker_kill() { docker kill --signal KILL "$(container)" >/dev/null; }
+docker_kill() { if docker_alive; then docker kill --signal KILL "$(container)" >/dev/null; fi; }
 docker_ctl() { docker exec "$(container)" rabbitmqctl "$@"; }
 docker_status() { docker_alive; }
 

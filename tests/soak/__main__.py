@@ -8,6 +8,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import traceback
 from pathlib import Path
 from random import Random
 from time import monotonic
@@ -156,6 +157,7 @@ async def main(seed: int, seconds: float) -> int:
         except* (AssertionError, TimeoutError) as errors:
             failure = "; ".join(sentences(errors))
             world.say(f"FAILED: {failure}")
+            traceback.print_exception(errors)
     verdict = made.spool.audit()
     show(Console(), world, verdict)
     if verdict.ok and not failure:
