@@ -6,6 +6,7 @@ import pytest
 
 from partymq.core.membership import PodState
 from partymq.router.points import Point
+from support.conditions import eventually
 from support.group import group
 
 
@@ -13,9 +14,9 @@ from support.group import group
 async def test_killed_at(point: Point, tmp_path: Path) -> None:
     async with group(tmp_path) as g:
         await g.spawn(kill_at=point)
-        await g.join("a", prefetch=10, work=0.002)
+        await g.join("a", prefetch=10, work=0.004)  # slower than they come: there is always something to copy
         producer = await (await g.clients.producer(g.source, rate=400, keys=100)).started()
-        await g.progress(100, deadline=60.0)
+        await eventually(lambda: any(m.ready > 50 for m in g.report.members), lambda: f"nothing waits: {g.report}", 60.0)
         await g.join("b", prefetch=10, work=0.002)  # a handoff, and then releases
         await g.died(deadline=60.0)
         await g.again()
