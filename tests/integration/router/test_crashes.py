@@ -16,7 +16,9 @@ async def test_killed_at(point: Point, tmp_path: Path) -> None:
         await g.spawn(kill_at=point)
         await g.join("a", prefetch=10, work=0.004)  # slower than they come: there is always something to copy
         producer = await (await g.clients.producer(g.source, rate=400, keys=100)).started()
-        await eventually(lambda: any(m.ready > 50 for m in g.report.members), lambda: f"nothing waits: {g.report}", 60.0)
+        await eventually(
+            lambda: any(m.ready > 50 for m in g.report.members), lambda: f"nothing waits: {g.report}", 60.0
+        )
         await g.join("b", prefetch=10, work=0.002)  # a handoff, and then releases
         await g.died(deadline=60.0)
         await g.again()
