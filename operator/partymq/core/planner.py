@@ -4,7 +4,7 @@ Invariant: a plan aims at the whole current membership, starts from what the led
 as its target's), and planning again after a plan was carried out gives nothing to do.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from partymq.core.assignment import assign
@@ -79,13 +79,24 @@ def plan(
     return Plan(
         admissions=frozenset(eligible) - ledger.members,
         claims=claims,
-        handoffs={donor: {p: wanted[p] for p in ledger.owned_by(donor)} for donor in sorted(giving | idle_leavers)},
+        handoffs=_handoffs(ledger, giving | idle_leavers, wanted),
         retargets={
             handoff.id: targets
             for handoff in ledger.handoffs.values()
             if (targets := {p: wanted[p] for p in handoff.targets}) != handoff.targets
         },
     )
+
+
+def _handoffs(
+    ledger: Ledger, donors: Collection[str], wanted: Sequence[str | None]
+) -> dict[str, dict[int, str | None]]:
+    """The target of every partition of each donor, in one pass: all members of a large group may be donors."""
+    handoffs: dict[str, dict[int, str | None]] = {donor: {} for donor in sorted(donors)}
+    for p, partition in enumerate(ledger.partitions):
+        if partition.owner is not None and partition.owner in handoffs:
+            handoffs[partition.owner][p] = wanted[p]
+    return handoffs
 
 
 def _expects(ledger: Ledger, member: str) -> bool:

@@ -249,6 +249,33 @@ async def test_the_first_caller_learns_what_was_refused_and_the_others_that_they
     assert isinstance(broker.methods(1)[-1], commands.Channel.CloseOk)
 
 
+async def test_a_refusal_of_one_of_several_questions_is_raised_once(
+    broker: FakeBroker, channel: Channel, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker.answers[commands.Queue.Declare] = None
+    asking = asyncio.ensure_future(channel.inspect_all(["a", "b", "c"]))
+    await turns()
+    broker.give((1, closes()(commands.Queue.Declare())))
+    with pytest.raises(ChannelClosedError, match="404"):
+        await asking
+    del asking
+    gc.collect()
+    assert "never retrieved" not in caplog.text
+
+
+async def test_several_questions_that_nobody_waits_for_shift_no_reply(broker: FakeBroker, channel: Channel) -> None:
+    broker.answers[commands.Queue.Declare] = None
+    asking = asyncio.ensure_future(channel.inspect_all(["a", "b"]))
+    await turns()
+    asking.cancel()
+    await asyncio.wait([asking])
+    later = asyncio.ensure_future(channel.inspect_all(["c"]))
+    await turns()
+    for ready in (1, 2, 3):
+        broker.give((1, commands.Queue.DeclareOk("q", ready, 0)))
+    assert await later == [(3, 0)]
+
+
 async def test_nothing_is_sent_on_a_channel_that_the_broker_closed(
     broker: FakeBroker, connection: Connection, channel: Channel
 ) -> None:
@@ -597,10 +624,11 @@ async def test_a_broker_that_takes_nothing_but_lives_is_not_lost() -> None:
                 assert not broker.reading, "one chunk at a time"
         assert not connection.lost.done()
         assert sips <= 3600 / 5
+        seen: list[float | None] = []
+        connection.on_blocked = lambda: seen.append(connection.blocked_since)
         broker.give((0, commands.Connection.Blocked("memory")))
-        assert connection.blocked_since == loop.time()
         broker.give((0, commands.Connection.Unblocked()))
-        assert connection.blocked_since is None
+        assert seen == [loop.time(), None]
         connection.resume_writing()
         assert broker.reading
 

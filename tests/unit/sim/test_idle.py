@@ -7,7 +7,7 @@ from unittest import mock
 from partymq.core.report import MemberState
 from partymq.router.routing import Routing
 from support.fake_kubernetes import VirtualLoop
-from unit.sim.world import Router, Setting, World, inhabited
+from unit.sim.world import SOURCE, Router, Setting, World, inhabited
 
 MINUTE = 60.0
 LOOKS = 34
@@ -88,5 +88,16 @@ def test_a_message_ends_a_calm_at_once() -> None:
         before = router.effects
         await asyncio.sleep(4.0)
         assert router.effects - before >= 3 * 2 * 7  # every half second
+
+    play(story)
+
+
+def test_a_source_that_vanishes_from_an_idle_group_is_noticed_within_two_seconds() -> None:
+    async def story(world: World, _router: Router, routing: Routing) -> None:
+        with mock.patch.object(routing.pace, "stir", wraps=routing.pace.stir) as stirred:
+            del world.broker._queues[SOURCE]
+            await asyncio.sleep(2.0)
+        assert stirred.called
+        assert routing.intake.ready is None
 
     play(story)
