@@ -96,8 +96,7 @@ def _handoff(figures: Figures) -> str:
                 rows.append(
                     [
                         f"{change.replace('to', ' to ')}, {backlog.removeprefix('backlog')}, {work}",
-                        tables.number(commit["value"]),
-                        *("" if pause is None else tables.number(pause["value"]) for pause in pauses),
+                        *("" if time is None else f"{time['value']:,.0f}" for time in (commit, *pauses)),
                     ]
                 )
     head = ("members, backlog, a message takes", "commit, ms", "pause p50, ms", "pause max, ms", "otherwise, ms")
