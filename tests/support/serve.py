@@ -147,18 +147,28 @@ class Served:
         """What every client's queue holds, in order: numbers and keys."""
         found: dict[str, list[tuple[int, str]]] = defaultdict(list)
         connection = await Connection.open(address(), name="test")
-        for name, queue in self.queues.items():
-            channel = await connection.channel()
-            ready, _ = await channel.inspect(queue)
-
-            def take(_tag: int, _origin: bytes, _header: bytes, body: bytes, into: Any = found[name]) -> None:  # noqa: ANN401
-                number, key = body_payload(body).decode().split()
-                into.append((int(number), key))
-
-            await channel.consume(queue, take)
-            await eventually(lambda name=name, ready=ready: len(found[name]) >= ready, f"{queue} is not read", 30.0)  # type: ignore[misc]
-        await connection.close()
+        try:
+            for name, queue in self.queues.items():
+                await _read(connection, queue, found[name])
+        finally:
+            connection.abort()
         return found
+
+
+async def _read(connection: Connection, queue: str, into: list[tuple[int, str]]) -> None:
+    channel = await connection.channel()
+    ready, _ = await channel.inspect(queue)
+
+    def take(_tag: int, _origin: bytes, _header: bytes, body: bytes) -> None:
+        number, key = body_payload(body).decode().split()
+        into.append((int(number), key))
+
+    await channel.consume(queue, take)
+    await eventually(
+        lambda: len(into) >= ready,
+        lambda: f"{len(into)} of the {ready} messages of {queue} are read; the connection: {connection.lost}",
+        60.0,
+    )
 
 
 def owners(received: dict[str, list[tuple[int, str]]]) -> dict[str, set[str]]:
