@@ -9,8 +9,8 @@ from support.own_broker import NoBrokerError, OwnBroker
 
 
 @pytest.fixture(scope="session")
-def started_broker() -> Iterator[OwnBroker]:
-    broker = OwnBroker("faults")
+def started_broker(worker_id: str) -> Iterator[OwnBroker]:
+    broker = OwnBroker("faults" if worker_id == "master" else f"faults-{worker_id}")
     try:
         asyncio.run(broker.up())
     except NoBrokerError as error:

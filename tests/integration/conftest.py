@@ -1,0 +1,12 @@
+"""How these tests are spread over processes: what shares a thing that only one may use stays together."""
+
+import pytest
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Those that do the broker harm share a broker; those of Kubernetes share an API server that some of them cut off."""
+    for item in items:
+        if "broker" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("own broker"))
+        elif "integration/kube/" in item.nodeid:
+            item.add_marker(pytest.mark.xdist_group("kubernetes"))
