@@ -4,7 +4,7 @@ import pytest
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Those that do the broker harm share a broker; those of Kubernetes share an API server that some of them cut off."""
+    """Those that do the broker harm share a broker; those of Kubernetes an API server that some cut off."""
     for item in items:
         if "broker" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.xdist_group("own broker"))

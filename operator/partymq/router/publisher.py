@@ -20,6 +20,9 @@ from partymq.router.link import Link
 OUTLETS: Final = 4
 """Besides the journal's; more than a broker of a few cores can keep busy gain nothing."""
 UNLIMITED: Final = 1 << 60
+STALLED_AFTER: Final = 60.0
+"""Seconds for which one publish may stay unconfirmed: as long as RabbitMQ itself waits for the leader of a queue."""
+LOOK_EVERY: Final = 15.0
 
 
 class Settled(Protocol):
@@ -51,6 +54,12 @@ class Outlet:
     def unconfirmed(self) -> int:
         """Messages that are published and not confirmed."""
         return len(self._arrivals) + len(self._others)
+
+    @property
+    def oldest(self) -> int | None:
+        """The sequence number of the first publish that is not confirmed."""
+        self._advance()
+        return self._low if self._low <= self.sent else None
 
     def serve(self, source: Settled) -> None:
         """Makes `source` the origin of arrivals; the one before has nothing unconfirmed."""
@@ -143,6 +152,8 @@ class Publisher:
         """The outlet of the journal alone: its writes wait for nothing else."""
         self._outlets: list[Outlet] = []
         self._by_queue: dict[tuple[str, str], Outlet] = {}
+        self._seen: dict[Outlet, tuple[int, float]] = {}
+        """The oldest unconfirmed publish of each outlet, and since when it is."""
 
     async def open(self, queue: str) -> None:
         """Opens the outlets, as consumers of `queue`, which no earlier session's outlets consume any more."""
@@ -174,6 +185,29 @@ class Publisher:
         """Returns when everything published so far is confirmed."""
         for barrier in [outlet.barrier() for outlet in (self.journal, *self._outlets)]:
             await barrier
+
+    async def watch(self) -> None:
+        """Ends the session when the broker confirms no more: what waits for that would wait without end.
+
+        It is how a queue without a leader shows; one that is consumed says so itself, after the same time.
+        """
+        while True:
+            await asyncio.sleep(LOOK_EVERY)
+            if self.stalled(asyncio.get_running_loop().time()):
+                raise BrokerError(
+                    f"the broker has not confirmed a publish for {STALLED_AFTER:g} seconds: a queue of the group has "
+                    "no leader or no majority; `rabbitmq-queues quorum_status` tells which"
+                )
+
+    def stalled(self, now: float) -> bool:
+        """Whether a publish has been waiting for its confirm in all looks of so many seconds, none of them blocked."""
+        outlets = () if self._link.blocked else (self.journal, *self._outlets)
+        waiting = {outlet: oldest for outlet in outlets if (oldest := outlet.oldest) is not None}
+        self._seen = {
+            outlet: self._seen[outlet] if outlet in self._seen and self._seen[outlet][0] == oldest else (oldest, now)
+            for outlet, oldest in waiting.items()
+        }
+        return any(now - since >= STALLED_AFTER for _, since in self._seen.values())
 
     async def close(self) -> None:
         """Closes the outlets; all they published is confirmed."""

@@ -186,6 +186,7 @@ class Routing:
         """What runs for as long as the session does."""
         return (
             self.pace.run(),
+            self._publisher.watch(),
             self.inboxes.run(),
             self.backlogs.run(),
             self.releaser.run(),
