@@ -27,7 +27,7 @@ from partymq.router.takeover import Takeover
 from unit.sim.script import Act, Crash, CrashAt, Join, Leave, Produce, Restart, Stall, Step, Trouble, play
 from unit.sim.world import Setting
 
-HISTORIES = 300
+HISTORIES = 1000
 """Most histories that are tried on a mutation; most fail within a few."""
 
 
