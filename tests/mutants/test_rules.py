@@ -128,6 +128,14 @@ MUTATIONS = [
         "moves",
     ),
     Mutation(
+        "inboxes are deleted on the connection that publishes to them",
+        Handoffs,
+        "_commit",
+        "await takeover.delete_inbox()",
+        "takeover._deleting = True\n        await self._topology.delete(self._names.inbox(progress.donor))",
+        "moves",
+    ),
+    Mutation(
         "one active consumer of the journal",
         Session,
         "_serve",

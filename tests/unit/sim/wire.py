@@ -17,6 +17,7 @@ from partymq.amqp.replies import NotExecutedError, settle
 from partymq.amqp.stamp import read_stamp
 from partymq.errors import ChannelClosedError, ConnectionLostError
 from unit.model.broker import Channel, ChannelClosedByBrokerError, Delivery
+from unit.model.queues import Consumer
 from unit.sim.network import LiveBroker, Network, Pipe
 
 T = TypeVar("T")
@@ -41,6 +42,8 @@ class Wire:
     def __init__(self, network: Network, broker: LiveBroker) -> None:
         self.network = network
         self.broker = broker
+        self.defects: list[str] = []
+        """What the router must not do, whether it does harm this time or not."""
         self._contents: list[Content] = []
 
     def keep(self, content: Content) -> str:
@@ -86,6 +89,12 @@ class SimConnection:
         self._channels.append(channel)
         await channel.open()
         return channel
+
+    def has(self, consumer: Consumer) -> bool:
+        """Whether the consumer is one of this connection."""
+        return any(
+            each.consumer is consumer for channel in self._channels for each in channel._remote._subscriptions.values()
+        )
 
     def add_chunk_hook(self, hook: Callable[[], None]) -> None:
         self._hooks = (*self._hooks, hook)
@@ -260,7 +269,9 @@ class SimChannel:
 
     async def delete_queue(self, queue: str) -> int:
         def delete() -> int:
-            if self._wire.broker.queue(queue) is not None:
+            if (target := self._wire.broker.queue(queue)) is not None:
+                if any(each.priority > 0 for each in target.consumers if not self._connection.has(each)):
+                    self._wire.defects.append(f"{queue} is deleted beside the connection of its takeover")
                 self._remote.delete(queue)
             return 0
 

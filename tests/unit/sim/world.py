@@ -446,7 +446,7 @@ class World:
 
     def violations(self) -> list[str]:
         """What was promised and broken."""
-        found = list(self.defects)
+        found = [*self.defects, *self.wire.defects]
         groups: dict[frozenset[str], set[str]] = defaultdict(set)
         for event in self._events:
             if event.key:
