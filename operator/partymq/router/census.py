@@ -58,7 +58,10 @@ class Census:
         return self._latest.get(broker)
 
     def remembered(self, broker: BrokerAddress, queue: str) -> tuple[Consumer, ...]:
-        """The consumers other than ours that a queue had when it was last seen to have any."""
+        """The consumers other than ours that a queue had when one of them was last seen active.
+
+        A takeover makes them wait, while the one that was active may still hold messages.
+        """
         return self._remembered.get(broker, {}).get(queue, (0.0, ()))[1]
 
     async def run(self) -> None:
@@ -100,6 +103,7 @@ class Census:
         before = self._remembered.get(broker, {})
         remembered = {queue: known for queue, known in before.items() if now - known[0] < REMEMBER}
         for queue, consuming in consumers.items():
-            if foreign := tuple(consumer for consumer in consuming if consumer.foreign):
+            foreign = tuple(consumer for consumer in consuming if consumer.foreign)
+            if any(consumer.active for consumer in foreign):
                 remembered[queue] = now, foreign
         self._remembered[broker] = remembered

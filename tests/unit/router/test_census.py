@@ -115,6 +115,16 @@ async def test_a_consumer_that_is_gone_is_remembered() -> None:
         assert looking.remembered(BROKER, INBOX) == (GOOD,)
 
 
+async def test_one_that_waits_for_a_takeover_is_remembered_as_the_one_that_was_active() -> None:
+    _Management.answer = {INBOX: (GOOD,)}
+    async with running(BROKER) as (looking, _):
+        await eventually(lambda: looking.remembered(BROKER, INBOX) == (GOOD,), "not seen")
+        _Management.answer = {INBOX: (replace(GOOD, active=False), replace(GOOD, tag=OUR_TAG))}
+        looks = len(_Management.looks)
+        await eventually(lambda: len(_Management.looks) > looks + 1, "not looked at again")
+        assert looking.remembered(BROKER, INBOX) == (GOOD,)
+
+
 async def test_each_weakness_is_told_once_and_its_end_is_too() -> None:
     told: list[Notice] = []
     bad = replace(GOOD, acknowledges=False)
