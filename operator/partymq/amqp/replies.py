@@ -57,7 +57,7 @@ def _not_executed(error: Exception) -> Exception:
     return NotExecutedError(error.code, error.text) if isinstance(error, ChannelClosedError) else error
 
 
-def settle(future: asyncio.Future[None], error: Exception | None) -> None:
+def settle(future: asyncio.Future[None], error: BaseException | None) -> None:
     """End a state future once; its exception may be looked at or not."""
     if future.done():
         return

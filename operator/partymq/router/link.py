@@ -10,6 +10,7 @@ from collections.abc import Callable
 from partymq.amqp.channel import Channel, Returned
 from partymq.amqp.connection import Connection
 from partymq.amqp.frames import FRAME_OVERHEAD, HEADER_GROWTH
+from partymq.amqp.replies import settle
 from partymq.errors import BrokerError
 
 
@@ -60,7 +61,7 @@ class Link:
         A message that came back is confirmed right after.
         """
         if not self._failed.done():
-            self._failed.set_exception(error)
+            settle(self._failed, error)
             self._connection.abort()
 
     def cancelled(self, queue: str) -> Callable[[], None]:

@@ -1,5 +1,8 @@
 """One way to fail: at the first surprise nothing is acknowledged any more."""
 
+import asyncio
+import gc
+
 from pamqp import commands, frame
 
 from partymq.amqp.connection import Connection
@@ -43,3 +46,19 @@ async def test_a_message_that_comes_back_is_not_acknowledged_although_it_is_conf
     )
     assert not [method for _, method in broker.sent if isinstance(method, commands.Basic.Ack)]
     assert broker.aborted
+
+
+async def test_a_failure_that_nobody_waits_for_is_no_warning() -> None:
+    broker, warnings = FakeBroker(), list[str]()
+    broker.tune.heartbeat = 0
+    with broker.listening():
+        connection = await Connection.open(ADDRESS, name="test", heartbeat=0)
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: warnings.append(context["message"]))
+    link = Link(connection)
+    await link.channel()
+    connection.abort()
+    await asyncio.sleep(0)  # the channel tells the link
+    await asyncio.sleep(0)
+    del link, connection, broker
+    gc.collect()
+    assert not warnings
