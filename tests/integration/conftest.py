@@ -6,7 +6,7 @@ import pytest
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Those that do the broker harm share a broker; those of Kubernetes an API server that some cut off."""
     for item in items:
-        if "broker" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("own broker"))
-        elif "integration/kube/" in item.nodeid:
+        if "integration/kube/" in item.nodeid:
             item.add_marker(pytest.mark.xdist_group("kubernetes"))
+        elif "broker" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("own broker"))

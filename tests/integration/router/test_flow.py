@@ -108,6 +108,7 @@ async def _handoff(g: Group, name: str) -> float:
     return float(took[1])
 
 
+@pytest.mark.alone
 async def test_a_handoff_does_not_notice_a_backlog(tmp_path: Path) -> None:
     """The inbox is full in both cases; 100 000 messages more wait in backlogs, and stay there."""
     async with group(tmp_path, inbox_window=64) as g:
