@@ -1,47 +1,78 @@
 """The ledger's transitions, as a machine that makes random plans and carries them out."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from partymq.core import codec
 from partymq.core import ledger as transitions
 from partymq.core.ledger import Ledger, LedgerError, Phase
 from partymq.core.names import SPREAD
-from partymq.core.planner import plan
+from partymq.core.planner import Plan, plan
 
 NAMES = ("a", "b", "c", "d")
 PARTITIONS = 5
 
 
 class Protocol(RuleBasedStateMachine):
-    """A router's writes, in any order that the controller, the handoffs and the releases could make them."""
+    """A router's writes, in any order that the controller, the handoffs and the releases could make them.
+
+    Beside the ledger the machine keeps what is true at the broker and among the members: a ledger that says otherwise
+    has forgotten or invented something.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.ledger = transitions.succeed(transitions.empty(PARTITIONS), writer="w")
         self.present: set[str] = set()
+        self.keeping: set[str] = set()
+        """Absent for a moment: not ready, or about to come back under their names."""
         self.count = 0
+        self.owners: dict[int, str] = {}
+        """Whose inbox the messages of a partition went to last."""
+        self.segments: dict[int, list[str]] = {p: [] for p in range(SPREAD, PARTITIONS)}
+        """Transfers that hold messages of a partition, the oldest first."""
+        self.backlogged: set[int] = set()
+        """Partitions with messages in their backlogs."""
+        self.existing: set[str] = set()
+        """Transfers that may exist on the broker."""
+        self.deleted: set[str] = set()
+        """Transfers whose deletion is confirmed, but not written down."""
+
+    @initialize(names=st.sets(st.sampled_from(NAMES)))
+    def begins(self, names: set[str]) -> None:
+        self.present |= names
+        self.plans()
 
     @rule(name=st.sampled_from(NAMES))
     def comes(self, name: str) -> None:
+        self.keeping.discard(name)
         self.present.add(name)
 
     @rule(name=st.sampled_from(NAMES))
     def goes(self, name: str) -> None:
+        self.keeping.discard(name)
         self.present.discard(name)
+
+    @precondition(lambda self: self.present)
+    @rule(data=st.data())
+    def is_away_for_a_moment(self, data: st.DataObject) -> None:
+        settled = not self.todo(self.ledger)
+        name = data.draw(st.sampled_from(sorted(self.present)))
+        self.present.remove(name)
+        self.keeping.add(name)
+        assert not settled or not self.todo(self.ledger), "the absence alone moves something"
 
     @rule()
     def plans(self) -> None:
-        todo = plan(self.ledger, eligible=self.present, keeping=frozenset(), leaving=self.ledger.members - self.present)
-        after = transitions.claim(transitions.admit(self.ledger, todo.admissions), todo.claims)
-        for handoff, targets in todo.retargets.items():
-            after = transitions.retarget(after, id=handoff, targets=targets)
-        for donor, targets in todo.handoffs.items():
-            self.count += 1
-            after = transitions.begin_handoff(after, id=f"1.{self.count}", donor=donor, targets=targets)
-        self.ledger = after
+        before, self.count = self.ledger, self.count + 10
+        todo = self.todo(before)
+        self.ledger = _carried_out(before, todo, number=self.count)
+        self.owners |= todo.claims
+        self.existing |= self.ledger.handoffs.keys()
+        for name in self.keeping:
+            assert _intended(self.ledger, name) <= _intended(before, name), "one that is not there gets more"
 
     @precondition(lambda self: self.ledger.handoffs)
     @rule(data=st.data())
@@ -55,27 +86,55 @@ class Protocol(RuleBasedStateMachine):
     @rule(data=st.data())
     def commits(self, data: st.DataObject) -> None:
         handoff = self.ledger.handoffs[data.draw(st.sampled_from(sorted(self.ledger.handoffs)))]
-        before = self.ledger
-        gone = handoff.donor not in self.present
-        self.ledger = transitions.commit(before, id=handoff.id, drop=gone)
-        for p in handoff.targets:
+        gone = handoff.donor not in self.present | self.keeping
+        self.ledger = transitions.commit(self.ledger, id=handoff.id, drop=gone)
+        for p, target in handoff.targets.items():
             assert self.ledger.partition(p).backlog, "arrivals that waited are forgotten"
+            self.owners.pop(p)
+            if target is not None:
+                self.owners[p] = target
         for p in handoff.found:
-            assert self.ledger.partition(p).transfers[0] == handoff.id, "something newer is given first"
+            self.segments[p].insert(0, handoff.id)
         if gone and self.ledger.names(handoff.donor):
             assert handoff.donor in self.ledger.members, "an inbox is dropped that messages may be sent to"
+
+    @rule(partitions=st.sets(st.integers(SPREAD, PARTITIONS - 1), min_size=1))
+    def lists_backlogs(self, partitions: set[int]) -> None:
+        self.ledger = transitions.list_backlogs(self.ledger, partitions)
+        self.backlogged |= partitions
+
+    @precondition(lambda self: self.ledger.backlogs)
+    @rule(data=st.data())
+    def waits(self, data: st.DataObject) -> None:
+        self.backlogged.add(data.draw(st.sampled_from(self.ledger.backlogs)))
 
     @rule(data=st.data())
     def empties(self, data: st.DataObject) -> None:
         p = data.draw(st.integers(SPREAD, PARTITIONS - 1))
-        first = self.ledger.partition(p).transfers[:1]
+        first = self.segments[p][:1]
+        del self.segments[p][:1]
+        if not self.segments[p] and p not in self.ledger.held:
+            self.backlogged.discard(p)
         self.ledger = transitions.unlist(self.ledger, transfers={p: first}, backlogs=[p])
         if p in self.ledger.held:
             assert self.ledger.partition(p).backlog, "a held partition's arrivals have nowhere to wait"
 
+    @precondition(lambda self: self.ledger.garbage)
+    @rule(data=st.data())
+    def deletes_garbage(self, data: st.DataObject) -> None:
+        self.deleted.add(data.draw(st.sampled_from(sorted(self.ledger.garbage))))
+        self.existing -= self.deleted
+
+    @rule()
+    def forgets_garbage(self) -> None:
+        self.ledger = transitions.forget_garbage(self.ledger, self.deleted)
+        assert not self.ledger.garbage & self.deleted, "it would be deleted again for ever"
+        self.deleted = set()
+
     @rule()
     def fails(self) -> None:
         self.ledger = transitions.succeed(codec.decode(codec.encode(self.ledger)), writer="w2")
+        self.deleted = set()
 
     @invariant()
     def is_sound(self) -> None:
@@ -93,28 +152,60 @@ class Protocol(RuleBasedStateMachine):
             assert partition.owner is None or partition.owner in ledger.members, "an owner's inbox is not known"
 
     @invariant()
+    def says_what_is_there(self) -> None:
+        ledger = self.ledger
+        owners = {p: partition.owner for p, partition in enumerate(ledger.partitions) if partition.owner is not None}
+        assert owners == self.owners, "an owner changed without a claim or a handoff"
+        for p, transfers in self.segments.items():
+            assert ledger.partition(p).transfers == tuple(transfers), "messages of a transfer are lost or out of order"
+        assert self.backlogged <= set(ledger.backlogs), "the messages of a backlog are lost"
+        known = ledger.handoffs.keys() | ledger.transfers | ledger.garbage
+        assert self.existing <= known, "a transfer stays on the broker for ever"
+
+    @invariant()
     def plans_come_to_an_end(self) -> None:
         ledger, present = self.ledger, self.present
+        there = present | self.keeping
         for number in range(20):
-            todo = plan(ledger, eligible=present, keeping=frozenset(), leaving=ledger.members - present)
-            ledger = transitions.claim(transitions.admit(ledger, todo.admissions), todo.claims)
-            for handoff, targets in todo.retargets.items():
-                ledger = transitions.retarget(ledger, id=handoff, targets=targets)
-            for donor, targets in todo.handoffs.items():
-                ledger = transitions.begin_handoff(ledger, id=f"9.{number}.{donor}", donor=donor, targets=targets)
+            todo = self.todo(ledger)
             if not todo and not ledger.handoffs:
                 break
+            ledger = _carried_out(ledger, todo, number=10_000 + 10 * number)
             for running in list(ledger.handoffs.values()):
-                ledger = transitions.commit(ledger, id=running.id, drop=running.donor not in present)
+                ledger = transitions.commit(ledger, id=running.id, drop=running.donor not in there)
         else:
             raise AssertionError("plans go on for ever")
         owners = {partition.owner for partition in ledger.partitions}
-        assert owners <= present or (not present and owners == {None})
-        counts = [sum(p.owner == name for p in ledger.partitions) for name in present]
+        assert owners <= (there if present else there | {None})
+        counts = [len(ledger.owned_by(name)) for name in present]
         assert not counts or max(counts) - min(counts) <= 1
+        assert not counts or all(len(ledger.owned_by(name)) <= min(counts) + 1 for name in self.keeping)
+
+    def todo(self, ledger: Ledger) -> Plan:
+        """What the controller would have done to `ledger`."""
+        leaving = ledger.members - self.present - self.keeping
+        return plan(ledger, eligible=self.present, keeping=self.keeping, leaving=leaving)
+
+
+def _carried_out(ledger: Ledger, todo: Plan, *, number: int) -> Ledger:
+    """The ledger after a plan's writes; its handoffs are numbered from `number` on."""
+    ledger = transitions.claim(transitions.admit(ledger, todo.admissions), todo.claims)
+    for handoff, targets in todo.retargets.items():
+        ledger = transitions.retarget(ledger, id=handoff, targets=targets)
+    for n, (donor, targets) in enumerate(todo.handoffs.items(), number):
+        ledger = transitions.begin_handoff(ledger, id=f"1.{n}", donor=donor, targets=targets)
+    return ledger
+
+
+def _intended(ledger: Ledger, name: str) -> set[int]:
+    """What a member has, or is to have when the handoffs under way are done."""
+    held = ledger.held
+    owners = {p: partition.owner for p, partition in enumerate(ledger.partitions)}
+    return {p for p, owner in owners.items() if (held[p].targets[p] if p in held else owner) == name}
 
 
 TestProtocol = Protocol.TestCase
+TestProtocol.settings = settings(max_examples=300)
 
 
 def _with_owner() -> Ledger:
