@@ -1,0 +1,174 @@
+"""A graceful stop in the middle of a handoff: what the takeover holds is not given back."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
+
+from partymq.amqp.frames import plain_header
+from partymq.amqp.stamp import Stamper, read_fence
+from partymq.core.ledger import Ledger, Partition, empty
+from partymq.core.names import Names
+from partymq.core.spec import GroupId
+from partymq.router.handoff import Handoffs
+from partymq.router.lanes import Lane, Member
+from partymq.router.points import Point
+from partymq.router.publisher import Sink
+from support.conditions import eventually
+
+
+class Inbox:
+    """The donor's inbox, and the channel of its takeover; fences come back once no client holds anything."""
+
+    number = 1
+
+    def __init__(self, messages: Iterable[bytes]) -> None:
+        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.held: dict[int, bytes] = {}
+        self.returned: list[bytes] = []
+        self.attached = False
+        self.quiet = False
+        """True when no client holds anything."""
+        self._messages = list(messages)
+        self._tag = 0
+        self._deliver: Callable[[int, bytes, bytes, bytes], None] = lambda *_: None
+
+    async def qos(self, _prefetch: int) -> None:
+        """Taken as said."""
+
+    async def consume(self, _queue: str, deliver: Callable[[int, bytes, bytes, bytes], None], **_: object) -> None:
+        self._deliver = deliver
+        self.attached = True
+        for header in self._messages:
+            self._give(header)
+
+    def _give(self, header: bytes) -> None:
+        self._tag += 1
+        self.held[self._tag] = header
+        self._deliver(self._tag, b"", header, b"")
+
+    def publish(self, _frame: bytes, header: bytes, _body: bytes) -> None:
+        if self.quiet:
+            asyncio.get_running_loop().call_soon(self._give, header)
+
+    def ack(self, tag: int, *, multiple: bool = False) -> None:
+        for one in [one for one in self.held if one == tag or (multiple and one < tag)]:
+            del self.held[one]
+
+    async def close(self) -> None:
+        self.returned = [header for header in self.held.values() if read_fence(header) is None]
+        self.closed.set_result(None)
+
+
+class Stage:
+    """A handoff of `a`, which owns the only partition, to `b`."""
+
+    def __init__(self, messages: Iterable[bytes]) -> None:
+        self.inbox = Inbox(messages)
+        self.points: list[Point] = []
+        self.copied: list[bytes] = []
+        owned = replace(empty(1), partitions=(Partition(owner="a"),), members=frozenset({"a", "b"}), epoch=1)
+        self.journal = SimpleNamespace(ledger=owned, write=self._write)
+        self.handoffs = Handoffs(
+            link=cast(Any, SimpleNamespace(channel=self._channel, cancelled=lambda _: None)),
+            topology=cast(Any, SimpleNamespace(poll=_poll, declare_quorum=_done, purge=_done)),
+            publisher=cast(Any, SimpleNamespace(confirmed=_done, sink=self._sink)),
+            journal=cast(Any, self.journal),
+            names=Names(GroupId(namespace="shop", name="orders")),
+            inboxes=cast(Any, SimpleNamespace(members={"a": _member("a")}, wake=lambda _: None)),
+            releaser=cast(Any, SimpleNamespace(hold=_done, holding=_holding)),
+            lanes={0: Lane(0, 1, lambda _: None)},
+            present=lambda _: True,
+            on_commit=lambda *_: None,
+            on_end=lambda _: None,
+            checkpoint=self._reached,
+        )
+
+    def _reached(self, point: Point) -> None:
+        self.points.append(point)
+        if point is Point.EXTRACTED:
+            self.inbox.quiet = False  # the broker takes its time to prove the acknowledgements
+
+    async def _channel(self) -> Inbox:
+        return self.inbox
+
+    def _sink(self, _queue: str) -> SimpleNamespace:
+        return SimpleNamespace(publish=lambda header, _body: self.copied.append(header))
+
+    async def _write(self, change: Callable[[Ledger], Ledger]) -> Ledger:
+        self.journal.ledger = after = change(self.journal.ledger)
+        return after
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """The handoff, at the moment when it waits for the donor's client."""
+        task = asyncio.create_task(self.handoffs.run())
+        self.handoffs.start("a", {0: "b"})
+        await eventually(lambda: self.inbox.attached, "the inbox is not taken over", every=0)
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
+
+
+def _member(name: str) -> Member:
+    return Member(name, Sink(cast(Any, None), b"", 10), 10)
+
+
+async def _poll(_queue: str) -> SimpleNamespace:
+    return SimpleNamespace(ready=0, consumers=1)
+
+
+async def _done(*_: object) -> None:
+    """Done at once."""
+
+
+@asynccontextmanager
+async def _holding(_lanes: object) -> AsyncIterator[None]:
+    yield
+
+
+HEADERS = [Stamper(0, 1).stamp(plain_header(5), seq, b"\0\0") for seq in (1, 2)]
+
+
+async def _stops(stage: Stage) -> None:
+    """A stop that begins before anything else happens."""
+    stopping = asyncio.create_task(stage.handoffs.stop())
+    await asyncio.sleep(0)
+    stage.inbox.quiet = True
+    await eventually(lambda: stopping.done() or Point.EXTRACTED in stage.points, "it is not extracted", every=0)
+    stage.inbox.quiet = True
+    await stopping
+
+
+async def test_a_stop_lets_a_handoff_commit_that_holds_the_inboxs_messages() -> None:
+    """A client that is given them and leaves puts them behind what is newer."""
+    stage = Stage(HEADERS)
+    async with stage.running():
+        await _stops(stage)
+    assert stage.inbox.returned == []
+    assert stage.copied == HEADERS
+    assert stage.journal.ledger.partitions[0].owner == "b"
+    assert not stage.journal.ledger.handoffs
+
+
+async def test_a_stop_lets_a_handoff_commit_that_has_extracted() -> None:
+    stage = Stage(HEADERS)
+    async with stage.running():
+        stage.inbox.quiet = True
+        await eventually(lambda: Point.EXTRACTED in stage.points, "it is not extracted", every=0)
+        await _stops(stage)
+    assert stage.journal.ledger.partitions[0].owner == "b"
+    assert not stage.journal.ledger.handoffs
+
+
+async def test_a_stop_does_not_wait_for_a_donor_that_has_everything() -> None:
+    stage = Stage([])
+    async with stage.running():
+        await asyncio.wait_for(stage.handoffs.stop(), 1.0)
+    assert stage.inbox.closed.done()
+    assert stage.journal.ledger.partitions[0].owner == "a"
+    assert list(stage.journal.ledger.handoffs) == ["1.1"], "the next session goes on with it"

@@ -1,0 +1,79 @@
+"""Who has just become the journal's active consumer finds the newest ledger, whatever stands before it."""
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any, cast
+
+import orjson
+
+from partymq.amqp.connection import body_payload
+from partymq.amqp.frames import body_frames
+from partymq.core import codec
+from partymq.core.ledger import Ledger, empty, succeed
+from partymq.router.journal import Journal
+from support.conditions import eventually
+
+
+class Queue:
+    """The journal as one session sees it: what it publishes is kept until it is delivered."""
+
+    def __init__(self) -> None:
+        self.published: list[bytes] = []
+        self._tag = 0
+        channel = SimpleNamespace(number=1)
+        outlet = SimpleNamespace(channel=channel, publish=self._publish)
+        self.journal = Journal(outlet=cast(Any, outlet), queue="journal")
+
+    def _publish(self, _frame: bytes, _header: bytes, body: bytes) -> None:
+        self.published.append(body_payload(body))
+
+    def deliver(self, payload: bytes) -> None:
+        self._tag += 1
+        self.journal._on_delivery(self._tag, b"", b"", body_frames(payload))
+
+
+def _ledger(epoch: int) -> Ledger:
+    ledger = empty(2)
+    for _ in range(epoch):
+        ledger = succeed(ledger, writer="another")
+    return ledger
+
+
+async def _winning(queue: Queue) -> "asyncio.Task[Ledger | None]":
+    winning = asyncio.create_task(queue.journal.win(on_standby=lambda: None))
+    await eventually(lambda: bool(queue.published), "no mark is published", every=0)
+    return winning
+
+
+async def test_a_mark_from_the_time_of_standing_by_hides_no_newer_ledger() -> None:
+    queue = Queue()
+    winning = await _winning(queue)
+    # The router before us wrote behind our mark, acted on it and died.
+    queue.deliver(codec.encode(_ledger(3)))
+    queue.deliver(queue.published[0])
+    queue.deliver(codec.encode(_ledger(4)))
+    await eventually(lambda: winning.done() or len(queue.published) > 1, "no mark is published once active", every=0)
+    queue.deliver(queue.published[-1])
+    assert await winning == _ledger(4)
+
+
+async def test_a_mark_that_is_delivered_first_hides_no_ledger() -> None:
+    queue = Queue()
+    winning = await _winning(queue)
+    queue.deliver(queue.published[0])
+    queue.deliver(codec.encode(_ledger(4)))
+    await eventually(lambda: winning.done() or len(queue.published) > 1, "no mark is published once active", every=0)
+    queue.deliver(queue.published[-1])
+    assert await winning == _ledger(4), "it is taken for a group that was never routed"
+
+
+async def test_the_newest_ledger_is_not_the_one_delivered_last() -> None:
+    queue = Queue()
+    winning = await _winning(queue)
+    # After a cancel the successor may see the newer first.
+    queue.deliver(codec.encode(_ledger(4)))
+    queue.deliver(codec.encode(_ledger(3)))
+    queue.deliver(orjson.dumps({"mark": "0", "by": "somebody", "wants": ""}))
+    await eventually(lambda: winning.done() or len(queue.published) > 1, "no mark is published once active", every=0)
+    queue.deliver(queue.published[-1])
+    assert await winning == _ledger(4)
