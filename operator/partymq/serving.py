@@ -16,7 +16,7 @@ from partymq.core.names import Names
 from partymq.core.spec import ClientsSpec, GroupConfig, GroupId, GroupSpec
 from partymq.errors import InvalidSecretError, InvalidSpecError
 from partymq.kube.resource import group_spec
-from partymq.settings import Settings, load, seconds
+from partymq.settings import Settings, api_token, load, seconds
 
 DEFAULT_PORT: Final = 8085
 DEFAULT_BROKER: Final = "amqp://guest:guest@localhost:5672"
@@ -128,7 +128,7 @@ def load_serving(flags: Flags, environ: Mapping[str, str] = os.environ) -> Servi
         identity=flags.identity,
         environ=environ,
     )
-    return Serving(settings=settings, groups=tuple(groups), token=environ.get("PARTYMQ_API_TOKEN", ""))
+    return Serving(settings=settings, groups=tuple(groups), token=api_token(environ))
 
 
 def _read(path: str) -> Mapping[str, Any]:

@@ -91,7 +91,7 @@ def load(
         clients=ClientsApi(
             host=clients_host or environ.get("PARTYMQ_CLIENTS_HOST") or "0.0.0.0",  # noqa: S104
             port=_port("clients-port", port),
-            token=environ.get("PARTYMQ_API_TOKEN", ""),
+            token=api_token(environ),
             check_every=seconds(
                 "--heartbeat-check-interval (PARTYMQ_HEARTBEAT_CHECK_INTERVAL)",
                 heartbeat_check_interval or environ.get("PARTYMQ_HEARTBEAT_CHECK_INTERVAL") or "30s",
@@ -104,6 +104,20 @@ def load(
         if port
         else None,
     )
+
+
+def api_token(environ: Mapping[str, str]) -> str:
+    """What requests of clients must carry, empty where no variable says so; raises InvalidSpecError."""
+    given = environ.get("PARTYMQ_API_TOKEN")
+    if given is None:
+        return ""
+    token = given.strip()  # a Secret that was made from a file ends with a line break, which no header can carry
+    if not token:
+        raise InvalidSpecError(
+            "PARTYMQ_API_TOKEN is empty, which would let everybody in: give a token, in its Secret if it comes from "
+            "one, or unset the variable to ask for none."
+        )
+    return token
 
 
 def seconds(where: str, text: object) -> float:

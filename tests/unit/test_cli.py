@@ -89,6 +89,16 @@ def test_clients_are_served_only_where_a_port_is_given() -> None:
     assert "hidden" not in repr(clients)
 
 
+@pytest.mark.parametrize("empty", ["", "\n"])
+def test_a_token_is_what_a_header_can_carry_and_an_empty_one_opens_nothing(empty: str) -> None:
+    clients = load(clients_port="0", environ={"PARTYMQ_API_TOKEN": "of-a-file\n"}).clients
+    assert clients
+    assert clients.token == "of-a-file"
+    with pytest.raises(InvalidSpecError, match="PARTYMQ_API_TOKEN is empty"):
+        load(clients_port="0", environ={"PARTYMQ_API_TOKEN": empty})
+    assert load(environ={"PARTYMQ_API_TOKEN": empty}).clients is None
+
+
 def test_without_anything_it_serves_all_namespaces_under_the_hosts_name() -> None:
     loaded = load(environ={})
     assert loaded.namespaces == ()

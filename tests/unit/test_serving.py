@@ -49,6 +49,7 @@ def test_a_flag_wins_over_its_variable_and_that_over_the_file(tmp_path: Path) ->
         ({"PARTYMQ_HTTP_PORT": "x"}, "is no port"),
         ({"PARTYMQ_CONFIG": "/does/not/exist"}, "cannot be read"),
         ({"PARTYMQ_GROUP": "A.B"}, "cannot be part of queue names"),
+        ({"PARTYMQ_API_TOKEN": ""}, "PARTYMQ_API_TOKEN is empty"),
     ],
 )
 def test_what_cannot_be_used_is_refused(environ: dict[str, str], sentence: str) -> None:
