@@ -10,13 +10,15 @@ import aiohttp
 
 NAME = os.environ.get("PARTYMQ_CLIENT", socket.gethostname())
 ME = f"{os.environ.get('PARTYMQ_URL', 'http://localhost:8085')}/clients/{NAME}"
+HEADERS = {"Authorization": f"Bearer {os.environ.get('PARTYMQ_API_TOKEN', '')}"}  # where a token is asked for
 
 
 async def main() -> None:
     stop, held = asyncio.Event(), asyncio.Queue[aio_pika.abc.AbstractIncomingMessage | None]()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     url = os.environ.get("AMQP_URL", "amqp://guest:guest@localhost:5672/")
-    async with aiohttp.ClientSession(raise_for_status=True) as http, await aio_pika.connect(url) as connection:
+    session = aiohttp.ClientSession(headers=HEADERS, raise_for_status=True)
+    async with session as http, await aio_pika.connect(url) as connection:
         binding = await (await http.post(f"{ME}/bind", json={"managed": True})).json()
         channel = await connection.channel()
         await channel.set_qos(prefetch_count=20)

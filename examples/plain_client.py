@@ -11,10 +11,12 @@ import pika  # type: ignore[import-untyped]
 
 NAME = os.environ.get("PARTYMQ_CLIENT", socket.gethostname())
 ME = f"{os.environ.get('PARTYMQ_URL', 'http://localhost:8085')}/clients/{NAME}"
+HEADERS = {"Authorization": f"Bearer {os.environ.get('PARTYMQ_API_TOKEN', '')}"}  # where a token is asked for
 
 
 def post(what: str) -> bytes:
-    with urllib.request.urlopen(urllib.request.Request(f"{ME}/{what}", method="POST")) as answer:  # noqa: S310
+    request = urllib.request.Request(f"{ME}/{what}", method="POST", headers=HEADERS)  # noqa: S310
+    with urllib.request.urlopen(request) as answer:  # noqa: S310
         return bytes(answer.read())
 
 

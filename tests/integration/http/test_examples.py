@@ -15,6 +15,7 @@ from support.broker import amqp_url
 from support.conditions import eventually
 from support.serve import Served, disorder, serving
 
+TOKEN = "secret"
 EXAMPLES = Path(__file__).parents[3] / "examples"
 
 Received = list[tuple[int, str]]
@@ -26,6 +27,7 @@ async def example(s: Served, script: str, name: str) -> AsyncIterator[tuple[Proc
     environment = {
         **os.environ,
         "AMQP_URL": amqp_url(),
+        "PARTYMQ_API_TOKEN": TOKEN,
         "PARTYMQ_URL": f"http://127.0.0.1:{s.port}",
         "PARTYMQ_CLIENT": f"{s.group}.{name}",
     }
@@ -50,7 +52,9 @@ async def example(s: Served, script: str, name: str) -> AsyncIterator[tuple[Proc
 
 
 async def bound(s: Served) -> dict[str, str]:
-    return {c["hostname"]: c["state"] for c in (await s.call("GET", "/clients"))[1].get("clients", ())}
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    found = (await s.call("GET", "/clients", headers=headers))[1]
+    return {c["hostname"]: c["state"] for c in found.get("clients", ())}
 
 
 @pytest.mark.parametrize(
@@ -60,7 +64,7 @@ async def bound(s: Served) -> dict[str, str]:
 async def test_a_client_binds_handles_everything_in_order_and_unbinds(
     script: str, state: str, leave: signal.Signals
 ) -> None:
-    async with serving() as s, example(s, script, "me") as (process, received):
+    async with serving(PARTYMQ_API_TOKEN=TOKEN) as s, example(s, script, "me") as (process, received):
         if state == "active":
             s.managed.add("me")
         else:
