@@ -216,6 +216,13 @@ def test_the_clients_api_is_served_when_asked_for_and_never_without_a_token() ->
 
 
 @needs_helm
+def test_services_of_a_long_name_are_named_as_kubernetes_allows() -> None:
+    manifests = render(*CLIENTS_API, "metrics.service.enabled=true", f"fullnameOverride={'n' * 53}-{'n' * 9}")
+    names = [service["metadata"]["name"] for service in of_kind(manifests, "Service")]
+    assert sorted(names) == [f"{'n' * 53}-clients", f"{'n' * 53}-metrics"]
+
+
+@needs_helm
 @pytest.mark.parametrize(
     "value", ["replicas=2", "http.port=0", "log.format=xml", "watchNamespaces={Shop}", "image.tagg=1"]
 )

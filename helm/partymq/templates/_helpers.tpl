@@ -12,6 +12,11 @@
 {{- end }}
 {{- end }}
 
+{{/* The name of a Service, which may have 63 characters like the full name alone. */}}
+{{- define "partymq.serviceName" -}}
+{{- printf "%s-%s" (include "partymq.fullname" (index . 0) | trunc 54 | trimSuffix "-") (index . 1) }}
+{{- end }}
+
 {{- define "partymq.serviceAccountName" -}}
 {{- if .Values.serviceAccount.create }}
 {{- default (include "partymq.fullname" .) .Values.serviceAccount.name }}
