@@ -16,6 +16,7 @@ from typing import Any, Self
 import aiohttp
 
 from support.broker import amqp_url, management_url
+from support.conditions import eventually
 from support.kube import CommandError, Kube, run
 from support.options import ConsumerOptions, to_argument
 
@@ -81,7 +82,7 @@ async def operator(
         "image.repository": repository,
         "image.tag": tag,
         "hostNetwork": str(environment.host_network).lower(),
-        "http.port": str(_free_port() if environment.host_network else 8080),
+        "http.port": str(free_port() if environment.host_network else 8080),
     }
     if environment.host_network:
         values["http.host"] = "127.0.0.1"
@@ -108,6 +109,36 @@ async def operator(
         )
 
 
+async def upgrade(cluster: Kube, *values: str, release: str = RELEASE) -> None:
+    """Change values of a release that runs, and wait until no pod of the old ones is left."""
+    pairs = [part for value in values for part in ("--set", value)]
+    chart = (release, str(CHART), "-n", cluster.namespace, "--reuse-values")
+    await _roll(cluster, release, "helm", "upgrade", *chart, *pairs)
+
+
+async def roll_back(cluster: Kube, release: str = RELEASE) -> None:
+    """Give a release the values that it had before its last upgrade, and wait likewise."""
+    await _roll(cluster, release, "helm", "rollback", release, "-n", cluster.namespace)
+
+
+async def _roll(cluster: Kube, release: str, *command: str) -> None:
+    selector = f"{_OPERATORS},app.kubernetes.io/instance={release}"
+
+    async def names() -> set[str]:
+        return {pod["metadata"]["name"] for pod in await cluster.pods(selector)}
+
+    before = await names()
+    try:
+        await run(*command, "--wait", "--timeout=60s")
+    except CommandError as error:
+        raise CommandError(f"{error}\n{await _why_not_ready(cluster, release)}") from None
+
+    async def replaced() -> bool:
+        return before.isdisjoint(await names())
+
+    await eventually(replaced, f"pods of the release {release} with its old values are still there", 40)
+
+
 async def _why_not_ready(cluster: Kube, release: str) -> str:
     """What the operator and Kubernetes say of a release that does not become ready."""
     logs = await cluster.kubectl("logs", f"deployment/{release}", "--tail=20", "--all-containers")
@@ -115,7 +146,8 @@ async def _why_not_ready(cluster: Kube, release: str) -> str:
     return f"its log:\n{logs}\nits namespace's Events:\n{events}"
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nothing listens on now."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return int(one.getsockname()[1])
