@@ -145,7 +145,9 @@ async def consume(options: ConsumerOptions) -> str:
     named: FieldTable = {"connection_name": options.name}
     async with await aio_pika.connect(options.url, client_properties=named) as connection:
         connection.close_callbacks.add(lost)
-        channel, queue = await _when_declared(connection, options.queue)
+        if (declared := await _when_declared(connection, options.queue, stop)) is None:
+            return failure
+        channel, queue = declared
         (await channel.get_underlay_channel()).on_consumer_cancel_callbacks.add(cancelled)
         sink: _Sink
         if options.report_queue:
@@ -161,12 +163,13 @@ async def consume(options: ConsumerOptions) -> str:
 
 
 async def _when_declared(
-    connection: aio_pika.abc.AbstractConnection, name: str
-) -> tuple[aio_pika.abc.AbstractChannel, aio_pika.abc.AbstractQueue]:
-    """The queue, once whoever declares it has done so."""
-    while True:
+    connection: aio_pika.abc.AbstractConnection, name: str, stop: asyncio.Event
+) -> tuple[aio_pika.abc.AbstractChannel, aio_pika.abc.AbstractQueue] | None:
+    """The queue, once whoever declares it has done so; None when it is to stop first."""
+    while not stop.is_set():
         channel = await connection.channel(publisher_confirms=False)
         try:
             return channel, await channel.get_queue(name)
         except ChannelNotFoundEntity:
             await asyncio.sleep(0.1)
+    return None
