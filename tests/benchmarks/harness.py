@@ -14,6 +14,7 @@ import aiohttp
 from benchmarks.results import Results
 from partymq.amqp.topology import Topology
 from support.broker import management_url
+from support.conditions import eventually
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _LIBRARIES = ("partymq", "uvloop", "aio-pika", "aiormq", "pamqp", "mmh3", "orjson")
@@ -61,7 +62,15 @@ def clock() -> float:
 
 async def broker_process() -> int | None:
     """The broker's process id, if it is a process of this machine."""
-    nodes = await _management("/api/nodes")
+    nodes: list[dict[str, Any]] = []
+
+    async def known() -> bool:
+        nodes[:] = await _management("/api/nodes")
+        return all("os_pid" in node for node in nodes)
+
+    await eventually(
+        known, "the broker does not tell its process: it does some seconds after its start", 60.0, every=1.0
+    )
     pid = int(nodes[0]["os_pid"]) if len(nodes) == 1 else 0
     try:
         name = Path(f"/proc/{pid}/comm").read_text()
