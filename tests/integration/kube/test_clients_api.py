@@ -149,8 +149,12 @@ async def test_what_is_asked_of_whom(kubectl: Kubectl) -> None:
         assert (await api.call("GET", "/clients"))[0] == 404, "there is no group without a prefix"
         assert (await api.call("GET", "/metrics"))[0] == 404, "that is another port's"
         assert "no group" in (await api.call("GET", "/groups/other/clients"))[1]["detail"]
-        status, health = await api.call("GET", "/health", headers={"Authorization": ""})
-        assert (status, health["groups"][f"{kubectl.namespace}/orders"]["routing"]) == (200, True)
+
+        async def told() -> bool:
+            status, health = await api.call("GET", "/health", headers={"Authorization": ""})
+            return bool(status == 200 and health["groups"][f"{kubectl.namespace}/orders"]["routing"])
+
+        await eventually(told, "the last report says that it is routed")
 
         async with serving(kubectl, "another-pod") as other:
 
