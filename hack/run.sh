@@ -8,6 +8,7 @@
 #   PARTYMQ_OPERATOR_IMAGE, PARTYMQ_EXAMPLE_IMAGE                                         e2e, demo
 #   PARTYMQ_HOST_NETWORK=1                        where pods have to use the host's network
 #   PARTYMQ_CACHE, and PATH with kubectl and helm                                         all
+#   PARTYMQ_TEST_JOBS                             tests at a time (0, the default, is one)     integration
 . "$(dirname "$0")/lib.sh"
 
 cd "$REPO" || exit
@@ -58,10 +59,10 @@ lint() { # all of them, so that one run shows everything
   [ ${#failed[@]} = 0 ] || die "lint failed: ${failed[*]}"
 }
 
-integration() { # three at a time, for they mostly wait (ARGS="-n 0" is one), and then those that compare times
+integration() { # one at a time or, with PARTYMQ_TEST_JOBS=3, in half of the time; then those that compare times
   local found=()
   part() { if "$PYTHON" -m pytest tests/integration "$@"; then found+=(yes); else [ $? = 5 ]; fi; } # 5: none is selected
-  part -m "not alone" -n 3 --dist loadgroup "$@"
+  part -m "not alone" -n "${PARTYMQ_TEST_JOBS:-0}" --dist loadgroup "$@"
   part -m alone "$@"
   [ ${#found[@]} -gt 0 ] || die "no test is selected"
 }
