@@ -138,7 +138,8 @@ class Intake:
         usable = trouble is None and state is not None and self._members and not self._spec.paused and not self.full
         if self._closed or not usable:
             await self._shut()
-            return trouble is None and not self.full and (self._spec.paused or not self._members)
+            doubtful = trouble is not None or self._foreign_since is not None or self.full  # as time goes on it changes
+            return not doubtful and (self._spec.paused or not self._members)
         if self._source is not None:
             return True
         if state is not None and state.consumers:

@@ -5,8 +5,12 @@ from collections.abc import Awaitable, Callable
 from unittest import mock
 
 from partymq.core.report import MemberState
+from partymq.errors import SourceSharedError
+from partymq.router.intake import FOREIGN_AFTER
+from partymq.router.pace import IDLE_EVERY
 from partymq.router.routing import Routing
 from support.fake_kubernetes import VirtualLoop
+from unit.sim.clients import Client
 from unit.sim.world import SOURCE, Router, Setting, World, inhabited
 
 MINUTE = 60.0
@@ -18,13 +22,13 @@ WRITES = 3
 Story = Callable[[World, Router, Routing], Awaitable[None]]
 
 
-def play(story: Story) -> None:
+def play(story: Story, *, members: int = 2, messages: int = 20) -> None:
     """Tells a story of a group that has been calm for a while."""
 
     async def run() -> None:
-        with inhabited(Setting(members=2)) as world:
+        with inhabited(Setting(members=members)) as world:
             await world.begin()
-            for number in range(20):
+            for number in range(messages):
                 world.publish(f"k{number}", later=1.0)
             await asyncio.sleep(15.0)
             router = world.router
@@ -101,3 +105,17 @@ def test_a_source_that_vanishes_from_an_idle_group_is_noticed_within_two_seconds
         assert routing.intake.ready is None
 
     play(story)
+
+
+def test_somebody_who_consumes_the_source_of_a_group_without_members_is_noticed() -> None:
+    async def story(world: World, _router: Router, routing: Routing) -> None:
+        other = Client(world.wire, world, name="other", inbox=SOURCE, prefetch=1)
+        with mock.patch.object(routing.intake, "_trouble") as told:
+            other.start()
+            await asyncio.sleep(IDLE_EVERY + FOREIGN_AFTER + 1.0)
+            assert isinstance(told.call_args.args[0], SourceSharedError)
+            other.kill()
+            await asyncio.sleep(1.0)
+            assert told.call_args.args == (None,)
+
+    play(story, members=0, messages=0)
