@@ -8,7 +8,7 @@
 #   PARTYMQ_OPERATOR_IMAGE, PARTYMQ_EXAMPLE_IMAGE                                         e2e, demo
 #   PARTYMQ_HOST_NETWORK=1                        where pods have to use the host's network
 #   PARTYMQ_CACHE, and PATH with kubectl and helm                                         all
-#   PARTYMQ_TEST_JOBS                             tests at a time (0, the default, is one)     integration
+#   PARTYMQ_TEST_JOBS                             tests at a time (0, the default, is one)     integration, e2e
 . "$(dirname "$0")/lib.sh"
 
 cd "$REPO" || exit
@@ -59,11 +59,13 @@ lint() { # all of them, so that one run shows everything
   [ ${#failed[@]} = 0 ] || die "lint failed: ${failed[*]}"
 }
 
-integration() { # one at a time or, with PARTYMQ_TEST_JOBS=3, in half of the time; then those that compare times
-  local found=()
-  part() { if "$PYTHON" -m pytest tests/integration "$@"; then found+=(yes); else [ $? = 5 ]; fi; } # 5: none is selected
-  part -m "not alone" -n "${PARTYMQ_TEST_JOBS:-0}" --dist loadgroup "$@"
-  part -m alone "$@"
+parts() { # FOLDER FIRST SECOND [ARGS...]: its tests in two parts; those not marked `alone` PARTYMQ_TEST_JOBS at a time
+  local folder=$1 marks=("$2" "$3") mark jobs found=()
+  shift 3
+  for mark in "${marks[@]}"; do
+    if [ "$mark" = alone ]; then jobs=0; else jobs=${PARTYMQ_TEST_JOBS:-0}; fi
+    if "$PYTHON" -m pytest "tests/$folder" -m "$mark" -n "$jobs" --dist loadgroup "$@"; then found+=("$mark"); else [ $? = 5 ]; fi
+  done # 5: none is selected
   [ ${#found[@]} -gt 0 ] || die "no test is selected"
 }
 
@@ -81,10 +83,10 @@ unit) exec "$PYTHON" -m pytest tests/unit "$@" ;;
 mutants) exec "$PYTHON" -m pytest tests/mutants "$@" ;;
 integration)
   with_broker; with_api
-  integration "$@" ;;
+  parts integration "not alone" alone "$@" ;;
 e2e)
   with_cluster
-  exec "$PYTHON" -m pytest tests/e2e "$@" ;;
+  parts e2e alone "not alone" "$@" ;; # alone first: it brings the kind to the cluster
 demo)
   with_cluster
   exec "$PYTHON" hack/demo.py "$@" ;;

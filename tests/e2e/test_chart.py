@@ -1,9 +1,12 @@
 """The chart installs beside another release and leaves nothing behind but the kind."""
 
+import pytest
+
 from support import stage
 from support.broker import unique
 from support.kube import Kube, run, temporary_namespace
 
+pytestmark = pytest.mark.alone
 NAMESPACED = "deployments,pods,services,serviceaccounts,roles,rolebindings"
 LABELS = f"app.kubernetes.io/name=partymq,app.kubernetes.io/instance={stage.RELEASE}"
 

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import aio_pika
+import pytest
 import pytest_asyncio
 import yaml
 
@@ -17,6 +18,7 @@ from support.broker import unique
 from support.conditions import eventually
 from support.kube import Kube, Object, temporary_namespace
 
+pytestmark = pytest.mark.alone
 EXAMPLES = stage.ROOT / "examples"
 REPLICAS = 3
 

@@ -27,8 +27,8 @@ FROZEN_WITHIN = 40.0
 
 
 @pytest_asyncio.fixture(loop_scope="session", scope="module", autouse=True)
-async def _two_replicas(cluster: Kube, environment: stage.Environment) -> AsyncIterator[None]:
-    async with stage.operator(cluster, environment, everywhere=True, release=SECOND):
+async def _two_replicas(cluster: Kube, environment: stage.Environment, *, everywhere: bool) -> AsyncIterator[None]:
+    async with stage.operator(cluster, environment, everywhere=everywhere, release=SECOND):
         for release in (stage.RELEASE, SECOND):
             await stage.share_processes_of_operator(cluster, release)
         yield
