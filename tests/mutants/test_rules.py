@@ -82,7 +82,7 @@ MUTATIONS = [
     Mutation(
         "fences have unique names",
         Takeover,
-        "_prove",
+        "_send_fence",
         'fence = f"{self._prefix}{self._sent}"',
         'fence = "fence"',
         "cancels",

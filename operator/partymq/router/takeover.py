@@ -23,7 +23,9 @@ from partymq.router.link import Link
 
 FENCE_RETRY = 0.01
 FENCE_RETRY_MAX = 0.25
-"""Seconds between fences: one that meets no active takeover vanishes, on purpose."""
+FENCE_RETRY_SHARE = 0.25
+"""Seconds between fences, and their share of the time waited so far: one that meets no active takeover vanishes, on
+purpose, so this is what a handoff takes longer than its donor."""
 FENCE_LIFE = 0.002
 """Seconds, with some to spare, for which the broker keeps a fence that nobody takes."""
 FENCE_BACK = 5.0
@@ -50,7 +52,9 @@ class Takeover:
         self._frame = publish_frame(channel.number, "", inbox)
         self._messages: list[Message] = []
         self._fences: set[str] = set()
-        self._fence_back = asyncio.Event()
+        self._fence_back = False
+        self._news = asyncio.Event()
+        """A fence is back, or the first message has come: we are active."""
         self._sent = 0
         self._last = ""
         self._active = False
@@ -86,10 +90,13 @@ class Takeover:
             self._active = True
             self._back_at = asyncio.get_running_loop().time()
             if fence in self._fences:
-                self._fence_back.set()
+                self._fence_back = True
+                self._news.set()
             if fence == self._last:
                 self._last_back.set()
             return
+        if not self._messages:
+            self._news.set()
         self._messages.append((tag, stamp, header, body))
 
     def _on_cancel(self) -> None:
@@ -121,24 +128,26 @@ class Takeover:
     async def _prove(self) -> None:
         """Sends fences until one comes back; earlier ones do not count."""
         self._fences = set()
-        self._fence_back.clear()
-        wait = FENCE_RETRY
-        while True:
-            self._sent += 1
-            fence = f"{self._prefix}{self._sent}"
-            self._fences.add(fence)
-            self._last = fence
-            self._last_back.clear()
-            self._channel.publish(self._frame, fence_header(fence, expires=True), b"")
+        self._fence_back = False
+        now = asyncio.get_running_loop().time
+        begun = now()
+        while not self._fence_back:
+            self._news.clear()
+            self._send_fence()
+            wait = min(max(FENCE_RETRY, FENCE_RETRY_SHARE * (now() - begun)), FENCE_RETRY_MAX)
             try:
                 async with asyncio.timeout(wait):
-                    await self._fence_back.wait()
+                    await self._news.wait()
             except TimeoutError:
-                wait = min(2 * wait, FENCE_RETRY_MAX)
                 if not await self._consumer_count():
                     await self._remind()
-            else:
-                return
+
+    def _send_fence(self) -> None:
+        self._sent += 1
+        self._last = fence = f"{self._prefix}{self._sent}"
+        self._fences.add(fence)
+        self._last_back.clear()
+        self._channel.publish(self._frame, fence_header(fence, expires=True), b"")
 
     async def _remind(self) -> None:
         """Makes the broker choose the active consumer again; a message that comes here goes back, sorted later."""
