@@ -2,8 +2,9 @@
 
 The capacity is what goes from a producer over the router to consumers while the producer publishes as fast as it gets
 confirms: producer, broker, router and consumers share the machine. Then the same producer and the same consumers are
-measured at each rate with the router between them and without (one classic queue), in turns. "Added" is the difference
-of a percentile with and without; times are taken by the clock that the processes share.
+measured at each rate with the router between them and without, in turns. "Added" is the difference of a percentile
+with and without. Without, there is one classic queue ("none"); "quorum" is one quorum queue, which is what an inbox is:
+its share of what is added is no router's to save. Times are taken by the clock that the processes share.
 """
 
 import asyncio
@@ -25,6 +26,7 @@ async def measure(run: Run) -> None:
     async with (
         temporary_queue(amqp_url(), "source", QUEUES["classic"]) as source,
         temporary_queue(amqp_url(), "direct", QUEUES["classic"]) as direct,
+        temporary_queue(amqp_url(), "replicated", QUEUES["quorum"]) as replicated,
         clients(run) as consumers,
         clients(run) as producer,
         routers(run) as router,
@@ -34,7 +36,8 @@ async def measure(run: Run) -> None:
         for name in MEMBERS:
             inbox = router.names("g").inbox(name)
             await consumers.do("consume", queue=inbox, name=name, prefetch=PREFETCH, timed=True)
-        await consumers.do("consume", queue=direct, name="direct", prefetch=PREFETCH, timed=True)
+        for queue in (direct, replicated):
+            await consumers.do("consume", queue=queue, name=queue, prefetch=PREFETCH, timed=True)
         await router.settled("g")
         capacity = await _capacity(run, source, producer, consumers)
         for number in range(run.rounds):
@@ -42,12 +45,14 @@ async def measure(run: Run) -> None:
                 rate = capacity * share
                 run.say(f"latency, round {number + 1}: {rate:,.0f} messages a second")
                 without = await _percentiles(run, direct, producer, consumers, rate)
+                quorum = await _percentiles(run, replicated, producer, consumers, rate)
                 routed = await _percentiles(run, source, producer, consumers, rate)
                 for percentile in _PERCENTILES:
                     added = routed[percentile] - without[percentile]
                     run.results.add(f"latency.{level}.added.{percentile}", "ms", added)
                     run.results.add(f"latency.{level}.routed.{percentile}", "ms", routed[percentile])
                     run.results.add(f"latency.{level}.none.{percentile}", "ms", without[percentile])
+                    run.results.add(f"latency.{level}.quorum.{percentile}", "ms", quorum[percentile])
 
 
 async def _capacity(run: Run, source: str, producer: Clients, consumers: Clients) -> float:

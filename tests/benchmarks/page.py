@@ -75,13 +75,13 @@ def _latency(figures: Figures) -> str:
             f"{percent} % ({tables.number(figures['latency.capacity']['value'] * percent / 100)} msg/s), {percentile}",
             *(
                 tables.number(figures[f"latency.{level}.{kind}.{percentile}"]["value"])
-                for kind in ("none", "routed", "added")
+                for kind in ("none", "quorum", "routed", "added")
             ),
         ]
         for percent, level in ((10, "tenth"), (50, "half"), (90, "nine-tenths"))
         for percentile in ("p50", "p99", "max")
     ]
-    return tables.table(("of the capacity", "no router, ms", "through PartyMQ, ms", "added, ms"), rows)
+    return tables.table(("of the capacity", "a classic queue, ms", "a quorum queue, ms", "through PartyMQ, ms", "added, ms"), rows)
 
 
 def _handoff(figures: Figures) -> str:

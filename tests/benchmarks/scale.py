@@ -33,6 +33,10 @@ _PLANS = 15
 _CHANGES = 50
 _SEED = 6
 _AT_ONCE = 50
+_CALM = 10.0
+"""Seconds after which a group has nothing unfinished: it is looked at less often from then on."""
+_SPAN = 20.0
+"""Seconds; what a router does now and then is due in each span, but for one look in a minute."""
 
 
 async def measure(run: Run) -> None:
@@ -103,7 +107,7 @@ def _status_bytes(ledger: Ledger) -> int:
 
 
 async def _idle_groups(run: Run, name: str, count: int) -> None:
-    seconds = 1.0 if run.quick else 20.0
+    calm, span = (0.5, 0.5) if run.quick else (_CALM, _SPAN)
     async with AsyncExitStack() as stack:
         consumers = await stack.enter_async_context(clients(run))
         router = await stack.enter_async_context(routers(run))
@@ -123,16 +127,17 @@ async def _idle_groups(run: Run, name: str, count: int) -> None:
             await router.settled(group)
         run.results.add(f"{name}.start", "s", clock() - begun)
         await idle(run)
-        await _watch(run, name, router.pid, seconds)
+        await asyncio.sleep(calm)
+        await _watch(run, name, router.pid, span)
         run.results.add(f"{name}.rss", "MiB", resident_mib(router.pid))
         run.results.add(f"{name}.sessions", "a group", median(router.state[group]["sessions"] for group in groups))
 
 
 async def _watch(run: Run, name: str, pid: int, seconds: float) -> None:
-    """CPU over three spans, as shares of a core."""
+    """CPU over three spans of some seconds, as shares of a core."""
     for _ in range(3):
         begun, own, broker = clock(), cpu_seconds(pid), cpu_seconds(run.broker_pid)
-        await asyncio.sleep(seconds / 3)
+        await asyncio.sleep(seconds)
         passed = clock() - begun
         run.results.add(f"{name}.cpu", "of a core", (cpu_seconds(pid) - own) / passed)
         if run.broker_pid is not None:
