@@ -81,7 +81,8 @@ def _latency(figures: Figures) -> str:
         for percent, level in ((10, "tenth"), (50, "half"), (90, "nine-tenths"))
         for percentile in ("p50", "p99", "max")
     ]
-    return tables.table(("of the capacity", "a classic queue, ms", "a quorum queue, ms", "through PartyMQ, ms", "added, ms"), rows)
+    head = ("of the capacity", "a classic queue, ms", "a quorum queue, ms", "through PartyMQ, ms", "added, ms")
+    return tables.table(head, rows)
 
 
 def _handoff(figures: Figures) -> str:

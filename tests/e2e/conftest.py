@@ -17,6 +17,7 @@ from support.field import Field, MakeField, field
 from support.kube import Kube, temporary_namespace
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run every test in the session's loop and a file's in one process, and let aiohttp's TLS transports go late.
 
