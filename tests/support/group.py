@@ -183,7 +183,9 @@ class Group:
     async def join(self, name: str, *, returns: bool = False, **options: object) -> Client:
         """A pod that is ready and consumes."""
         self.set_pod(name, returns=returns)
+        attempt = 0
         while True:
+            attempt += 1
             starts = self._starts[name] = self._starts.get(name, 0) + 1
             actor = name if starts == 1 else f"{name}.{starts}"
             client = await self.clients.consumer(self.names.inbox(name), name=actor, **options)  # type: ignore[arg-type]
@@ -192,7 +194,7 @@ class Group:
                 return await client.started()
             except AssertionError as error:
                 # RabbitMQ 4.0 refuses a queue that is just being declared with 541: a container starts again.
-                if "INTERNAL_ERROR" not in str(error) or starts >= STARTS:
+                if "INTERNAL_ERROR" not in str(error) or attempt == STARTS:
                     raise
 
     async def restart(self, name: str, *, returns: bool = False, **options: object) -> Client:

@@ -94,18 +94,21 @@ async def _fill(queue: str, numbers: Iterable[int]) -> None:
     await connection.close()
 
 
-async def _handoff(g: Group, name: str) -> float:
-    """A member comes (it gets its share and a first message) and goes; the milliseconds of the handoff to it."""
+async def _handoff(g: Group, name: str) -> tuple[float, float]:
+    """A member comes, gets its share and a first message, and goes.
+
+    The milliseconds of the handoff to it, and the seconds from when it consumed until it had handled a message.
+    """
     seen = len(g.notices)
     client = await g.join(name, prefetch=5, work=0.02)
-    await eventually(lambda: g.spool.acked_by(client.name) > 0, f"{name} gets nothing", 30.0, every=0.005)
+    waited = await eventually(lambda: g.spool.acked_by(client.name) > 0, f"{name} gets nothing", 30.0, every=0.005)
     said = [n.message for n in g.notices[seen:] if n.reason == "HandoffCommitted" and "from a " in n.message]
     g.set_pod(name, PodState.TERMINATING)
     client.terminate()
     await g.owners("a", deadline=60.0)
     took = re.search(r" in (\d+) ms", said[0])
     assert took
-    return float(took[1])
+    return float(took[1]), waited
 
 
 @pytest.mark.alone
@@ -118,12 +121,15 @@ async def test_a_handoff_does_not_notice_a_backlog(tmp_path: Path) -> None:
         without = []
         for number in range(3):
             await _fill(g.source, range(64))
-            without.append(await _handoff(g, f"b{number}"))
+            without.append((await _handoff(g, f"b{number}"))[0])
         await _fill(g.source, range(MANY))
         await eventually(lambda: g.report.backlog > 0.95 * MANY, lambda: f"{g.report}", 120.0)
-        behind = []
+        behind, waits = [], []
         for number in range(3):
-            behind.append(await _handoff(g, f"c{number}"))
+            took, waited = await _handoff(g, f"c{number}")
+            behind.append(took)
+            waits.append(waited)
             assert g.report.backlog > 0.9 * MANY, "messages were moved"
         assert sorted(behind)[1] <= 2 * sorted(without)[1], f"{without} ms without, {behind} ms with a backlog"
+        assert sorted(waits)[1] < 1.0, f"{waits} s until a new member had its first message"
         assert (await depth(amqp_url(), g.source))[0] == 0
