@@ -6,7 +6,7 @@ sound as it found it. All that it draws comes from the generator that it is give
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 import aiohttp
@@ -110,10 +110,11 @@ async def unready(world: World, rng: Random) -> None:
 
 
 async def slow(world: World, rng: Random) -> None:
-    """A pod takes a hundred times longer for a while."""
-    pod, usual = _pick(world, rng), profile(rng)
+    """A pod takes a hundred times longer for a while; it keeps its prefetch (docs/guarantees.md, limits)."""
+    pod = _pick(world, rng)
     async with pod.taken():
-        slowly = Profile(library=usual.library, prefetch=rng.choice([1, 20]), work=0.1, leave=usual.leave)
+        usual = pod.profile
+        slowly = replace(usual, work=0.1)
         world.kills += await pod.crash(again_after=0.0, profile=slowly)
         await asyncio.sleep(rng.uniform(2, 8))
         world.kills += await pod.crash(again_after=0.0, profile=usual)
@@ -121,9 +122,10 @@ async def slow(world: World, rng: Random) -> None:
 
 async def stuck(world: World, rng: Random) -> None:
     """A pod stops to acknowledge, until its liveness probe has it killed; it may be on its way out when it does."""
-    pod, usual = _pick(world, rng), profile(rng)
+    pod = _pick(world, rng)
     async with pod.taken():
-        holds = Profile(library=usual.library, prefetch=rng.choice([1, 20]), hold_after=rng.randint(0, 50))
+        usual = pod.profile
+        holds = replace(usual, hold_after=rng.randint(0, 50))
         world.kills += await pod.crash(again_after=0.0, profile=holds)
         await asyncio.sleep(rng.uniform(1, 4))
         if rng.random() < 0.5:

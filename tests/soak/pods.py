@@ -65,6 +65,11 @@ class Pod:
             self.busy = False
 
     @property
+    def profile(self) -> Profile:
+        """What its client is like."""
+        return self._profile
+
+    @property
     def returns(self) -> bool:
         """Whether a pod of its name comes back, as a StatefulSet's does."""
         return self._returns
