@@ -14,6 +14,7 @@ from partymq.core.membership import Pod, PodState
 from partymq.core.names import Names
 from partymq.core.report import GroupReport, MemberState, Notice
 from partymq.core.spec import BrokerAddress, GroupConfig, GroupId, GroupSpec
+from partymq.router.points import Point
 from partymq.router.supervisor import Supervisor
 from support.broker import amqp_url, management_url, temporary_queue, unique
 from support.conditions import eventually
@@ -54,6 +55,8 @@ class Group:
     pods: dict[str, Pod] = field(default_factory=dict)
     reports: list[GroupReport] = field(default_factory=list)
     notices: list[Notice] = field(default_factory=list)
+    points: list[Point] = field(default_factory=list)
+    """What the router in this process has passed."""
     supervisor: Supervisor | None = None
     _task: asyncio.Task[None] | None = None
     _starts: dict[str, int] = field(default_factory=dict)
@@ -112,6 +115,7 @@ class Group:
             identity="test",
             on_report=lambda _, report: self.reports.append(report),
             on_notice=lambda _, notice: self.notices.append(notice),
+            checkpoint=self.points.append,
         )
         self._task = asyncio.create_task(self.supervisor.run())
         self.supervisor.configure(self.config)

@@ -1,17 +1,22 @@
 """More messages than members take: whom that delays, where the messages wait, and that handoffs do not notice."""
 
+import asyncio
 import re
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from time import monotonic
 
+import aio_pika
 import pytest
+from aio_pika.abc import AbstractIncomingMessage
 from pamqp.commands import Basic
 from pamqp.header import ContentHeader
 
 from partymq.amqp.connection import Connection
 from partymq.amqp.frames import body_frames, publish_frame
 from partymq.core.membership import PodState
+from partymq.router.points import Point
 from support.broker import amqp_url, depth
 from support.conditions import eventually
 from support.group import Group, address, group
@@ -19,6 +24,8 @@ from support.message import body_of
 from support.options import KEY_HEADER
 
 MANY = 100_000
+WORK = 0.05
+"""Seconds for which a donor is busy with its message once a handoff has begun."""
 
 
 async def test_beyond_the_limit_messages_stay_in_the_source(tmp_path: Path) -> None:
@@ -48,6 +55,7 @@ async def _seconds_for(g: Group, actor: str, messages: int) -> float:
     return monotonic() - began
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("trouble", [{"work": 0.1}, {"hold_after": 0}])
 async def test_a_slow_or_stuck_member_takes_no_rate_from_others(trouble: dict[str, float], tmp_path: Path) -> None:
     async with group(tmp_path, inbox_window=32) as g:
@@ -94,14 +102,32 @@ async def _fill(queue: str, numbers: Iterable[int]) -> None:
     await connection.close()
 
 
-async def _handoff(g: Group, name: str) -> tuple[float, float]:
-    """A member comes, gets its share and a first message, and goes.
+@asynccontextmanager
+async def _patient(inbox: str) -> AsyncIterator[asyncio.Queue[AbstractIncomingMessage]]:
+    """A consumer that holds one message until somebody else acknowledges it."""
+    async with await aio_pika.connect(amqp_url()) as connection:
+        channel = await connection.channel()
+        await channel.set_qos(prefetch_count=1)
+        held: asyncio.Queue[AbstractIncomingMessage] = asyncio.Queue()
+        await (await channel.get_queue(inbox)).consume(held.put)
+        yield held
+
+
+async def _handoff(g: Group, name: str, held: asyncio.Queue[AbstractIncomingMessage]) -> tuple[float, float]:
+    """A member comes, gets its share from one that works for `WORK` seconds, handles a message, and goes.
 
     The milliseconds of the handoff to it, and the seconds from when it consumed until it had handled a message.
     """
+    message = await held.get()
     seen = len(g.notices)
-    client = await g.join(name, prefetch=5, work=0.02)
-    waited = await eventually(lambda: g.spool.acked_by(client.name) > 0, f"{name} gets nothing", 30.0, every=0.005)
+    g.points.clear()
+    client = await g.join(name, prefetch=5)
+    began = monotonic()
+    await eventually(lambda: Point.ATTACHED in g.points, f"no handoff to {name}", every=0.002)
+    await asyncio.sleep(WORK)
+    await message.ack()
+    await eventually(lambda: g.spool.acked_by(client.name) > 0, f"{name} gets nothing", 30.0, every=0.005)
+    waited = monotonic() - began
     said = [n.message for n in g.notices[seen:] if n.reason == "HandoffCommitted" and "from a " in n.message]
     g.set_pod(name, PodState.TERMINATING)
     client.terminate()
@@ -116,20 +142,22 @@ async def test_a_handoff_does_not_notice_a_backlog(tmp_path: Path) -> None:
     """The inbox is full in both cases; 100 000 messages more wait in backlogs, and stay there."""
     async with group(tmp_path, inbox_window=64) as g:
         await g.route()
-        await g.join("a", prefetch=1, work=0.1)  # 64 messages last until the next one has come, also on a busy machine
-        await g.owners("a")
-        without = []
-        for number in range(3):
-            await _fill(g.source, range(64))
-            without.append((await _handoff(g, f"b{number}"))[0])
-        await _fill(g.source, range(MANY))
-        await eventually(lambda: g.report.backlog > 0.95 * MANY, lambda: f"{g.report}", 120.0)
-        behind, waits = [], []
-        for number in range(3):
-            took, waited = await _handoff(g, f"c{number}")
-            behind.append(took)
-            waits.append(waited)
-            assert g.report.backlog > 0.9 * MANY, "messages were moved"
-        assert sorted(behind)[1] <= 2 * sorted(without)[1], f"{without} ms without, {behind} ms with a backlog"
-        assert sorted(waits)[1] < 1.0, f"{waits} s until a new member had its first message"
-        assert (await depth(amqp_url(), g.source))[0] == 0
+        g.set_pod("a")
+        await eventually(lambda: "a" in g.inboxes, "no inbox for the pod")
+        async with _patient(g.names.inbox("a")) as held:
+            await g.owners("a")
+            without = []
+            for number in range(3):
+                await _fill(g.source, range(100))
+                without.append((await _handoff(g, f"b{number}", held))[0])
+            await _fill(g.source, range(MANY))
+            await eventually(lambda: g.report.backlog > 0.95 * MANY, lambda: f"{g.report}", 120.0)
+            behind, waits = [], []
+            for number in range(3):
+                took, waited = await _handoff(g, f"c{number}", held)
+                behind.append(took)
+                waits.append(waited)
+                assert g.report.backlog > 0.9 * MANY, "messages were moved"
+            assert sorted(behind)[1] <= 2 * sorted(without)[1], f"{without} ms without, {behind} ms with a backlog"
+            assert sorted(waits)[1] < 1.0, f"{waits} s until a new member had handled its first message"
+            assert (await depth(amqp_url(), g.source))[0] == 0
