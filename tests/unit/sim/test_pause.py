@@ -47,7 +47,9 @@ def test_a_commit_follows_the_donor(messages: int, at_most: float) -> None:
             await world.begin()
             await asyncio.sleep(5.0)
             assert await _commit_after_the_donor(world, messages) <= at_most
+            await world.settle()
             await world.end()
+            assert not world.violations()
 
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         runner.run(run())
