@@ -31,7 +31,9 @@ async def example(s: Served, script: str, name: str) -> AsyncIterator[tuple[Proc
         "PARTYMQ_URL": f"http://127.0.0.1:{s.port}",
         "PARTYMQ_CLIENT": f"{s.group}.{name}",
     }
-    process = await asyncio.create_subprocess_exec(sys.executable, str(EXAMPLES / script), stdout=PIPE, env=environment)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, str(EXAMPLES / script), stdout=PIPE, env=environment, preexec_fn=_interruptible
+    )
     received: Received = []
 
     async def read() -> None:
@@ -49,6 +51,11 @@ async def example(s: Served, script: str, name: str) -> AsyncIterator[tuple[Proc
             process.kill()
         await process.wait()
         await reading
+
+
+def _interruptible() -> None:
+    """What a shell starts in the background ignores SIGINT, and hands that down; what a person runs does not."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 async def bound(s: Served) -> dict[str, str]:
