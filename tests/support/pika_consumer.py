@@ -5,7 +5,6 @@ Invariant: the same as of the aio-pika consumer; reports go to files only, whose
 
 import signal
 import sys
-import time
 from collections import deque
 from pathlib import Path
 
@@ -63,7 +62,7 @@ class _Consumer:
             except pika.exceptions.ChannelClosedByBroker as error:
                 if error.reply_code != 404:
                     raise
-                time.sleep(0.1)
+                self._connection.sleep(0.1)  # nobody tells a client that a queue is there now; heartbeats go on
             else:
                 return channel
 
