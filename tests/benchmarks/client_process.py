@@ -237,8 +237,7 @@ class Clients:
         self._tally.timed = timed
         channel = await self._connection.channel()
         consumer = self._consumers[name] = Consumer(name, channel, self._pace, self._tally)
-        await channel.qos(prefetch)
-        await channel.consume(queue, consumer.on_delivery)
+        await channel.consume(queue, consumer.on_delivery, prefetch=prefetch)
 
     def _set_pace(self, *, work: float, open: bool) -> None:  # noqa: A002
         self._pace.work, self._pace.open = work, open

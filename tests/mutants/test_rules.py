@@ -123,7 +123,7 @@ MUTATIONS = [
         "confirms before a takeover",
         Handoffs,
         "_run",
-        "await self._publisher.confirmed()",
+        "await self._publisher.settled(donor.sink)",
         "pass",
         "moves",
     ),

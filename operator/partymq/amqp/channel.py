@@ -106,24 +106,27 @@ class Channel:
         """Be told of a mandatory message that came back, before its confirm; its body is dropped."""
         self._returned = callback
 
-    async def qos(self, prefetch: int) -> None:
-        """Limit the unacknowledged messages of the consumer to come."""
-        await self._ask(commands.Basic.Qos(prefetch_count=prefetch), commands.Basic.QosOk)
-
     async def consume(
         self,
         queue: str,
         on_delivery: DeliveryCallback,
         *,
+        prefetch: int = MAX_PREFETCH,
         arguments: Arguments | None = None,
         exclusive: bool = False,
         on_cancel: Callable[[], None] | None = None,
     ) -> None:
-        """Start the one consumer of this channel; deliveries may come before this returns."""
+        """Start the one consumer of this channel; deliveries may come before this returns.
+
+        It is given at most `prefetch` messages that it has not acknowledged.
+        """
         self.content.on_delivery = on_delivery
         self._cancelled = on_cancel
-        frame = consume_frame(self.number, queue, CONSUMER_TAG, exclusive=exclusive, arguments=arguments or {})
-        await self._call(frame, commands.Basic.ConsumeOk)
+        limit = method_frame(self.number, commands.Basic.Qos(prefetch_count=prefetch))
+        start = consume_frame(self.number, queue, CONSUMER_TAG, exclusive=exclusive, arguments=arguments or {})
+        replies = self._replies.expect(commands.Basic.QosOk), self._replies.expect(commands.Basic.ConsumeOk)
+        self._output.send(limit + start)  # one write: a takeover is waited for
+        await asyncio.gather(*replies)
 
     async def cancel(self) -> None:
         """End the consumer: no delivery comes after this returns, and what it holds stays its own."""

@@ -36,10 +36,13 @@ class Credit:
         self.rate = 0.0
         """Messages a second that the member takes, over about a second."""
 
-    def polled(self, *, ready: int, published_since: int) -> None:
-        """Take a poll's answer: `ready` messages, and what was published after those that it can have counted."""
+    def polled(self, *, ready: int, uncounted: int) -> None:
+        """Take a poll's answer: `ready` messages, and how many more it may not have counted.
+
+        These are all that were unconfirmed when it was asked for, and what was published since.
+        """
         self.ready = ready
-        self.left = self.window - ready - published_since
+        self.left = self.window - ready - uncounted
 
     def observe_rate(self, *, consumed: int, seconds: float) -> None:
         """Let the window follow the rate at which the member takes messages.
@@ -48,16 +51,11 @@ class Credit:
         (messages came back to the inbox) counts as none.
         """
         span = max(seconds, SMOOTHING_SECONDS)
-        self.rate = self.rate * (1 - seconds / span) + max(0, consumed) / span
+        self.rate = max(0.0, self.rate * (1 - seconds / span) + consumed / span)
         most = max(self.configured, min(self.configured * MAX_GROWTH, MAX_WINDOW))
         window = min(max(self.configured, int(self.rate * RATE_SECONDS)), most)
         self.left += window - self.window
         self.window = window
-
-    @property
-    def low(self) -> bool:
-        """True when the next poll should come soon, before credit runs out."""
-        return self.left < self.window // 2
 
     @property
     def may_release(self) -> bool:

@@ -172,8 +172,8 @@ class DeadQueue:
             message = describe(self._names, header, body_frames, self._key_of)
             arrived.put_nowait(_Dead(tag, header, body_frames, message))
 
-        await self._channel.qos(prefetch)
-        await self._channel.consume(self._names.dead, on_delivery, on_cancel=self._link.cancelled(self._names.dead))
+        queue = self._names.dead
+        await self._channel.consume(queue, on_delivery, prefetch=prefetch, on_cancel=self._link.cancelled(queue))
         for _ in range(self.outcome.there):
             while True:
                 try:

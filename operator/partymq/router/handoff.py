@@ -32,11 +32,13 @@ COMMITS_WITHIN = 2.0
 class Progress:
     """One handoff under way, as people see it."""
 
-    __slots__ = ("begun", "donor", "final", "id", "since", "takeover", "task")
+    __slots__ = ("begun", "donor", "final", "id", "idle", "since", "takeover", "task")
 
-    def __init__(self, id: str, donor: str) -> None:  # noqa: A002
+    def __init__(self, id: str, donor: str, *, idle: bool) -> None:  # noqa: A002
         self.id = id
         self.donor = donor
+        self.idle = idle
+        """True if the donor's inbox was empty, and got nothing, when last looked at."""
         self.since = time.time()
         self.begun = time.monotonic()
         self.takeover: Takeover | None = None
@@ -95,11 +97,12 @@ class Handoffs:
     def start(self, donor: str, targets: Mapping[int, str | None]) -> None:
         """Begins a handoff of `donor`, which is in none."""
         self._count += 1
-        self._add(Progress(f"{self._journal.ledger.epoch}.{self._count}", donor), targets)
+        idle = self._inboxes.members[donor].idle
+        self._add(Progress(f"{self._journal.ledger.epoch}.{self._count}", donor, idle=idle), targets)
 
     def resume(self, handoff: Handoff) -> None:
         """Goes on with a handoff that an earlier session has begun."""
-        self._add(Progress(handoff.id, handoff.donor), None)
+        self._add(Progress(handoff.id, handoff.donor, idle=False), None)
 
     def _add(self, progress: Progress, targets: Mapping[int, str | None] | None) -> None:
         if self._stopping:
@@ -147,8 +150,11 @@ class Handoffs:
                     )
             if progress.id in self._journal.ledger.handoffs:
                 self._reached(Point.DRAIN)
-                await self._publisher.confirmed()
-                await self._empty(progress, resumed=resumed)
+                async with asyncio.TaskGroup() as tasks:
+                    # Ahead of its use, because a busy broker takes its time; one that is not used becomes garbage.
+                    declared = None if progress.idle else tasks.create_task(self._declare(progress))
+                    await self._publisher.settled(donor.sink)
+                    await self._empty(progress, declared, resumed=resumed)
         finally:
             if progress.takeover is not None:
                 await progress.takeover.close()
@@ -158,7 +164,10 @@ class Handoffs:
         self._inboxes.wake(donor)
         self._on_end(progress.donor)
 
-    async def _empty(self, progress: Progress, *, resumed: bool) -> None:
+    async def _declare(self, progress: Progress) -> None:
+        await self._topology.declare_quorum(self._names.transfer(progress.id))
+
+    async def _empty(self, progress: Progress, declared: asyncio.Task[None] | None, *, resumed: bool) -> None:
         inbox = self._names.inbox(progress.donor)
         progress.takeover = takeover = await Takeover.attach(
             link=self._link,
@@ -172,12 +181,15 @@ class Handoffs:
         if self._journal.ledger.handoffs[progress.id].phase is Phase.DRAIN:
             progress.final = bool(found)
             if found:
+                await (declared or self._declare(progress))
                 partitions = await self._extract(progress.id, found, resumed=resumed)
                 await self._journal.write(lambda ledger: extracted(ledger, id=progress.id, found=partitions))
                 self._reached(Point.EXTRACTED)
         progress.final = True
         await takeover.settle()
         self._reached(Point.SETTLED)
+        if declared is not None:
+            await declared  # what comes into being after the commit would not be deleted
         await self._commit(progress, takeover)
 
     async def _consumers(self, inbox: str) -> int:
@@ -195,7 +207,6 @@ class Handoffs:
     ) -> Collection[int]:
         """Copies what was collected to the transfer, in order; returns the partitions that are in it."""
         transfer = self._names.transfer(handoff)
-        await self._topology.declare_quorum(transfer)
         if resumed:
             await self._topology.purge(transfer)  # an earlier session's copy may be there in part
         to_transfer, to_dead = self._publisher.sink(transfer), self._publisher.sink(self._names.dead)
@@ -207,7 +218,7 @@ class Handoffs:
                 partitions.add(stamp.partition)
                 to_transfer.publish(header, body)
         self._reached(Point.COPYING)
-        await self._publisher.confirmed()
+        await self._publisher.settled(to_transfer, to_dead)
         self._reached(Point.COPIED)
         return partitions
 
@@ -215,7 +226,8 @@ class Handoffs:
         handoff = self._journal.ledger.handoffs[progress.id]
         leftovers = handoff.found - handoff.targets.keys()
         async with self._releaser.holding(self._lanes[p] for p in leftovers):
-            await self._publisher.confirmed()
+            if leftovers:
+                await self._publisher.confirmed()
             gone = not self._present(progress.donor)
             ledger = await self._journal.write(lambda ledger: commit(ledger, id=progress.id, drop=gone))
             self._reached(Point.COMMITTED)

@@ -120,7 +120,7 @@ class Inboxes:
     async def _poll(self, member: Member) -> None:
         if member.closed:
             return
-        left = member.sink.left
+        left, unconfirmed = member.sink.left, member.sink.unconfirmed
         state = await self._pace.poll(self._names.inbox(member.name))
         if member.closed or member.name not in self.members:
             return  # a handoff began meanwhile: what we saw may be our own takeover
@@ -129,7 +129,8 @@ class Inboxes:
         member.polled(
             ready=state.ready,
             consuming=state.consumers > 0,
-            published_since=left - member.sink.left,
+            # Polls overtake publishes, which queue at the broker when it is busy.
+            uncounted=unconfirmed + left - member.sink.left,
             now=time.monotonic(),
         )
         self._on_polled(member)

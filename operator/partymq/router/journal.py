@@ -22,7 +22,7 @@ from partymq.amqp.frames import body_frames, plain_header, publish_frame
 from partymq.core import codec
 from partymq.core.ledger import Ledger, LedgerError, succeed
 from partymq.errors import SessionOverError
-from partymq.router.publisher import Outlet
+from partymq.router.publisher import UNLIMITED, Outlet, Sink
 
 Change = Callable[[Ledger], Ledger]
 
@@ -54,7 +54,7 @@ class Journal:
         self._wants = wants
         self._on_wanted = on_wanted
         self._queue = queue
-        self._frame = publish_frame(outlet.channel.number, "", queue)
+        self._sink = Sink(outlet, publish_frame(outlet.channel.number, "", queue), UNLIMITED)
         self._header = plain_header
         self._writer = secrets.token_hex(8)
         self._received: asyncio.Queue[tuple[int, bytes]] = asyncio.Queue()
@@ -177,7 +177,7 @@ class Journal:
         return ledger
 
     def _publish(self, payload: bytes) -> None:
-        self._outlet.publish(self._frame, self._header(len(payload)), body_frames(payload))
+        self._sink.publish(self._header(len(payload)), body_frames(payload))
 
 
 def _is_mark(payload: bytes) -> bool:

@@ -56,23 +56,23 @@ class Member:
 
     @property
     def low(self) -> int:
-        """Credit below which a poll is due."""
-        return self.credit.window // 2
+        """Credit below which a poll is due: half of what the last one gave."""
+        return max(1, self.credit.left // 2)
 
-    def polled(self, *, ready: int, consuming: bool, published_since: int, now: float) -> None:
-        """Takes in what a poll saw; `published_since` counts what was published after it was sent."""
+    def polled(self, *, ready: int, consuming: bool, uncounted: int, now: float) -> None:
+        """Takes in what a poll saw; `uncounted` is what it may not have counted."""
         self.ready = ready
         self.news = consuming != self.consuming
         self.worked = self.news or self.written
         self.consuming = consuming
         before = self.sink.left
-        self.credit.polled(ready=ready, published_since=published_since)
+        self.credit.polled(ready=ready, uncounted=uncounted)
         if self.polled_at is not None:
             self.credit.observe_rate(consumed=self.credit.left - before, seconds=now - self.polled_at)
         self.polled_at = now
         self.sink.left = self.credit.left
         self.was_full = self.full
-        self.full = self.sink.left <= 0 or (self.full and not self.credit.may_release)
+        self.full = ready >= self.credit.window or (self.full and not self.credit.may_release)
 
     @property
     def written(self) -> bool:

@@ -41,8 +41,8 @@ class Outlet:
         self.sent = 0
         """The sequence number of the last publish."""
         self._low = 1
-        self._arrivals: dict[int, int] = {}
-        self._others: dict[int, tuple[Settled, int] | None] = {}
+        self._arrivals: dict[int, tuple[int, Sink]] = {}
+        self._others: dict[int, tuple[Sink, Settled | None, int]] = {}
         self._barriers: list[tuple[int, asyncio.Future[None]]] = []
         self._source: Settled | None = None
 
@@ -66,22 +66,29 @@ class Outlet:
         assert not self._arrivals
         self._source = source
 
-    def arrival(self, frame: bytes, header: bytes, body: bytes, tag: int) -> None:
-        """Publishes what the source delivered under `tag`."""
+    def arrival(self, sink: "Sink", header: bytes, body: bytes, tag: int) -> None:
+        """Publishes to `sink` what the source delivered under `tag`."""
         self.sent = sent = self.sent + 1
-        self._arrivals[sent] = tag
-        self._send(frame, header, body)
+        self._arrivals[sent] = tag, sink
+        sink.unconfirmed += 1
+        self._send(sink.frame, header, body)
 
-    def publish(self, frame: bytes, header: bytes, body: bytes, *, origin: Settled | None = None, tag: int = 0) -> None:
+    def publish(self, sink: "Sink", header: bytes, body: bytes, origin: Settled | None, tag: int) -> None:
         """Publishes anything else; `origin` is told when it is confirmed."""
         self.sent = sent = self.sent + 1
-        self._others[sent] = None if origin is None else (origin, tag)
-        self._send(frame, header, body)
+        self._others[sent] = sink, origin, tag
+        sink.unconfirmed += 1
+        self._send(sink.frame, header, body)
 
     def forget_arrival(self, tag: int) -> bool:
         """The unconfirmed message that the source delivered under `tag` came back: its confirm means nothing."""
-        sequence = next((sent for sent, arrived in self._arrivals.items() if arrived == tag), 0)
-        return bool(sequence and self._arrivals.pop(sequence))
+        found = next(((sent, sink) for sent, (arrived, sink) in self._arrivals.items() if arrived == tag), None)
+        if found is None:
+            return False
+        sent, sink = found
+        sink.unconfirmed -= 1
+        del self._arrivals[sent]
+        return True
 
     def barrier(self) -> asyncio.Future[None]:
         """Done when everything published so far is confirmed."""
@@ -101,12 +108,16 @@ class Outlet:
             self._advance()
 
     def _settle(self, sequence: int) -> None:
-        tag = self._arrivals.pop(sequence, 0)
-        if tag:
+        arrival = self._arrivals.pop(sequence, None)
+        if arrival is not None:
+            tag, sink = arrival
+            sink.unconfirmed -= 1
             self._source.confirmed(tag)  # type: ignore[union-attr] # an arrival has a source
         elif (other := self._others.pop(sequence, None)) is not None:
-            origin, tag = other
-            origin.confirmed(tag)
+            sink, origin, tag = other
+            sink.unconfirmed -= 1
+            if origin is not None:
+                origin.confirmed(tag)
 
     def _advance(self) -> None:
         low = self._low
@@ -125,22 +136,24 @@ class Outlet:
 class Sink:
     """A queue to publish to: by which outlet and frame, and how many messages it may take before somebody looks."""
 
-    __slots__ = ("frame", "left", "outlet")
+    __slots__ = ("frame", "left", "outlet", "unconfirmed")
 
     def __init__(self, outlet: Outlet, frame: bytes, left: int) -> None:
         self.outlet = outlet
         self.frame = frame
         self.left = left
+        self.unconfirmed = 0
+        """Messages that are published and not confirmed: a poll may not have counted them."""
 
     def arrival(self, header: bytes, body: bytes, tag: int) -> None:
         """Publishes what the source delivered under `tag`."""
         self.left -= 1
-        self.outlet.arrival(self.frame, header, body, tag)
+        self.outlet.arrival(self, header, body, tag)
 
     def publish(self, header: bytes, body: bytes, *, origin: Settled | None = None, tag: int = 0) -> None:
         """Publishes anything else; `origin` is told when it is confirmed."""
         self.left -= 1
-        self.outlet.publish(self.frame, header, body, origin=origin, tag=tag)
+        self.outlet.publish(self, header, body, origin, tag)
 
 
 class Publisher:
@@ -185,6 +198,21 @@ class Publisher:
         """Returns when everything published so far is confirmed."""
         for barrier in [outlet.barrier() for outlet in (self.journal, *self._outlets)]:
             await barrier
+
+    async def settled(self, *sinks: Sink) -> None:
+        """Returns when all that was published to these is confirmed; nothing more is published to them meanwhile."""
+        settled = asyncio.Event()
+
+        def look() -> None:
+            if not any(sink.unconfirmed for sink in sinks):
+                settled.set()
+
+        look()
+        self._link.on_chunk(look)
+        try:
+            await settled.wait()
+        finally:
+            self._link.off_chunk(look)
 
     async def watch(self) -> None:
         """Ends the session when the broker confirms no more: what waits for that would wait without end.

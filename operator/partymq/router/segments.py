@@ -90,8 +90,7 @@ class SegmentReader:
         """Starts to read."""
         channel = await link.channel()
         reader = cls(queue=queue, channel=channel, whole=prefetch == MAX_PREFETCH, on_stray=on_stray)
-        await channel.qos(prefetch)
-        await channel.consume(queue, reader._on_delivery, on_cancel=link.cancelled(queue))
+        await channel.consume(queue, reader._on_delivery, prefetch=prefetch, on_cancel=link.cancelled(queue))
         return reader
 
     def flow(self, partition: int) -> Flow:

@@ -77,9 +77,8 @@ class Source:
         """Starts to consume."""
         self._publisher.serve(self)
         self._channel = channel = await self._link.channel()
-        await channel.qos(PREFETCH)
         self._link.on_chunk(self._ack)
-        await channel.consume(queue, self._on_delivery, on_cancel=self._link.cancelled(queue))
+        await channel.consume(queue, self._on_delivery, prefetch=PREFETCH, on_cancel=self._link.cancelled(queue))
 
     def _on_delivery(self, tag: int, origin: bytes, header: bytes, body: bytes) -> None:
         if self._stopped:
@@ -98,7 +97,7 @@ class Source:
         sink = lane.sink
         if sink is not None and sink.left > 0:
             sink.left -= 1
-            sink.outlet.arrival(sink.frame, stamped, body, tag)
+            sink.outlet.arrival(sink, stamped, body, tag)
         else:
             lane.park(tag, stamped, body)
 

@@ -71,10 +71,13 @@ class Takeover:
     async def attach(cls, *, link: Link, inbox: str, epoch: int, consumer_count: ConsumerCount) -> "Takeover":
         """Consumes the inbox, before its client and all of it: a fence stands behind everything (see core.window)."""
         channel = await link.channel()
-        await channel.qos(MAX_PREFETCH)
         takeover = cls(link=link, channel=channel, inbox=inbox, epoch=epoch, consumer_count=consumer_count)
-        await takeover._channel.consume(
-            inbox, takeover._on_delivery, arguments={"x-priority": TAKEOVER_PRIORITY}, on_cancel=takeover._on_cancel
+        await channel.consume(
+            inbox,
+            takeover._on_delivery,
+            prefetch=MAX_PREFETCH,
+            arguments={"x-priority": TAKEOVER_PRIORITY},
+            on_cancel=takeover._on_cancel,
         )
         return takeover
 
@@ -152,8 +155,7 @@ class Takeover:
     async def _remind(self) -> None:
         """Makes the broker choose the active consumer again; a message that comes here goes back, sorted later."""
         channel = await self._link.channel()
-        await channel.qos(1)
-        await channel.consume(self._inbox, _leave, arguments={"x-priority": LAST_IN_LINE})
+        await channel.consume(self._inbox, _leave, prefetch=1, arguments={"x-priority": LAST_IN_LINE})
         await channel.close()
 
     async def delete_inbox(self) -> None:

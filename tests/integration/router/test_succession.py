@@ -4,7 +4,6 @@ import asyncio
 
 import pytest
 
-from partymq.amqp.channel import MAX_PREFETCH
 from partymq.amqp.connection import Connection
 from partymq.amqp.frames import body_frames, body_payload, plain_header
 from partymq.amqp.topology import Topology
@@ -56,7 +55,6 @@ async def _last(connection: Connection, topology: Topology, queue: str) -> bytes
     state = await topology.poll(queue)
     assert state is not None
     channel = await connection.channel()
-    await channel.qos(MAX_PREFETCH)
     await channel.consume(queue, lambda _tag, _origin, _header, body: bodies.append(body))
     await eventually(lambda: len(bodies) >= state.ready, f"{state.ready} messages do not come")
     await channel.close()

@@ -203,8 +203,7 @@ async def test_a_cancelled_call_does_not_shift_the_replies(broker: FakeBroker, c
 
 
 async def test_the_channel_says_what_it_was_asked(broker: FakeBroker, channel: Channel) -> None:
-    await channel.qos(10)
-    await channel.consume("q", lambda *_: None, arguments={"x-priority": 5}, exclusive=True)
+    await channel.consume("q", lambda *_: None, prefetch=10, arguments={"x-priority": 5}, exclusive=True)
     await channel.confirm_select(lambda *_: None, lambda *_: None)
     assert await channel.delete_queue("q") == 2
     qos, consume, confirm, delete = broker.methods(1)[1:]

@@ -35,9 +35,6 @@ class Inbox:
         self._tag = 0
         self._deliver: Callable[[int, bytes, bytes, bytes], None] = lambda *_: None
 
-    async def qos(self, _prefetch: int) -> None:
-        """Taken as said."""
-
     async def consume(self, _queue: str, deliver: Callable[[int, bytes, bytes, bytes], None], **_: object) -> None:
         self._deliver = deliver
         self.attached = True
@@ -74,7 +71,7 @@ class Stage:
         self.handoffs = Handoffs(
             link=cast(Any, SimpleNamespace(channel=self._channel, cancelled=lambda _: None)),
             topology=cast(Any, SimpleNamespace(poll=_poll, declare_quorum=_done, purge=_done)),
-            publisher=cast(Any, SimpleNamespace(confirmed=_done, sink=self._sink)),
+            publisher=cast(Any, SimpleNamespace(settled=_done, sink=self._sink)),
             journal=cast(Any, self.journal),
             names=Names(GroupId(namespace="shop", name="orders")),
             inboxes=cast(Any, SimpleNamespace(members={"a": _member("a")}, wake=lambda _: None)),

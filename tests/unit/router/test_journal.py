@@ -11,6 +11,7 @@ from partymq.amqp.frames import body_frames
 from partymq.core import codec
 from partymq.core.ledger import Ledger, empty, succeed
 from partymq.router.journal import Journal
+from partymq.router.publisher import Sink
 from support.conditions import eventually
 
 
@@ -24,7 +25,7 @@ class Queue:
         outlet = SimpleNamespace(channel=channel, publish=self._publish)
         self.journal = Journal(outlet=cast(Any, outlet), queue="journal")
 
-    def _publish(self, _frame: bytes, _header: bytes, body: bytes) -> None:
+    def _publish(self, _sink: Sink, _header: bytes, body: bytes, *_: object) -> None:
         self.published.append(body_payload(body))
 
     def deliver(self, payload: bytes) -> None:

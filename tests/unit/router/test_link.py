@@ -8,7 +8,7 @@ from pamqp import commands, frame
 from partymq.amqp.connection import Connection
 from partymq.amqp.frames import header_frame, plain_header, publish_frame
 from partymq.router.link import Link
-from partymq.router.publisher import Outlet
+from partymq.router.publisher import Outlet, Sink
 from support.fake_broker import ADDRESS, FakeBroker
 
 
@@ -37,7 +37,7 @@ async def test_a_message_that_comes_back_is_not_acknowledged_although_it_is_conf
     outlet = Outlet(link, publishing)
     await outlet.open()
     outlet.serve(source)
-    outlet.arrival(publish_frame(publishing.number, "", "gone"), plain_header(0), b"", 7)
+    Sink(outlet, publish_frame(publishing.number, "", "gone"), 1).arrival(plain_header(0), b"", 7)
     returned = commands.Basic.Return(reply_code=312, reply_text="NO_ROUTE", exchange="", routing_key="gone")
     broker.give(  # what RabbitMQ sends for it, in one chunk
         (publishing.number, returned),

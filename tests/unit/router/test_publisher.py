@@ -10,7 +10,7 @@ from partymq.amqp.channel import Channel
 from partymq.errors import BrokerError
 from partymq.router import publisher as module
 from partymq.router.link import Link
-from partymq.router.publisher import STALLED_AFTER, Outlet, Publisher
+from partymq.router.publisher import STALLED_AFTER, UNLIMITED, Publisher, Sink
 
 _Settle = Callable[[int, bool], None]
 
@@ -31,48 +31,48 @@ class _Broker:
         self.confirm = on_confirm
 
 
-async def _publisher() -> tuple[_Broker, Publisher, Outlet]:
+async def _publisher() -> tuple[_Broker, Publisher, Sink]:
     broker = _Broker()
     publisher = Publisher(cast(Link, broker), cast(Channel, broker))
     await publisher.journal.open()
-    return broker, publisher, publisher.journal
+    return broker, publisher, Sink(publisher.journal, b"", UNLIMITED)
 
 
 async def test_the_oldest_is_what_waits() -> None:
-    broker, _, outlet = await _publisher()
-    assert outlet.oldest is None
+    broker, publisher, sink = await _publisher()
+    assert publisher.journal.oldest is None
     for _ in range(3):
-        outlet.publish(b"", b"", b"")
+        sink.publish(b"", b"")
     broker.confirm(2, False)
-    assert outlet.oldest == 1
+    assert publisher.journal.oldest == 1
     broker.confirm(1, False)
-    assert outlet.oldest == 3
+    assert publisher.journal.oldest == 3
     broker.confirm(3, True)
-    assert outlet.oldest is None
+    assert publisher.journal.oldest is None
 
 
 async def test_a_publish_that_is_never_confirmed_is_noticed() -> None:
-    broker, publisher, outlet = await _publisher()
-    outlet.publish(b"", b"", b"")
+    broker, publisher, sink = await _publisher()
+    sink.publish(b"", b"")
     assert not publisher.stalled(0)
-    outlet.publish(b"", b"", b"")
+    sink.publish(b"", b"")
     broker.confirm(2, False)
     assert not publisher.stalled(STALLED_AFTER - 1)
     assert publisher.stalled(STALLED_AFTER)
 
 
 async def test_one_after_the_other_may_take_its_time() -> None:
-    broker, publisher, outlet = await _publisher()
-    outlet.publish(b"", b"", b"")
+    broker, publisher, sink = await _publisher()
+    sink.publish(b"", b"")
     for tag in range(1, 10):  # there is always one that waits
-        outlet.publish(b"", b"", b"")
+        sink.publish(b"", b"")
         broker.confirm(tag, False)
         assert not publisher.stalled(tag * (STALLED_AFTER - 1))
 
 
 async def test_a_broker_that_takes_no_messages_is_waited_for() -> None:
-    broker, publisher, outlet = await _publisher()
-    outlet.publish(b"", b"", b"")
+    broker, publisher, sink = await _publisher()
+    sink.publish(b"", b"")
     assert not publisher.stalled(0)
     broker.blocked = True
     assert not publisher.stalled(STALLED_AFTER)
@@ -84,7 +84,7 @@ async def test_a_broker_that_takes_no_messages_is_waited_for() -> None:
 async def test_it_ends_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LOOK_EVERY", 0.0)
     monkeypatch.setattr(module, "STALLED_AFTER", 0.0)
-    _, publisher, outlet = await _publisher()
-    outlet.publish(b"", b"", b"")
+    _, publisher, sink = await _publisher()
+    sink.publish(b"", b"")
     with pytest.raises(BrokerError, match="quorum_status"):
         await asyncio.wait_for(publisher.watch(), 5)

@@ -26,9 +26,6 @@ class FakeChannel:
         self.consuming = False
         self._may_consume = may_consume
 
-    async def qos(self, _prefetch: int) -> None:
-        """Taken as said."""
-
     async def consume(self, *_: object, **__: object) -> None:
         self.consuming = True
         await self._may_consume.wait()

@@ -121,8 +121,7 @@ class Client:
         self._channel = channel = await connection.channel()
         channel.check = self._check
         self._held.clear()
-        await channel.qos(self._prefetch)
-        await channel.consume(self._inbox, self._on_delivery, on_cancel=self.lose)
+        await channel.consume(self._inbox, self._on_delivery, prefetch=self._prefetch, on_cancel=self.lose)
         cancelled = False
         while not connection.lost.done():
             if self._draining and not cancelled:

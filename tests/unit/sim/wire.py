@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
+from partymq.amqp.channel import MAX_PREFETCH
 from partymq.amqp.content import DeliveryCallback
 from partymq.amqp.frames import DEFAULT_FRAME_MAX
 from partymq.amqp.replies import NotExecutedError, settle
@@ -175,7 +176,6 @@ class SimChannel:
         self._deliveries = Pipe(network, connection.chunk)
         self._replies = Pipe(network, connection.chunk)
         self._waiting: list[asyncio.Future[Any]] = []
-        self._prefetch = 0
         self._closing = False
         self._on_delivery: DeliveryCallback | None = None
         self._on_cancel: Callable[[], None] | None = None
@@ -196,22 +196,18 @@ class SimChannel:
     def on_return(self, callback: Callable[[str], None]) -> None:
         self._on_return = callback
 
-    async def qos(self, prefetch: int) -> None:
-        self._prefetch = prefetch
-        await self._call(lambda: None)
-
     async def consume(
         self,
         queue: str,
         on_delivery: DeliveryCallback,
         *,
+        prefetch: int = MAX_PREFETCH,
         arguments: Mapping[str, Any] | None = None,
         exclusive: bool = False,
         on_cancel: Callable[[], None] | None = None,
     ) -> None:
         self._on_delivery, self._on_cancel = on_delivery, on_cancel
         priority = int((arguments or {}).get("x-priority", 0))
-        prefetch = self._prefetch
         await self._call(lambda: self._remote.consume(queue, prefetch=prefetch, priority=priority))
 
     def publish(self, frame: bytes, header: bytes, body_frames: bytes) -> None:
