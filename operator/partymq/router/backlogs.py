@@ -49,6 +49,10 @@ class Backlogs:
         """The backlog was just proven empty, and nothing is on its way to it."""
         self._proven[partition] = self._sinks[partition].left
 
+    def sink(self, partition: int) -> Sink:
+        """The way to a backlog that exists."""
+        return self._sinks[partition]
+
     @property
     def entered(self) -> int:
         """Messages that are in backlogs or have left them in this session: what was found, and what came."""

@@ -12,18 +12,22 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 
 from partymq.amqp.stamp import Stamp
-from partymq.amqp.topology import Topology
+from partymq.amqp.topology import QueueState, Topology
 from partymq.core.ledger import Handoff, LedgerError, Phase, begin_handoff, commit, extracted
 from partymq.core.names import Names
 from partymq.errors import BrokerError
 from partymq.router.inboxes import Inboxes
 from partymq.router.journal import Journal
-from partymq.router.lanes import Lane
+from partymq.router.lanes import Lane, Member
 from partymq.router.link import Link
 from partymq.router.points import Checkpoint, Point
 from partymq.router.publisher import Publisher
 from partymq.router.release import Releaser
 from partymq.router.takeover import Takeover
+
+FINISHES_WITHIN = 0.1
+"""Seconds that a donor is given to work off its inbox, if it looks as if that were enough."""
+FINISH_LOOK = 0.005
 
 COMMITS_WITHIN = 2.0
 """Seconds that a graceful stop gives to handoffs that hold messages, and may still wait for a cancelled consumer."""
@@ -32,13 +36,11 @@ COMMITS_WITHIN = 2.0
 class Progress:
     """One handoff under way, as people see it."""
 
-    __slots__ = ("begun", "donor", "final", "id", "idle", "since", "takeover", "task")
+    __slots__ = ("begun", "donor", "final", "id", "since", "takeover", "task")
 
-    def __init__(self, id: str, donor: str, *, idle: bool) -> None:  # noqa: A002
+    def __init__(self, id: str, donor: str) -> None:  # noqa: A002
         self.id = id
         self.donor = donor
-        self.idle = idle
-        """True if the donor's inbox was empty, and got nothing, when last looked at."""
         self.since = time.time()
         self.begun = time.monotonic()
         self.takeover: Takeover | None = None
@@ -97,12 +99,11 @@ class Handoffs:
     def start(self, donor: str, targets: Mapping[int, str | None]) -> None:
         """Begins a handoff of `donor`, which is in none."""
         self._count += 1
-        idle = self._inboxes.members[donor].idle
-        self._add(Progress(f"{self._journal.ledger.epoch}.{self._count}", donor, idle=idle), targets)
+        self._add(Progress(f"{self._journal.ledger.epoch}.{self._count}", donor), targets)
 
     def resume(self, handoff: Handoff) -> None:
         """Goes on with a handoff that an earlier session has begun."""
-        self._add(Progress(handoff.id, handoff.donor, idle=False), None)
+        self._add(Progress(handoff.id, handoff.donor), None)
 
     def _add(self, progress: Progress, targets: Mapping[int, str | None] | None) -> None:
         if self._stopping:
@@ -150,10 +151,10 @@ class Handoffs:
                     )
             if progress.id in self._journal.ledger.handoffs:
                 self._reached(Point.DRAIN)
+                await self._publisher.settled(donor.sink)
                 async with asyncio.TaskGroup() as tasks:
                     # Ahead of its use, because a busy broker takes its time; one that is not used becomes garbage.
-                    declared = None if progress.idle else tasks.create_task(self._declare(progress))
-                    await self._publisher.settled(donor.sink)
+                    declared = None if await self._finished(donor) else tasks.create_task(self._declare(progress))
                     await self._empty(progress, declared, resumed=resumed)
         finally:
             if progress.takeover is not None:
@@ -163,6 +164,23 @@ class Handoffs:
             donor.starved.clear()
         self._inboxes.wake(donor)
         self._on_end(progress.donor)
+
+    async def _finished(self, donor: Member) -> bool:
+        """Lets a donor that is fast enough work its inbox off: what is copied instead goes through the broker twice.
+
+        True when the inbox is empty; what its client holds is not in it any more.
+        """
+        inbox, now = self._names.inbox(donor.name), asyncio.get_running_loop().time
+        begun, first = now(), (state := await self._state(inbox)).ready
+        wait = FINISH_LOOK
+        while state.ready and state.consumers:
+            await asyncio.sleep(wait)
+            state = await self._state(inbox)
+            rate = (first - state.ready) / (now() - begun)
+            if state.ready > rate * (begun + FINISHES_WITHIN - now()):
+                return False
+            wait = max(FINISH_LOOK, 0.5 * state.ready / rate if rate else 0.0)
+        return not state.ready
 
     async def _declare(self, progress: Progress) -> None:
         await self._topology.declare_quorum(self._names.transfer(progress.id))
@@ -193,10 +211,13 @@ class Handoffs:
         await self._commit(progress, takeover)
 
     async def _consumers(self, inbox: str) -> int:
+        return (await self._state(inbox)).consumers
+
+    async def _state(self, inbox: str) -> QueueState:
         state = await self._topology.poll(inbox)
         if state is None:
             raise BrokerError(f"{inbox} was deleted while it was being taken over")
-        return state.consumers
+        return state
 
     async def _extract(
         self,

@@ -180,7 +180,7 @@ class Releaser:
             self._reached(Point.SWITCHING)
             try:
                 async with asyncio.timeout(SWITCH_WITHIN):
-                    await self._publisher.confirmed()
+                    await self._publisher.settled(self._backlogs.sink(lane.index))
                     await reader.exhaust(flow)
             except TimeoutError:  # its owner takes its time: the source must not wait for it
                 lane.stop(Mode.WAITING)

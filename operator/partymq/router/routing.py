@@ -223,8 +223,8 @@ class Routing:
         if member.full:
             member.starved.clear()
             self._wait_for(member)
-        elif member.starved:
-            self.inboxes.wake(member)
+        elif not member.takes and not member.sink.unconfirmed:
+            self.inboxes.wake(member)  # else the next confirm does
         self.releaser.pump()
         if member.was_full and not member.full:
             self.releaser.wake()

@@ -72,7 +72,7 @@ class Scene:
 
     def __init__(self, on_timeout: OnTimeout, timeout: float, remembered: tuple[Consumer, ...]) -> None:
         self.told: list[Notice] = []
-        self.progress = Progress("4.1", "pod-1", idle=False)
+        self.progress = Progress("4.1", "pod-1")
         self.takeover = cast(Any, SimpleNamespace(proven=False, waiting_for="the donor's consumer to acknowledge"))
         self.progress.takeover = self.takeover
         self.running = {"pod-1": self.progress}
