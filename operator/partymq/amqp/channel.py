@@ -40,7 +40,7 @@ CONSUMER_TAG: Final = OUR_TAG
 """Of every consumer: one to a channel, and a fixed length puts the delivery tag at a fixed place in its frame."""
 
 MAX_PREFETCH: Final = 65_535
-"""The most that can be asked for. 0 asks for no limit, but a quorum queue takes it for 2000."""
+"""The most that can be asked for."""
 
 ConfirmCallback = Callable[[int, bool], None]
 
@@ -111,14 +111,14 @@ class Channel:
         queue: str,
         on_delivery: DeliveryCallback,
         *,
-        prefetch: int = MAX_PREFETCH,
+        prefetch: int = 0,
         arguments: Arguments | None = None,
         exclusive: bool = False,
         on_cancel: Callable[[], None] | None = None,
     ) -> None:
         """Start the one consumer of this channel; deliveries may come before this returns.
 
-        It is given at most `prefetch` messages that it has not acknowledged.
+        It is given at most `prefetch` messages that it has not acknowledged; 0 is no limit, but on a quorum queue 2000.
         """
         self.content.on_delivery = on_delivery
         self._cancelled = on_cancel

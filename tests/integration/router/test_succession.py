@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from partymq.amqp.channel import MAX_PREFETCH
 from partymq.amqp.connection import Connection
 from partymq.amqp.frames import body_frames, body_payload, plain_header
 from partymq.amqp.topology import Topology
@@ -55,7 +56,7 @@ async def _last(connection: Connection, topology: Topology, queue: str) -> bytes
     state = await topology.poll(queue)
     assert state is not None
     channel = await connection.channel()
-    await channel.consume(queue, lambda _tag, _origin, _header, body: bodies.append(body))
+    await channel.consume(queue, lambda _tag, _origin, _header, body: bodies.append(body), prefetch=MAX_PREFETCH)
     await eventually(lambda: len(bodies) >= state.ready, f"{state.ready} messages do not come")
     await channel.close()
     return body_payload(bodies[-1])

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from partymq.amqp.channel import MAX_PREFETCH
 from partymq.amqp.content import DeliveryCallback
 from partymq.amqp.frames import DEFAULT_FRAME_MAX
 from partymq.amqp.replies import NotExecutedError, settle
@@ -201,7 +200,7 @@ class SimChannel:
         queue: str,
         on_delivery: DeliveryCallback,
         *,
-        prefetch: int = MAX_PREFETCH,
+        prefetch: int = 0,
         arguments: Mapping[str, Any] | None = None,
         exclusive: bool = False,
         on_cancel: Callable[[], None] | None = None,
