@@ -27,6 +27,8 @@ STREAM_AGAIN = 30.0
 """Seconds after which a stream is looked at again: somebody may have put another queue in its place."""
 RESUME_AT = 0.8
 """Share of the backlog's limit at which the source is read again."""
+LIMIT_EVERY = 0.02
+"""Seconds between looks at the backlog while the source is read: it may grow by ten thousands of messages a second."""
 
 
 class Intake:
@@ -71,6 +73,8 @@ class Intake:
         self._closed = False
         self._foreign_since: float | None = None
         self._stream_until = float("-inf")
+        self._loop = asyncio.get_running_loop()
+        self._limit_seen = 0.0
         self._routed = 0
         self._base = 0
         self.ready: int | None = None
@@ -128,11 +132,25 @@ class Intake:
         async with self._changing:
             await self._shut()
 
+    @property
+    def _over_limit(self) -> bool:
+        limit = self._spec.backlog_limit
+        return self._backlog() > (limit * RESUME_AT if self.full else limit)
+
+    def _look_at_limit(self) -> None:
+        """Called for every chunk that was read."""
+        now = self._loop.time()
+        if now >= self._limit_seen + LIMIT_EVERY:
+            self._limit_seen = now
+            if not self.full and self._over_limit:
+                self._wake.set()
+
     async def _look(self) -> bool:
+        self.full = self._over_limit
+        if self.full:
+            await self._shut()  # before anything that takes a moment
         state = await self._pace.poll(self._spec.source_queue)
         self.ready = None if state is None else state.ready
-        limit = self._spec.backlog_limit
-        self.full = self._backlog() > (limit * RESUME_AT if self.full else limit)
         trouble = self._problem(state)
         self._trouble(trouble)
         usable = trouble is None and state is not None and self._members and not self._spec.paused and not self.full
@@ -156,8 +174,9 @@ class Intake:
             base=self._base,
         )
         await source.open(self._spec.source_queue)
+        self._link.on_chunk(self._look_at_limit)
         if not await self._consumers() and await self._is_stream():
-            self._stream_until = asyncio.get_running_loop().time() + STREAM_AGAIN
+            self._stream_until = self._loop.time() + STREAM_AGAIN
             await self._shut()
             return False
         return True
@@ -172,6 +191,7 @@ class Intake:
     async def _shut(self) -> None:
         if self._source is not None:
             source = self._source
+            self._link.off_chunk(self._look_at_limit)
             await source.close(self._consumers)
             self._source = None
             self._routed += source.routed
@@ -189,7 +209,7 @@ class Intake:
                 "routing starts as soon as it is there"
             )
         others = state.consumers - (1 if self._source is not None else 0)
-        now = asyncio.get_running_loop().time()
+        now = self._loop.time()
         if now < self._stream_until:
             return SourceIsStreamError(
                 f"the source queue {queue!r} is a stream: acknowledging takes nothing out of it, so its messages "

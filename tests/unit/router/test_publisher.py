@@ -18,17 +18,22 @@ _Settle = Callable[[int, bool], None]
 class _Broker:
     """A channel whose publishes are confirmed when the test says so, and its link."""
 
-    confirm: _Settle
-
     def __init__(self) -> None:
         self.blocked = False
         self.number = 1
+        self.hooks: list[Callable[[], None]] = []
+        self.on_chunk, self.off_chunk = self.hooks.append, self.hooks.remove
 
     def publish(self, *_: bytes) -> None:
         """Takes it."""
 
     async def confirm_select(self, on_confirm: _Settle, _on_nack: _Settle) -> None:
-        self.confirm = on_confirm
+        self._on_confirm = on_confirm
+
+    def confirm(self, tag: int, multiple: bool) -> None:
+        self._on_confirm(tag, multiple)
+        for hook in tuple(self.hooks):
+            hook()
 
 
 async def _publisher() -> tuple[_Broker, Publisher, Sink]:
@@ -88,3 +93,28 @@ async def test_it_ends_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
     sink.publish(b"", b"")
     with pytest.raises(BrokerError, match="quorum_status"):
         await asyncio.wait_for(publisher.watch(), 5)
+
+
+async def test_a_queue_is_settled_when_its_own_messages_are_confirmed() -> None:
+    broker, publisher, sink = await _publisher()
+    other = Sink(publisher.journal, b"", UNLIMITED)
+    for to in (sink, other, sink):
+        to.publish(b"", b"")
+    settled = asyncio.create_task(publisher.settled(sink))
+    broker.confirm(1, False)
+    await asyncio.sleep(0)
+    assert not settled.done()
+    broker.confirm(3, False)
+    await asyncio.wait_for(settled, 5)
+    assert (sink.unconfirmed, other.unconfirmed) == (0, 1)
+    assert not broker.hooks
+    await asyncio.wait_for(publisher.settled(sink), 5)  # it was before
+
+
+async def test_what_came_back_is_not_waited_for() -> None:
+    _, publisher, sink = await _publisher()
+    sink.arrival(b"", b"", 7)
+    assert sink.unconfirmed == 1
+    assert publisher.journal.forget_arrival(7)
+    assert not publisher.journal.forget_arrival(7)
+    assert sink.unconfirmed == 0

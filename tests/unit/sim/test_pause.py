@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from partymq.router.points import Point
 from support.conditions import eventually
 from support.fake_kubernetes import VirtualLoop
 from unit.sim.world import Setting, World, inhabited
@@ -32,6 +33,35 @@ async def _commit_after_the_donor(world: World, messages: int) -> float:
     donor.unstick()
     await eventually(lambda: world.handoffs > 0, "the handoff is not committed", every=0.001)
     return world.loop.time() - begun
+
+
+def test_a_fast_donor_works_its_inbox_off() -> None:
+    """It takes less time than to copy it, and its keys do not wait meanwhile."""
+
+    async def run() -> None:
+        with inhabited(Setting(members=1, prefetch=PREFETCH, window=100)) as world:
+            await world.begin()
+            await asyncio.sleep(5.0)
+            donor = world.clients["a"]
+            donor.stuck = True
+            for number in range(12 * PREFETCH):
+                world.publish(f"k{number}", later=0.0)
+            await asyncio.sleep(1.0)
+            assert world.router is not None
+            assert world.router.session is not None
+            routing = world.router.session.routing
+            assert routing is not None
+            world.join("b")
+            await eventually(lambda: bool(routing.handoffs.running), "there is no handoff", every=0.001)
+            donor.unstick()
+            await eventually(lambda: world.handoffs > 0, "the handoff is not committed", every=0.001)
+            assert Point.COPYING not in world.points
+            await world.settle()
+            await world.end()
+            assert not world.violations()
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(run())
 
 
 @pytest.mark.parametrize(

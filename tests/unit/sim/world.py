@@ -62,6 +62,8 @@ class Setting:
     members: int = 2
     prefetch: int = 2
     window: int = 6
+    limit: int = 100_000
+    """Of the backlogs."""
     partitions: int = 4
     routers: int = 1
     quorum_source: bool = True
@@ -208,6 +210,7 @@ class World:
                 source_queue=SOURCE,
                 partitions=setting.partitions,
                 inbox_window=setting.window,
+                backlog_limit=setting.limit,
                 rejoin_seconds=1.5,
                 rebalance_delay=0.1,
             ),

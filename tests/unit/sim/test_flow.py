@@ -1,0 +1,49 @@
+"""More messages than members take, at a router that reads far faster than it looks."""
+
+import asyncio
+
+from partymq.router.source import PREFETCH
+from support.conditions import eventually
+from support.fake_kubernetes import VirtualLoop
+from unit.sim.world import SOURCE, Setting, World, inhabited
+
+LIMIT = 100
+SEEN_LATE = 500
+"""Messages that may come until the router has looked."""
+
+
+def _in_source(world: World) -> int:
+    queue = world.broker.queue(SOURCE)
+    return queue.message_count if queue is not None else 0
+
+
+def test_a_full_source_does_not_flood_the_backlogs() -> None:
+    """When it is read again, too: what is read between two looks could be any number of messages."""
+    there = 3 * PREFETCH
+
+    async def run() -> None:
+        with inhabited(Setting(members=1, limit=LIMIT)) as world:
+            await world.begin()
+            await asyncio.sleep(2.0)
+            assert world.router is not None
+            assert world.router.session is not None
+            routing = world.router.session.routing
+            assert routing is not None
+            world.clients["a"].stuck = True
+            for number in range(there):
+                world.publish(f"k{number % 20}", later=0.0)
+            await eventually(lambda: routing.intake.full, "the backlogs do not fill")
+            await asyncio.sleep(1.0)
+            assert LIMIT < routing.waiting <= LIMIT + PREFETCH + SEEN_LATE
+            left = _in_source(world)
+            assert left >= there - routing.waiting - SEEN_LATE
+            world.clients["a"].unstick()
+            await eventually(lambda: _in_source(world) < left, "the source is not read again", 60.0)
+            await asyncio.sleep(1.0)
+            assert routing.waiting <= LIMIT + PREFETCH + SEEN_LATE
+            await world.settle()
+            await world.end()
+            assert not world.violations()
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(run())
