@@ -58,12 +58,11 @@ class FakeBroker(asyncio.Transport):
     def listening(self) -> Iterator[None]:
         """Connections that are opened meanwhile end here."""
 
-        async def create_connection(factory: Callable[[], asyncio.Protocol], *_: object, **__: object) -> object:
+        async def dial(factory: Callable[[], asyncio.Protocol], **_: object) -> None:
             self._protocol = factory()
             self._protocol.connection_made(self)
-            return self, self._protocol
 
-        with patch.object(asyncio.get_running_loop(), "create_connection", create_connection):
+        with patch("partymq.amqp.connection.dial", dial):
             yield
 
     # What the broker does.

@@ -21,6 +21,7 @@ from pamqp.base import Frame
 
 from partymq.amqp.channel import Channel
 from partymq.amqp.content import DeliveryCallback
+from partymq.amqp.dial import dial
 from partymq.amqp.frames import DEFAULT_FRAME_MAX, HEARTBEAT, PROTOCOL_HEADER, body_payload, method_frame
 from partymq.amqp.handshake import agree, server_version, start_ok
 from partymq.amqp.output import Output
@@ -81,7 +82,7 @@ class Connection(asyncio.Protocol):
         connection = cls(address)
         try:
             async with asyncio.timeout(connect_timeout):
-                await connection._loop.create_connection(lambda: connection, address.host, address.port, ssl=context)
+                await dial(lambda: connection, host=address.host, port=address.port, context=context)
                 await connection._handshake(name, heartbeat)
         except TimeoutError:
             connection.abort()

@@ -1,0 +1,48 @@
+"""The TCP connection below an AMQP connection.
+
+Invariant: over loopback a broker sees the segments that it would see over Ethernet. RabbitMQ before 4.1 makes its read
+buffer as large as the larger of the two buffers that its kernel gives the socket, and Linux sizes the one for sending
+by the segments: 128 KiB over Ethernet, 4 MB over loopback, which the Erlang VM maps and unmaps for every single read.
+"""
+
+import asyncio
+import ipaddress
+import socket
+import ssl
+from collections.abc import Callable
+from typing import Any, Final, TypeAlias
+
+import aiohappyeyeballs
+
+ETHERNET_SEGMENT: Final = 1460
+"""Bytes of a TCP segment where packets have 1500: RFC 9293, section 3.7.1."""
+
+NEXT_ADDRESS_AFTER: Final = 0.25
+"""Seconds that one address of a host is given before the next is tried beside it: RFC 8305, section 5."""
+
+AddressInfo: TypeAlias = tuple[int | socket.AddressFamily, int | socket.SocketKind, int, str, tuple[Any, ...]]
+
+
+async def dial(
+    protocol: Callable[[], asyncio.Protocol], *, host: str, port: int, context: ssl.SSLContext | None
+) -> None:
+    """Connect `protocol` to the first address of `host` that answers; raises OSError or ssl.SSLError."""
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    connected = await aiohappyeyeballs.start_connection(
+        found, happy_eyeballs_delay=NEXT_ADDRESS_AFTER, socket_factory=_socket
+    )
+    try:
+        server = host if context is not None else None
+        await loop.create_connection(protocol, sock=connected, ssl=context, server_hostname=server)
+    except BaseException:
+        connected.close()
+        raise
+
+
+def _socket(address: AddressInfo) -> socket.socket:
+    family, kind, protocol, _, (host, *_) = address
+    made = socket.socket(family, kind, protocol)
+    if ipaddress.ip_address(host).is_loopback and hasattr(socket, "TCP_MAXSEG"):
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, ETHERNET_SEGMENT)
+    return made
