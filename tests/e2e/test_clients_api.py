@@ -5,6 +5,7 @@ import re
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import aiohttp
 import pytest_asyncio
@@ -76,13 +77,15 @@ async def test_a_client_outside_of_the_cluster_shares_a_group_with_pods(api: str
                     return {one["hostname"]: one["state"] for one in (await answer.json())["clients"]}
 
             async def shared_by(names: set[str]) -> None:
+                partitions: list[dict[str, Any]] = []
+
                 async def is_so() -> bool:
                     async with session.get(f"{group}/partitions") as answer:
-                        partitions = (await answer.json())["partitions"]
+                        partitions[:] = (await answer.json())["partitions"]
                     owners, states = ({one[what] for one in partitions} for what in ("owner", "state"))
                     return owners == names and states == {"direct"}
 
-                await eventually(is_so, f"the partitions are not shared by {names}", 30)
+                await eventually(is_so, lambda: f"the partitions are not shared by {names}: {partitions}", 30)
 
             assert await clients() == {}
             async with session.post(f"{group}/clients/{CLIENT}/bind", json={"managed": True}) as answer:

@@ -26,6 +26,8 @@ NEAR = 64
 """Messages within a fence's round trip (some ms) below which the end of a backlog counts as close."""
 SWITCH_WITHIN = 0.25
 """Seconds for which a partition's arrivals are parked at most while the rest of its backlog is given out."""
+SWITCH_TRIPS = 10
+"""Or, at a broker that takes its time, so many of a fence's round trips: a switch needs two to five."""
 TIDY_EVERY = 1.0
 """Seconds between journal writes that only forget segments: a listed empty one is harmless."""
 READERS = 1000
@@ -175,11 +177,11 @@ class Releaser:
         reader = await self._reader(self._names.backlog(lane.index), prefetch=BACKLOG_PREFETCH)
         flow = self._open(reader, lane)
         while True:
-            await reader.approach(flow, near=NEAR)
+            trip = await reader.approach(flow, near=NEAR)
             lane.stop(Mode.SWITCHING)
             self._reached(Point.SWITCHING)
             try:
-                async with asyncio.timeout(SWITCH_WITHIN):
+                async with asyncio.timeout(max(SWITCH_WITHIN, SWITCH_TRIPS * trip)):
                     await self._publisher.settled(self._backlogs.sink(lane.index))
                     await reader.exhaust(flow)
             except TimeoutError:  # its owner takes its time: the source must not wait for it

@@ -145,14 +145,18 @@ class SegmentReader:
             if flow.received == received:
                 return
 
-    async def approach(self, flow: Flow, *, near: int) -> None:
-        """Returns when less than `near` messages came in during a fence's round trip: the end is close."""
+    async def approach(self, flow: Flow, *, near: int) -> float:
+        """Returns when less than `near` messages came in during a fence's round trip: the end is close.
+
+        The round trip is what it returns, in seconds. No owner is part of it: so few messages fit into the prefetch.
+        """
+        now = asyncio.get_running_loop().time
         while True:
             await flow.idle.wait()
-            received = flow.received
+            received, sent = flow.received, now()
             await self.fence()
             if flow.received - received < near:
-                return
+                return now() - sent
 
     async def prove(self) -> None:
         """Returns when all acknowledgements so far took effect; nothing is released any more.

@@ -13,7 +13,7 @@ from typing import Final
 from unit.model.broker import Broker, Channel, Line
 from unit.model.queues import Consumer, Message, Queue
 
-PACES: Final = {"even": (0.0003,), "uneven": (0.0003, 0.0003, 0.004), "rough": (0.0003, 0.003, 0.015)}
+PACES: Final = {"even": (0.0003,), "uneven": (0.0003, 0.0003, 0.004), "rough": (0.0003, 0.003, 0.015), "slow": (0.2,)}
 """Mean seconds that a pipe takes, one of them for each pipe: queues that differ in speed show what order rests on."""
 
 

@@ -1,7 +1,9 @@
-"""More messages than members take, at a router that reads far faster than it looks."""
+"""Loads at which a router must not take the wrong way: more than members take, and a broker that takes its time."""
 
 import asyncio
 
+from partymq.core.names import SPREAD
+from partymq.router.lanes import Mode
 from partymq.router.source import PREFETCH
 from support.conditions import eventually
 from support.fake_kubernetes import VirtualLoop
@@ -47,3 +49,33 @@ def test_a_full_source_does_not_flood_the_backlogs() -> None:
 
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         runner.run(run())
+
+
+def test_partitions_go_direct_again_on_a_slow_broker() -> None:
+    """What a switch needs is a few round trips, however long they are: else it would be tried for ever."""
+
+    async def run() -> None:
+        with inhabited(Setting(pace="slow", members=1, prefetch=100, window=100, partitions=8)) as world:
+            await world.begin()
+            await eventually(lambda: _direct(world), "a partition does not begin direct", 60.0)
+            for number in range(400):
+                world.publish(f"k{number % 20}", later=number / 5)
+            world.join("b")
+            await eventually(lambda: world.handoffs > 0, "nothing is handed off", 60.0)
+            assert not _direct(world), "no partition had a backlog"
+            await eventually(lambda: _direct(world), "the partitions stay in their backlogs", 60.0)
+            assert world.unsent, "it was the end of the load that let them go direct"
+            await world.settle()
+            await world.end()
+            assert not world.violations()
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(run())
+
+
+def _direct(world: World) -> bool:
+    assert world.router is not None
+    if world.router.session is None or world.router.session.routing is None:
+        return False
+    lanes = world.router.session.routing.lanes
+    return all(lane.mode is Mode.DIRECT for lane in lanes.values() if lane.index != SPREAD)
