@@ -16,6 +16,10 @@ from benchmarks.plots import Figures
 PAGE = Path("docs/benchmarks.md")
 PICTURES = Path("docs/benchmarks")
 
+_BESIDE = {label: label for label in ("shovel", "shovel to quorum", "shovel without TCP", "aio-pika")} | {
+    "none": "no router"
+}
+
 
 def refresh(results: Path) -> None:
     """Brings the page up to date; it is an error if there is nothing that may be shown."""
@@ -57,10 +61,10 @@ def _throughput(figures: Figures) -> str:
                         f"{source}, {size}, key in {key}{', with consumers' if name.endswith('consumed') else ''}",
                         tables.number(ours["value"]),
                         tables.number(figures[f"cpu.{source}.{size}.{name}"]["value"]),
-                        *(_beside(ours, label) for label in ("shovel", "shovel to quorum", "aio-pika", "none")),
+                        *(_beside(ours, label) for label in _BESIDE),
                     ]
                 )
-    head = ("source, body, key", "msg/s", "CPU, us/msg", "shovel", "shovel to quorum", "aio-pika", "no router")
+    head = ("source, body, key", "msg/s", "CPU, us/msg", *_BESIDE.values())
     return tables.table(head, rows)
 
 

@@ -25,7 +25,7 @@ mpl.rcParams.update(
         "legend.fontsize": "small",
     }
 )
-_OURS, _OURS_TOO, _OTHERS = "#0b6e4f", "#5bb98c", ("#3d5a80", "#98c1d9", "#e07a5f", "#bbbbbb")
+_OURS, _OURS_TOO, _OTHERS = "#0b6e4f", "#5bb98c", ("#3d5a80", "#98c1d9", "#e07a5f", "#bbbbbb", "#6f8fb5")
 
 Figures = Mapping[str, Mapping[str, Any]]
 """A run's results by name."""
@@ -55,6 +55,7 @@ def _throughput(figures: Figures) -> Figure:
         ("PartyMQ, with consumers", "header.consumed", _OURS_TOO),
         ("shovel", "shovel", _OTHERS[0]),
         ("shovel to a quorum queue", "shovel-quorum", _OTHERS[1]),
+        ("shovel without TCP", "shovel-direct", _OTHERS[4]),
         ("router on aio-pika", "header.aio-pika", _OTHERS[2]),
         ("no router", "none", _OTHERS[3]),
     )

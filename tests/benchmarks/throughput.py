@@ -3,7 +3,8 @@
 All of them find the same messages waiting in a queue (persistent, 1000 keys), confirm before they acknowledge, and take
 turns. PartyMQ is measured twice: into the inboxes of three members that take nothing (their window lifted: the router
 alone), and with three members that keep up (the window as shipped). The shovel moves into one queue, of classic type as
-is the broker's default, and of quorum type as inboxes are. "none" is a producer, a queue and a consumer.
+is the broker's default, and of quorum type as inboxes are; and once more without a network, which nobody outside of the
+broker can. "none" is a producer, a queue and a consumer.
 """
 
 import asyncio
@@ -46,6 +47,7 @@ async def _turns(run: Run, source: str, size: str) -> None:
         _note(run, f"{head}.{key}", await _partymq(run, source, size, key))
     await _shovel(run, source, "classic", size, f"{head}.shovel")
     await _shovel(run, source, "quorum", size, f"{head}.shovel-quorum")
+    await _shovel(run, source, "classic", size, f"{head}.shovel-direct", network=False)
     for key in KEYS if size == "800B" else KEYS[:1]:
         _note(run, f"{head}.{key}.aio-pika", await _aio_pika(run, source, size, key))
     _note(run, f"{head}.header.consumed", await _consumed(run, source, size))
@@ -61,6 +63,7 @@ def _compare(run: Run, source: str, size: str) -> None:
             {
                 "shovel": f"{head}.shovel",
                 "shovel to quorum": f"{head}.shovel-quorum",
+                "shovel without TCP": f"{head}.shovel-direct",
                 "aio-pika": f"{head}.{key}.aio-pika",
                 "none": f"{head}.none",
             },
@@ -114,13 +117,13 @@ async def _consumed(run: Run, source: str, size: str) -> Rate:
         return await rate(run, consumers.count, _messages(run, size), router.pid)
 
 
-async def _shovel(run: Run, source: str, target: str, size: str, name: str) -> None:
+async def _shovel(run: Run, source: str, target: str, size: str, name: str, *, network: bool = True) -> None:
     async with (
         temporary_queue(amqp_url(), "from", QUEUES[source]) as start,
         temporary_queue(amqp_url(), "to", QUEUES[target]) as end,
     ):
         await fill(run, start, _messages(run, size), size=SIZES[size])
-        async with shovel(start, end):
+        async with shovel(start, end, network=network):
             measured = await rate(run, lambda: ready(run, end), _messages(run, size))
     run.results.add(f"throughput.{name}", "msg/s", measured.per_second)
     if run.broker_pid is not None:
