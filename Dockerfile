@@ -20,7 +20,7 @@ RUN /venv/bin/pip install --no-cache-dir --disable-pip-version-check --no-deps .
  && rm -rf /build/*
 
 WORKDIR /
-ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 USER 65532:65532
 ENTRYPOINT ["/venv/bin/partymq"]
 CMD ["operator"]

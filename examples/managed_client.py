@@ -36,6 +36,8 @@ async def main() -> None:
             print(message.headers.get("partitionKey"), message.body.decode(), flush=True)
             await message.ack()
         leaving.cancel()
+        if not stop.is_set():
+            raise SystemExit("the connection to RabbitMQ is lost")  # whoever starts us again gets the same keys
         await http.post(f"{ME}/unbind")
 
 

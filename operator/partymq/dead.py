@@ -112,6 +112,10 @@ def _check(chosen: argparse.Namespace) -> None:
     if not slash:
         raise InvalidSpecError(f"{chosen.group!r} is no group: write NAMESPACE/NAME, such as shop/orders.")
     check_group(GroupId(namespace=namespace, name=name))
+    if chosen.uri and chosen.kubeconfig:
+        raise InvalidSpecError("--uri and --kubeconfig: say one of them, a broker or a cluster that knows it.")
+    if (chosen.key_from or chosen.key_name) and not _uri(chosen):
+        raise InvalidSpecError("--key-from and --key-name go with --uri: in a cluster the PartitionGroup says it.")
     if chosen.limit is not None and chosen.limit < 0:
         raise InvalidSpecError(f"--limit {chosen.limit} is no number of messages: 0 is no limit.")
     if chosen.action == "drop" and not (chosen.yes or chosen.limit or _is_choice(chosen)):
@@ -122,6 +126,8 @@ async def _run(chosen: argparse.Namespace) -> int:
     place = await _place(chosen)
     if chosen.action == "replay" and not place.source:
         raise InvalidSpecError("with --uri a replay needs the source queue's name: --source QUEUE.")
+    if chosen.action != "list":
+        _say(f"{chosen.group} on {place.address.host}:{place.address.port}, virtual host {place.address.vhost!r}")
     limit = (_SHOWN if chosen.action == "list" else 0) if chosen.limit is None else chosen.limit
     async with DeadQueue.open(place.address, place.group, place.key_of) as queue:
         outcome = queue.outcome
@@ -147,7 +153,7 @@ async def _run(chosen: argparse.Namespace) -> int:
 async def _place(chosen: argparse.Namespace) -> _Place:
     namespace, _, name = chosen.group.partition("/")
     group = GroupId(namespace=namespace, name=name)
-    if uri := chosen.uri or os.environ.get("PARTYMQ_AMQP_URL"):
+    if uri := _uri(chosen):
         source = KeyFrom(chosen.key_from or KeyFrom.HEADER)
         key = KeySpec(source=source, name=chosen.key_name or KeySpec().name)
         return _Place(group=group, address=parse_uri(uri), key_of=key_reader(key), source=chosen.source or "")
@@ -156,6 +162,13 @@ async def _place(chosen: argparse.Namespace) -> _Place:
 
     spec, address = await look_up(group, chosen.kubeconfig)
     return _Place(group=group, address=address, key_of=key_reader(spec.key), source=chosen.source or spec.source_queue)
+
+
+def _uri(chosen: argparse.Namespace) -> str | None:
+    """The broker, where the cluster is not asked for it: what was said counts for more than the environment."""
+    if chosen.uri:
+        return str(chosen.uri)
+    return None if chosen.kubeconfig else os.environ.get("PARTYMQ_AMQP_URL")
 
 
 def _is_choice(chosen: argparse.Namespace) -> bool:

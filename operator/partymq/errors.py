@@ -80,6 +80,14 @@ class AccessRefusedError(BrokerError):
 
     reason = "AccessRefused"
 
+    @classmethod
+    def permission(cls, refused: str) -> "AccessRefusedError":
+        """What the broker refuses for want of a permission, and which ones are needed."""
+        return cls(
+            f"The broker says {refused}. Give the user of the connection Secret the permissions to configure, write "
+            "and read partymq.*, to write amq.default, and to read the source queue."
+        )
+
 
 class SourceMissingError(BrokerError):
     """The source queue does not exist."""

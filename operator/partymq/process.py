@@ -112,7 +112,7 @@ class Operator:
             api(groups, lambda: {str(group): report for group, report in self._reports.items()}),
             what="the clients API",
             option="clients-port",
-            middlewares=middlewares(clients.token),
+            middlewares=middlewares(clients.token, host=clients.host),
             max_body=MAX_BODY,
         )
 

@@ -53,7 +53,7 @@ class Server:
                 settings.http_host,
                 settings.http_port,
                 [*probes(views), *api(groups, lambda: self._reports, default=lambda _: self._registry(self._default))],
-                middlewares=middlewares(self._serving.token),
+                middlewares=middlewares(self._serving.token, host=settings.http_host),
                 max_body=MAX_BODY,
             ):
                 log.info("PartyMQ %s serves %s as %s", VERSION, ", ".join(self._groups), settings.identity)

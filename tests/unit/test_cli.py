@@ -47,6 +47,8 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (("dead", "list", "shop/orders", "--uri", "http://host"), "must start with amqp://"),
         (("dead", "drop", "shop/orders", "--uri", "amqp://host"), "this would drop every message"),
         (("dead", "replay", "shop/orders", "--uri", "amqp://host"), "--source QUEUE"),
+        (("dead", "list", "shop/orders", "--uri", "amqp://host", "--kubeconfig", "file"), "say one of them"),
+        (("dead", "list", "shop/orders", "--kubeconfig", "file", "--key-name", "customer"), "go with --uri"),
         (("operator", "--namespace", "Shop"), "--namespace 'Shop' (PARTYMQ_NAMESPACES) is no namespace"),
     ],
 )

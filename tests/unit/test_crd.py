@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import yaml
 
+from partymq.amqp.keyread import key_reader
 from partymq.core.report import MemberState
-from partymq.core.spec import DeletionPolicy, GroupId, GroupSpec, KeyFrom, OnMissing, OnTimeout
+from partymq.core.spec import DeletionPolicy, GroupId, GroupSpec, KeyFrom, KeySpec, OnMissing, OnTimeout
 from partymq.errors import InvalidSpecError
 from partymq.kube.resource import API_GROUP, API_VERSION, KIND, PLURAL, PROPERTIES, group_spec
 from partymq.kube.status import View, render
@@ -112,6 +113,8 @@ def test_the_properties_that_can_hold_a_key_are_the_same() -> None:
     (rule,) = [rule for rule in rules if "property" in rule and " in [" in rule]
     listed = rule.split(" in [")[1].rstrip("]").replace("'", "").split(", ")
     assert set(listed) == PROPERTIES
+    for name in PROPERTIES:
+        key_reader(KeySpec(source=KeyFrom.PROPERTY, name=name))
 
 
 def test_everything_is_explained() -> None:

@@ -34,10 +34,11 @@ from partymq.amqp.frames import (
 from partymq.amqp.output import Output
 from partymq.amqp.replies import Replies, settle
 from partymq.core.consumers import OUR_TAG
-from partymq.errors import ChannelClosedError, ConnectionLostError
+from partymq.errors import AccessRefusedError, BrokerError, ChannelClosedError, ConnectionLostError
 
 CONSUMER_TAG: Final = OUR_TAG
 """Of every consumer: one to a channel, and a fixed length puts the delivery tag at a fixed place in its frame."""
+REFUSED: Final = 403
 
 MAX_PREFETCH: Final = 65_535
 """The most that can be asked for."""
@@ -238,7 +239,7 @@ class Channel:
                     self._cancelled()
             case commands.Channel.Close():
                 self._output.send(method_frame(self.number, commands.Channel.CloseOk()))
-                self._end(ChannelClosedError(method.reply_code or 0, method.reply_text or ""))
+                self._end(_why(method.reply_code or 0, method.reply_text or ""))
             case commands.Channel.CloseOk():
                 self._end(None)
             case _:
@@ -252,7 +253,7 @@ class Channel:
         self._replies.fail(error or ConnectionLostError("the connection was closed"))
         settle(self.closed, error)
 
-    def _end(self, error: ChannelClosedError | None) -> None:
+    def _end(self, error: BrokerError | None) -> None:
         self._closing = True
         self.content.drop()
         self._replies.fail(error or ChannelClosedError(200, "at this side's request"))
@@ -283,3 +284,10 @@ def _counts(reply: Frame) -> tuple[int, int]:
 
 def _ignore(tag: int, multiple: bool) -> None:
     """A confirm that nobody asked for."""
+
+
+def _why(code: int, text: str) -> BrokerError:
+    """What the broker closed a channel for; it says 403 of a queue in exclusive use, too."""
+    if code == REFUSED and " access to " in text:
+        return AccessRefusedError.permission(text)
+    return ChannelClosedError(code, text)

@@ -2,7 +2,8 @@
 
 Invariant: over loopback a broker sees the segments that it would see over Ethernet. RabbitMQ before 4.1 makes its read
 buffer as large as the larger of the two buffers that its kernel gives the socket, and Linux sizes the one for sending
-by the segments: 128 KiB over Ethernet, 4 MB over loopback, which the Erlang VM maps and unmaps for every single read.
+by the segments: over loopback that is 4 MB, which the Erlang VM maps and unmaps for every single read. With segments as
+over Ethernet it is 128 KiB, and up to 640 KiB when Linux remembers that the peer's segments came out of order.
 """
 
 import asyncio

@@ -28,7 +28,6 @@ HEADER: Final = 2
 BODY: Final = 3
 
 DELIVER: Final = 60 << 16 | 60
-RETURN: Final = 60 << 16 | 50
 CONFIRM: Final = 60 << 16 | 80
 NACK: Final = 60 << 16 | 120
 DECLARE_OK: Final = 50 << 16 | 11

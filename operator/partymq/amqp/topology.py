@@ -19,7 +19,7 @@ from partymq.amqp.channel import Channel
 from partymq.amqp.connection import Connection
 from partymq.amqp.replies import NotExecutedError
 from partymq.core.spec import BrokerAddress
-from partymq.errors import AccessRefusedError, BrokerError, ChannelClosedError
+from partymq.errors import BrokerError, ChannelClosedError
 
 DELIVERY_LIMIT: Final = 1_000_000
 CONSUMER_TIMEOUT: Final = 31_536_000_000
@@ -179,11 +179,6 @@ class Topology:
 
 def _explained(error: ChannelClosedError, thing: str) -> BrokerError:
     match error.code:
-        case 403:
-            return AccessRefusedError(
-                f"The broker does not let us declare or look at {thing}: {error.text}. Give the user of the "
-                "connection Secret the permissions to configure, write and read partymq.* and to read the source queue."
-            )
         case 404:
             return BrokerError(f"The broker does not find {thing}: {error.text}.")
         case 406:

@@ -132,7 +132,7 @@ class ClientsSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupConfig:
-    """All that a router needs to route a group; a change of it (but for `paused`) starts a new session."""
+    """All that a router needs to route a group; a change of broker or spec starts a new session."""
 
     group: GroupId
     spec: GroupSpec

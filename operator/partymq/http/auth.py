@@ -1,7 +1,7 @@
 """A token for the clients API, where one is wanted.
 
-Invariant: with a token set, nothing but probes and the API's description is answered without it, and how long the
-refusal takes says nothing about the token.
+Invariant: with a token set, nothing but probes and the API's description is answered without it, nothing of a group
+shows in these, and how long the refusal takes says nothing about the token.
 """
 
 import hmac
@@ -13,6 +13,8 @@ from aiohttp.typedefs import Middleware
 from partymq.http.problems import Handler, problem
 
 OPEN: Final = frozenset(("/health", "/healthz", "/readyz", "/openapi.json"))
+TRUSTED: Final = web.RequestKey("trusted", bool)
+"""A request's item: False where a token is asked for and did not come."""
 
 
 def bearer(token: str) -> Middleware:
@@ -22,7 +24,8 @@ def bearer(token: str) -> Middleware:
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
         given = request.headers.get("Authorization", "").encode(errors="surrogateescape")
-        if request.path in OPEN or hmac.compare_digest(given, expected):
+        request[TRUSTED] = hmac.compare_digest(given, expected)
+        if request.path in OPEN or request[TRUSTED]:
             return await handler(request)
         answer = problem(401, "Send the header `Authorization: Bearer <token>` with the token of PARTYMQ_API_TOKEN.")
         answer.headers["WWW-Authenticate"] = "Bearer"

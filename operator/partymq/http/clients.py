@@ -4,6 +4,7 @@ Invariant: what clients of its first version send is understood, and what they g
 empty, no header is needed, statuses are the same. Everything else is new beside it.
 """
 
+import logging
 import re
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
@@ -16,7 +17,7 @@ from aiohttp.typedefs import Middleware
 from partymq.core.clients import ClientKind
 from partymq.core.report import GroupReport
 from partymq.http import views
-from partymq.http.auth import bearer
+from partymq.http.auth import TRUSTED, bearer
 from partymq.http.groups import LONG, SHORT, Groups
 from partymq.http.openapi import DOCUMENT, WITHOUT_DEFAULT
 from partymq.http.problems import ProblemError, problems
@@ -26,6 +27,9 @@ MAX_NAME: Final = 200
 """Leaves room for what the names of queues and routing keys begin with."""
 MAX_BODY: Final = 64 * 1024
 
+log = logging.getLogger(__name__)
+
+_LOCAL: Final = frozenset(("127.0.0.1", "::1", "localhost"))
 _NAME: Final = re.compile(rf"[A-Za-z0-9_](?:[A-Za-z0-9._-]{{0,{MAX_NAME - 2}}}[A-Za-z0-9_])?")
 
 FindGroup = Callable[[web.Request], Registry]
@@ -62,8 +66,10 @@ def api(
     ]
 
 
-def middlewares(token: str) -> list[Middleware]:
-    """What stands before the API: problems, and the token where there is one."""
+def middlewares(token: str, *, host: str) -> list[Middleware]:
+    """What stands before the API at `host`: problems, and the token where there is one."""
+    if not token and host not in _LOCAL:
+        log.warning("The API at %s is open to all who reach it: set PARTYMQ_API_TOKEN unless that is meant.", host)
     return [problems, *([bearer(token)] if token else [])]
 
 
@@ -77,9 +83,11 @@ def description(document: Mapping[str, Any]) -> web.RouteDef:
 
 
 def health(reports: Callable[[], Mapping[str, GroupReport]]) -> web.RouteDef:
-    """Says that the process lives, and how its groups are."""
+    """Says that the process lives, and to those who may know it how its groups are."""
 
-    async def answer(_: web.Request) -> web.Response:
+    async def answer(request: web.Request) -> web.Response:
+        if not request.get(TRUSTED, True):
+            return web.json_response({"status": "ok"})
         groups = {
             name: {
                 "ready": report.ready.ok,

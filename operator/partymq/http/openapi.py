@@ -158,10 +158,11 @@ _SCHEMAS: Final[dict[str, Any]] = {
         waitingFor=_WAITING,
     ),
     "Health": _object(
-        ["status", "groups"],
+        ["status"],
         status={"const": "ok"},
         groups={
             "type": "object",
+            "description": "Not shown to who sends no token, where one is asked for.",
             "additionalProperties": _object(
                 ["ready", "routing", "reason", "message"],
                 ready={"type": "boolean"},

@@ -11,7 +11,7 @@ from typing import Final
 from aiohttp import web
 
 from partymq.core.pinning import ConflictError
-from partymq.errors import InvalidSpecError, PartyMQError
+from partymq.errors import BrokerError, InvalidSpecError, PartyMQError
 from partymq.router.registry import NotRoutingError
 
 log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
         return problem(409, str(error))
     except InvalidSpecError as error:
         return problem(422, str(error))
-    except NotRoutingError as error:
+    except (NotRoutingError, BrokerError) as error:  # a session that ends over its broker is followed by another
         return problem(503, str(error), error.reason)
     except web.HTTPException as error:
         return problem(error.status, _HINTS.get(error.status, error.reason))

@@ -34,7 +34,6 @@ PROPERTIES: Final = frozenset(
         "message_id",
         "priority",
         "reply_to",
-        "timestamp",
         "type",
         "user_id",
     )

@@ -35,12 +35,11 @@ def send_buffer(accepted: socket.socket) -> int:
     return accepted.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
 
 
-async def test_over_loopback_a_broker_gets_the_buffers_that_it_would_get_over_a_network(broker: socket.socket) -> None:
+async def test_over_loopback_a_broker_gets_a_small_send_buffer(broker: socket.socket) -> None:
     with socket.create_connection(broker.getsockname()), broker.accept()[0] as plain:
         client = await dialled("127.0.0.1", broker)
         with broker.accept()[0] as ours:
             assert send_buffer(ours) * 4 < send_buffer(plain)
-            assert send_buffer(ours) <= ours.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
         client.transport.close()
 
 
