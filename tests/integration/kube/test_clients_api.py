@@ -150,9 +150,11 @@ async def test_what_is_asked_of_whom(kubectl: Kubectl) -> None:
         assert (await api.call("GET", "/metrics"))[0] == 404, "that is another port's"
         assert "no group" in (await api.call("GET", "/groups/other/clients"))[1]["detail"]
 
+        assert await api.call("GET", "/health", headers={"Authorization": ""}) == (200, {"status": "ok"})
+
         async def told() -> bool:
-            status, health = await api.call("GET", "/health", headers={"Authorization": ""})
-            return bool(status == 200 and health["groups"][f"{kubectl.namespace}/orders"]["routing"])
+            _, health = await api.call("GET", "/health")
+            return bool(health["groups"][f"{kubectl.namespace}/orders"]["routing"])
 
         await eventually(told, "the last report says that it is routed")
 
