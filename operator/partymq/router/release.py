@@ -28,6 +28,8 @@ SWITCH_WITHIN = 0.25
 """Seconds for which a partition's arrivals are parked at most while the rest of its backlog is given out."""
 SWITCH_TRIPS = 10
 """Or, at a broker that takes its time, so many of a fence's round trips: a switch needs two to five."""
+SWITCH_MOST = 5.0
+"""But not more seconds than that: the trip that was measured may have been an unusual one."""
 TIDY_EVERY = 1.0
 """Seconds between journal writes that only forget segments: a listed empty one is harmless."""
 READERS = 1000
@@ -181,7 +183,7 @@ class Releaser:
             lane.stop(Mode.SWITCHING)
             self._reached(Point.SWITCHING)
             try:
-                async with asyncio.timeout(max(SWITCH_WITHIN, SWITCH_TRIPS * trip)):
+                async with asyncio.timeout(max(SWITCH_WITHIN, min(SWITCH_TRIPS * trip, SWITCH_MOST))):
                     await self._publisher.settled(self._backlogs.sink(lane.index))
                     await reader.exhaust(flow)
             except TimeoutError:  # its owner takes its time: the source must not wait for it

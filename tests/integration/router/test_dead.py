@@ -83,7 +83,11 @@ async def dead(action: str, g: Group, *arguments: str, code: int = 0) -> tuple[s
         out, said = await process.communicate()
     assert process.returncode == code, said.decode()
     assert "Traceback" not in said.decode()
-    return out.decode(), said.decode()
+    told = said.decode()
+    if action != "list" and code == 0:
+        where, told = told.split("\n", 1)
+        assert where == f"test/{g.config.group.name} on {address().host}:{address().port}, virtual host '/'"
+    return out.decode(), told
 
 
 async def rejected(g: Group, opened: AbstractChannel, pod: Pod, count: int) -> None:
