@@ -10,20 +10,19 @@ import aiohttp
 
 NAME = os.environ.get("PARTYMQ_CLIENT", socket.gethostname())
 ME = f"{os.environ.get('PARTYMQ_URL', 'http://localhost:8085')}/clients/{NAME}"
-HEADERS = {"Authorization": f"Bearer {os.environ.get('PARTYMQ_API_TOKEN', '')}"}  # where a token is asked for
+AUTH = {"Authorization": f"Bearer {os.environ.get('PARTYMQ_API_TOKEN', '')}"}  # where a token is asked for
 
 
 async def main() -> None:
     stop, held = asyncio.Event(), asyncio.Queue[aio_pika.abc.AbstractIncomingMessage | None]()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     url = os.environ.get("AMQP_URL", "amqp://guest:guest@localhost:5672/")
-    session = aiohttp.ClientSession(headers=HEADERS, raise_for_status=True)
-    async with session as http, await aio_pika.connect(url) as connection:
+    async with aiohttp.ClientSession(headers=AUTH, raise_for_status=True) as http, await aio_pika.connect(url) as amqp:
         binding = await (await http.post(f"{ME}/bind", json={"managed": True})).json()
-        channel = await connection.channel()
+        channel = await amqp.channel()
         await channel.set_qos(prefetch_count=20)
         queue = await channel.get_queue(binding["queue"])
-        connection.close_callbacks.add(lambda *_: held.put_nowait(None))
+        amqp.close_callbacks.add(lambda *_: held.put_nowait(None))
         await queue.consume(held.put, consumer_tag="orders")
 
         async def leave() -> None:
@@ -35,9 +34,8 @@ async def main() -> None:
         while message := await held.get():  # one after the other, so that they stay in order
             print(message.headers.get("partitionKey"), message.body.decode(), flush=True)
             await message.ack()
-        leaving.cancel()
-        if not stop.is_set():
-            raise SystemExit("the connection to RabbitMQ is lost")  # whoever starts us again gets the same keys
+        if leaving.cancel():  # it had not left; whoever starts us again soon gets the same keys
+            raise SystemExit("the connection to RabbitMQ is lost")
         await http.post(f"{ME}/unbind")
 
 
