@@ -167,6 +167,14 @@ MUTATIONS = [
         "pass",
         "moves",
     ),
+    Mutation(
+        "a segment is not read before its last reader has gone",
+        Releaser,
+        "_reader",
+        "await await_quiet(self._topology, [queue])",
+        "pass",
+        "full",
+    ),
 ]
 
 

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 
 from partymq.amqp.channel import MAX_PREFETCH
+from partymq.amqp.topology import Topology
 from partymq.core.ledger import Ledger, forget_garbage, unlist
 from partymq.core.names import SPREAD, Names
 from partymq.router.backlogs import Backlogs
@@ -20,6 +21,7 @@ from partymq.router.link import Link
 from partymq.router.pace import Pace
 from partymq.router.points import Checkpoint, Point
 from partymq.router.publisher import Publisher, Sink
+from partymq.router.quiet import await_quiet
 from partymq.router.segments import BACKLOG_PREFETCH, Flow, SegmentReader, Stray
 
 NEAR = 64
@@ -43,6 +45,7 @@ class Releaser:
         self,
         *,
         link: Link,
+        topology: Topology,
         publisher: Publisher,
         journal: Journal,
         names: Names,
@@ -55,6 +58,7 @@ class Releaser:
         checkpoint: Checkpoint,
     ) -> None:
         self._link = link
+        self._topology = topology
         self._publisher = publisher
         self._journal = journal
         self._names = names
@@ -69,6 +73,8 @@ class Releaser:
         self._held: Counter[int] = Counter()
         """Partitions that may not be released, by how many ask for it."""
         self._readers: dict[str, SegmentReader] = {}
+        self._left: set[str] = set()
+        """Segments of which a reader was closed, and may not be gone yet."""
         self._opening: dict[str, asyncio.Lock] = {}
         self._slots = asyncio.Semaphore(READERS)
         self._closing = False
@@ -206,6 +212,11 @@ class Releaser:
         async with self._opening.setdefault(queue, asyncio.Lock()):
             reader = self._readers.get(queue)
             if reader is None:
+                if queue in self._left:
+                    # The broker says that a channel is closed before the queue takes back what that held; until it
+                    # does, another reader is given what stands behind.
+                    await await_quiet(self._topology, [queue])
+                    self._left.discard(queue)
                 opening = asyncio.create_task(
                     SegmentReader.open(
                         link=self._link,
@@ -251,10 +262,12 @@ class Releaser:
             await self._close(reader)
         channel = await self._link.channel()
         await channel.delete_queue(queue)
+        self._left.discard(queue)
         await channel.close()
 
     async def _close(self, reader: SegmentReader) -> None:
         del self._readers[reader.queue]
+        self._left.add(reader.queue)
         self._released += reader.released
         self._released_from_backlogs += 0 if reader.whole else reader.released
         await reader.close()

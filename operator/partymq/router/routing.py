@@ -81,6 +81,7 @@ class Routing:
         )
         self.releaser = Releaser(
             link=link,
+            topology=topology,
             publisher=publisher,
             journal=journal,
             names=names,

@@ -51,6 +51,7 @@ class Stage:
         ledger = replace(empty(1), partitions=(partition,))
         self.releaser = Releaser(
             link=cast(Any, SimpleNamespace(channel=self._channel, cancelled=lambda _: None)),
+            topology=cast(Any, None),
             publisher=cast(Any, None),
             journal=cast(Any, SimpleNamespace(ledger=ledger, write=_written(ledger))),
             names=Names(GroupId(namespace="shop", name="orders")),

@@ -21,6 +21,8 @@ from unit.model.queues import Consumer
 from unit.sim.network import LiveBroker, Network, Pipe
 
 T = TypeVar("T")
+ENDS_AFTER = (0.0, 0.001, 0.03)
+"""Seconds from the answer to a close until the queues notice that the channel has gone."""
 EXPIRATION = 0x01
 """In the first byte of a content header's flags."""
 
@@ -283,8 +285,10 @@ class SimChannel:
             self._on_delivery = None
 
             def close() -> None:
-                self._close_remote()
+                # As at the broker: the answer leaves first, the queues notice when the channel's process has ended.
                 self._replies.put(lambda: self._end(None))
+                network = self._wire.network
+                network.loop.call_later(network.random.choice(ENDS_AFTER), self._close_remote)
 
             self._out.put(close)
         await asyncio.wait([self.closed])
