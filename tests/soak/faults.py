@@ -52,7 +52,7 @@ def profile(rng: Random) -> Profile:
 async def join(world: World, rng: Random) -> None:
     """A new pod."""
     name = f"c{world.done['join']}"
-    pod = world.pods[name] = Pod(world.group, name, profile(rng), returns=rng.random() < 0.3)
+    pod = world.pods[name] = Pod(world.group, name, profile(rng), returns=rng.random() < 0.3, may_end=world.sound.wait)
     async with pod.taken():
         await pod.run()
 
@@ -140,6 +140,7 @@ async def cut_off(world: World, rng: Random) -> None:
         client = pod.client
         try:
             connection = client and (await world.broker.connections()).get(client.name)
+            await world.sound.wait()
             if client and connection:
                 world.group.spool.note(client.name, Kind.GONE, LOST)
                 await world.broker.close(connection)
@@ -194,11 +195,13 @@ async def kill_router_at(world: World, rng: Random) -> None:
             return
         before = world.epoch
         point = rng.choice(list(Point))
+        world.sound.clear()
         victim.kill_at(point)
         try:
             await victim.ended(deadline=10)
         except TimeoutError:
             victim.kill_at(None)
+            world.sound.set()
             return  # nothing brought it there
         world.kills += 1
         world.done[f"  at {point.value}"] += 1
@@ -213,17 +216,25 @@ async def restart_router(world: World, rng: Random) -> None:
         before, old = world.epoch, world.active or world.running[0]
         if rng.random() < 0.5 and len(world.running) < 2:
             await world.start_router()
+        world.sound.clear()
         await old.stop()
         if not world.running:
             await world.start_router()
         await world.routed(after=before)
+        await world.taken_over()
 
 
 async def second_router(world: World, rng: Random) -> None:
     """Two routers at once, then one less."""
     async with world.session:
         if len(world.running) > 1:
-            await rng.choice(world.running).stop()
+            victim = rng.choice(world.running)
+            routes, before = victim is world.active, world.epoch
+            world.sound.clear()
+            await victim.stop()
+            if routes:
+                await world.routed(after=before)
+            await world.taken_over()
         else:
             await world.start_router()
 

@@ -1,13 +1,14 @@
 """A pod without Kubernetes: a client process that is started again when it ends, and a state that the group is told.
 
-Invariant: each start is an actor of its own for the auditor; whoever does something to a pod has it to himself.
+Invariant: each start is an actor of its own for the auditor; whoever does something to a pod has it to himself. Nobody
+ends a client's connection before `may_end` has returned.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 from partymq.core.membership import PodState
 from support.group import Group
@@ -30,10 +31,14 @@ class Profile:
 
 
 class Pod:
-    """One pod: `create`, then what the faults do to it, then `terminate` or `vanish`."""
+    """One pod: `run`, then what the faults do to it, then `terminate` or `vanish`."""
 
-    def __init__(self, group: Group, name: str, profile: Profile, *, returns: bool) -> None:
+    def __init__(
+        self, group: Group, name: str, profile: Profile, *, returns: bool, may_end: Callable[[], Awaitable[object]]
+    ) -> None:
+        """`may_end` returns when the connection of a client may end."""
         self._group = group
+        self._may_end = may_end
         self._profile = profile
         self._returns = returns
         self._starts = 0
@@ -47,13 +52,6 @@ class Pod:
         self.name = name
         self.busy = False
         """True while something is being done to it."""
-
-    @classmethod
-    async def create(cls, group: Group, name: str, profile: Profile, *, returns: bool = False) -> Self:
-        """A pod whose client consumes."""
-        pod = cls(group, name, profile, returns=returns)
-        await pod.run()
-        return pod
 
     @asynccontextmanager
     async def taken(self) -> AsyncIterator[None]:
@@ -126,6 +124,7 @@ class Pod:
 
     async def kill(self) -> bool:
         """Kill the client; whether there was one."""
+        await self._may_end()
         client = self._client
         if client is None:
             return False
@@ -156,6 +155,7 @@ class Pod:
         self._stopping = True
         self._set(PodState.TERMINATING)
         await asyncio.sleep(notice)
+        await self._may_end()
         if self._client is not None:
             self._client.terminate()
         self._may_start.set()

@@ -1,7 +1,8 @@
 """What the faults work on: one group, its routers, its broker, and counts of all that was done to them.
 
 Invariant: of faults that end a router's session there is one at a time, from its report to the auditor until another
-session routes.
+session routes. No client's connection is ended until that has taken over what the last one had: a router that dies in a
+takeover, and a client after it, are the double fault that docs/guarantees.md excludes.
 """
 
 import asyncio
@@ -11,6 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from time import monotonic
 
+from partymq.router.handoff import BEFORE_TAKEOVER
 from soak.load import Load
 from soak.pods import Pod
 from support.conditions import eventually
@@ -37,7 +39,12 @@ class World:
     kills: int = 0
     """SIGKILLs of clients, routers and brokers."""
     session: asyncio.Lock = field(default_factory=asyncio.Lock)
+    sound: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set while no router has ended whose takeovers nobody has resumed, nor may end of itself."""
     started: float = field(default_factory=monotonic)
+
+    def __post_init__(self) -> None:
+        self.sound.set()
 
     def say(self, what: str) -> None:
         """Tell whoever watches."""
@@ -75,6 +82,7 @@ class World:
     async def replaced(self) -> AsyncIterator[None]:
         """Around what ends the router's session without grace: until another session routes."""
         before = self.epoch
+        self.sound.clear()
         self.group.spool.note(ROUTER, Kind.ROUTER_DOWN)
         yield
         await self.excused(after=before)
@@ -83,6 +91,17 @@ class World:
         """After a reported end of a session: what is repeated from now on has no excuse once another one routes."""
         await self.routed(after=after)
         self.group.spool.note(ROUTER, Kind.ROUTER_UP)
+        await self.taken_over()
+
+    async def taken_over(self) -> None:
+        """After the end of a session: wait until the next one has taken over what that had."""
+        await eventually(self._took_over, "a resumed handoff does not begin", SETTLES_WITHIN)
+        self.sound.set()
+
+    def _took_over(self) -> bool:
+        router = self.active
+        report = router.report if router is not None else None
+        return report is not None and all(h.waiting_for != BEFORE_TAKEOVER for h in report.handoffs)
 
     async def routed(self, *, after: int) -> None:
         """Wait until a session of a higher epoch routes."""

@@ -28,6 +28,7 @@ from partymq.router.takeover import Takeover
 FINISHES_WITHIN = 0.1
 """Seconds that a donor is given to work off its inbox, if it looks as if that were enough."""
 FINISH_LOOK = 0.005
+BEFORE_TAKEOVER = "the confirms of what was sent before"
 
 COMMITS_WITHIN = 2.0
 """Seconds that a graceful stop gives to handoffs that hold messages, and may still wait for a cancelled consumer."""
@@ -51,7 +52,7 @@ class Progress:
     @property
     def waiting_for(self) -> str:
         """What it cannot go on without."""
-        return "the confirms of what was sent before" if self.takeover is None else self.takeover.waiting_for
+        return BEFORE_TAKEOVER if self.takeover is None else self.takeover.waiting_for
 
     @property
     def waits_for_donor(self) -> bool:
@@ -154,7 +155,10 @@ class Handoffs:
                 await self._publisher.settled(donor.sink)
                 async with asyncio.TaskGroup() as tasks:
                     # Ahead of its use, because a busy broker takes its time; one that is not used becomes garbage.
-                    declared = None if await self._finished(donor) else tasks.create_task(self._declare(progress))
+                    # A resumed one takes over at once: should the donor's client drop its connection before, what that
+                    # held stands behind what the last session gave back.
+                    finished = not resumed and await self._finished(donor)
+                    declared = None if finished else tasks.create_task(self._declare(progress))
                     await self._empty(progress, declared, resumed=resumed)
         finally:
             if progress.takeover is not None:

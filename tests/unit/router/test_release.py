@@ -7,6 +7,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
+from partymq.amqp.topology import QueueState
 from partymq.core.ledger import Ledger, empty
 from partymq.core.names import SPREAD, Names
 from partymq.core.spec import GroupId
@@ -44,6 +45,8 @@ class Stage:
         self.channels: list[FakeChannel] = []
         self.may_consume = asyncio.Event()
         self.requested: list[Lane] = []
+        self.consumers = 0
+        self.polls = 0
         self.backlogs = SimpleNamespace(may_hold=lambda _: False, request=self.requested.append)
         self.lane = Lane(0, 1, lambda _: None)
         self.lane.owner = Member("a", Sink(cast(Any, None), b"", 10), 10)
@@ -51,7 +54,7 @@ class Stage:
         ledger = replace(empty(1), partitions=(partition,))
         self.releaser = Releaser(
             link=cast(Any, SimpleNamespace(channel=self._channel, cancelled=lambda _: None)),
-            topology=cast(Any, None),
+            topology=cast(Any, SimpleNamespace(poll=self._poll)),
             publisher=cast(Any, None),
             journal=cast(Any, SimpleNamespace(ledger=ledger, write=_written(ledger))),
             names=Names(GroupId(namespace="shop", name="orders")),
@@ -63,6 +66,10 @@ class Stage:
             pace=Pace(cast(Any, None), queues=tuple),
             checkpoint=lambda _: None,
         )
+
+    async def _poll(self, _queue: str) -> QueueState:
+        self.polls += 1
+        return QueueState(ready=0, consumers=self.consumers)
 
     async def _channel(self) -> FakeChannel:
         self.channels.append(FakeChannel(len(self.channels) + 1, self.may_consume))
@@ -99,6 +106,37 @@ async def test_a_release_stopped_while_it_opens_a_segment_leaves_one_reader() ->
         await eventually(lambda: 0 in stage.releaser._tasks, "the release is not taken up again")
         await eventually(lambda: bool(next(iter(stage.releaser._readers.values()))._fences), "no fence is sent")
         assert [channel.number for channel in stage.channels if channel.consuming] == [1]
+
+
+async def test_a_segment_is_not_read_again_while_its_last_reader_may_hold_messages() -> None:
+    stage = Stage()
+    stage.may_consume.set()
+    first = await stage.releaser._reader("backlog", prefetch=1)
+    assert stage.polls == 0, "nobody has read it before"
+    await stage.releaser._close(first)
+    stage.consumers = 1  # the broker has said that the channel is closed, the queue has not heard of it yet
+    again = asyncio.create_task(stage.releaser._reader("backlog", prefetch=1))
+    await eventually(lambda: stage.polls > 1, "nobody looks whether the last reader has gone")
+    assert len(stage.channels) == 1
+    stage.consumers = 0
+    await again
+    assert [channel.consuming for channel in stage.channels] == [False, True]
+
+
+async def test_a_release_stopped_while_it_waits_for_the_last_reader_of_a_segment_can_go_on() -> None:
+    stage = Stage()
+    stage.may_consume.set()
+    await stage.releaser._close(await stage.releaser._reader("backlog", prefetch=1))
+    stage.consumers = 1
+    stopped = asyncio.create_task(stage.releaser._reader("backlog", prefetch=1))
+    await eventually(lambda: stage.polls > 0, "nobody looks whether the last reader has gone")
+    stopped.cancel()
+    await asyncio.wait({stopped})
+    polls, again = stage.polls, asyncio.create_task(stage.releaser._reader("backlog", prefetch=1))
+    await eventually(lambda: stage.polls > polls, "the next release does not wait for it")
+    stage.consumers = 0
+    await again
+    assert [channel.consuming for channel in stage.channels] == [False, True]
 
 
 async def test_a_release_that_ends_as_its_owner_becomes_a_donor_lets_arrivals_wait() -> None:
