@@ -34,8 +34,8 @@ class Witness(Protocol):
     def fence_seen(self, actor: str, delivery: Delivery) -> None:
         """The same, of a fence."""
 
-    def requeued(self, key: str) -> None:
-        """A client gives a message of the key back of its own accord."""
+    def requeued(self, key: str, seq: int) -> None:
+        """A client gives a message back of its own accord."""
 
 
 class Client:
@@ -96,7 +96,7 @@ class Client:
     def requeue(self) -> None:
         """Gives back the newest message that it holds, and goes on."""
         if self._channel is not None and self._held and (last := self._held.pop())[1] is not None:
-            self._witness.requeued(last[1][0])
+            self._witness.requeued(*last[1])
             self._channel.requeue(last[0])
 
     def _drop(self, note: str) -> None:

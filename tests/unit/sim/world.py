@@ -338,8 +338,8 @@ class World:
             ago = "lives" if sender.died_at is None else f"died {now - sender.died_at:.4f} s ago"
             self.defects.append(f"{actor} is given a fence of a router that {ago}")
 
-    def requeued(self, key: str) -> None:
-        self._exempt[key] |= REQUEUED
+    def requeued(self, key: str, seq: int) -> None:
+        self._exempt[_subject(key, seq)] |= REQUEUED
 
     def _double_fault(self, held: list[Message], returned: list[Message]) -> None:
         for key in {self._key(each.body) for each in held} & {self._key(each.body) for each in returned}:
@@ -452,17 +452,22 @@ class World:
         found = [*self.defects, *self.wire.defects]
         groups: dict[frozenset[str], set[str]] = defaultdict(set)
         for event in self._events:
-            if event.key:
-                groups[self._exempt.get(event.key, frozenset())].add(event.key)
+            if subject := _subject(event.key, event.seq):
+                groups[self._exempt.get(subject, frozenset())].add(subject)
         for exempt, keys in groups.items():
             auditor = Auditor(in_doubt=2.0)
             for event in self._events:
-                if event.key in keys or (not event.key and event.seq == 0) or (not event.key and not exempt):
+                if (subject := _subject(event.key, event.seq)) in keys or not subject:
                     auditor.feed(event)
             verdict = auditor.verdict()
             if any(getattr(verdict, promise) for promise in PROMISES if promise not in exempt):
                 found.append(verdict.report())
         return found
+
+
+def _subject(key: str, seq: int) -> str:
+    """What is judged as one: a key, or a message that has none; nothing for an event that is about no message."""
+    return key or (f"message {seq}" if seq else "")
 
 
 @contextlib.contextmanager
