@@ -106,7 +106,8 @@ class Pod:
             )
             if await client.up():
                 self._up.set()
-                self._tell()
+                if not self._stopping:
+                    self._tell()
             await client.over()
             self._up.clear()
             self._client = None

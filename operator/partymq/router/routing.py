@@ -260,7 +260,7 @@ class Routing:
             if lane.owner is not owner:
                 assert lane.mode is Mode.WAITING, "an owner changes only while arrivals wait"
                 lane.owner = owner
-        self.keyless.admit(ledger.members, self.clients.ready if self.clients is not None else ())
+        self._spread()
         if self.clients is not None:
             self.clients.slots.sync(ledger)
         self._admit()
@@ -286,8 +286,20 @@ class Routing:
         self._listener.changed()
 
     def _on_membership(self, _membership: Membership) -> None:
+        self._spread()
         self._admit()
+        self.releaser.pump()  # keyless messages may have been waiting for somebody
         self._listener.changed()
+
+    def _spread(self) -> None:
+        """Says who is given keyless messages: of the admitted, who is there to take them or owns partitions.
+
+        One that has been away for longer than its rejoin time owns nothing, and what it were given would wait for it.
+        """
+        ledger = self.journal.ledger
+        owners = {partition.owner for partition in ledger.partitions}
+        takers = ledger.members & (self.controller.membership.eligible | owners)
+        self.keyless.admit(takers, self.clients.ready if self.clients is not None else ())
 
     def _admit(self) -> None:
         """Lets the source be read while somebody owns partitions and is there to take them."""

@@ -16,6 +16,7 @@ from pamqp.header import ContentHeader
 from partymq.amqp.connection import Connection
 from partymq.amqp.frames import body_frames, publish_frame
 from partymq.core.membership import PodState
+from partymq.core.report import MemberState
 from partymq.router.points import Point
 from support.broker import amqp_url, depth
 from support.conditions import eventually
@@ -161,3 +162,26 @@ async def test_a_handoff_does_not_notice_a_backlog(tmp_path: Path) -> None:
             assert sorted(behind)[1] <= 2 * sorted(without)[1], f"{without} ms without, {behind} ms with a backlog"
             assert sorted(waits)[1] < 1.0, f"{waits} s until a new member had handled its first message"
             assert (await depth(amqp_url(), g.source))[0] == 0
+
+
+async def test_keyless_messages_go_to_nobody_who_is_away_and_owns_nothing(tmp_path: Path) -> None:
+    async with group(tmp_path, partitions=1) as g:
+        await g.route()
+        await g.join("a")
+        await g.owners("a")
+        b = await g.join("b")  # owns nothing, and takes its turns
+        producer = await (await g.clients.producer(g.source, rate=200, keyless=1.0)).started()
+        await eventually(lambda: g.spool.acked_by("b") > 0, "the idle member gets nothing")
+        g.set_pod("b", PodState.STARTING)
+        await b.kill()
+
+        def joining() -> bool:
+            return any(m.name == "b" and m.state is MemberState.JOINING for m in g.report.members)
+
+        await eventually(joining, "nobody notices that it is away")
+        waits = (await depth(amqp_url(), g.names.inbox("b")))[0]
+        await g.progress(200)
+        assert (await depth(amqp_url(), g.names.inbox("b")))[0] == waits, "messages wait for one who may never come"
+        await g.join("b")
+        await eventually(lambda: g.spool.acked_by("b.2") > waits, "it gets nothing although it is back")
+        await g.audited(producer)
