@@ -38,7 +38,7 @@ class Keyless:
         self.dead = 0
 
     def admit(self, members: frozenset[str], plain: Collection[Member] = ()) -> None:
-        """Who may be given messages: inboxes that the journaled ledger admits, and plain clients."""
+        """Who may be given messages: inboxes, all admitted by the journaled ledger, and plain clients."""
         inboxes = [self._members[name] for name in sorted(members) if name in self._members]
         self._admitted = [*inboxes, *plain]
 
