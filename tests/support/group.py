@@ -217,10 +217,30 @@ class Group:
         """Lets the producers end, waits until all is acknowledged, and gives the verdict, which is good."""
         for producer in producers:
             await producer.stop()
-        await self.spool.settled(60.0)
+        await self.settled(60.0)
         verdict = self.spool.audit()
         assert verdict.ok, verdict.report()
         return verdict
+
+    async def settled(self, deadline: float = 30.0) -> None:
+        """Waits until every confirmed message is acknowledged, or tells where the group's messages are."""
+        try:
+            await self.spool.settled(deadline)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{await self._whereabouts()}") from None
+
+    async def _whereabouts(self) -> str:
+        topology = await Topology.open(self.config.broker, name="tests")
+        states = {queue: await topology.poll(queue) for queue in (self.source, *self._queues)}
+        await topology.close()
+        lines = [f"{queue}: {state}" for queue, state in states.items() if state is not None]
+        return "\n".join([*lines, *map(str, self.notices[-10:]), *map(str, self.reports[-1:])])
+
+    @property
+    def _queues(self) -> list[str]:
+        names = self.names
+        backlogs = [names.backlog(p) for p in range(-1, self.config.spec.partitions)]
+        return [names.journal, names.outlets, names.dead, *map(names.inbox, self.ever), *backlogs]
 
     async def notice(self, reason: str, text: str = "", *, after: int = 0, deadline: float = 30.0) -> Notice:
         """Waits for a notice of that reason whose message has the text; the first ones do not count."""
@@ -263,9 +283,7 @@ async def group(directory: Path, **settings: object) -> AsyncIterator[Group]:
 
 
 async def _delete_queues(made: Group) -> None:
-    names, topology = made.names, await Topology.open(made.config.broker, name="tests")
-    queues = [names.journal, names.outlets, names.dead, *(names.inbox(name) for name in made.ever)]
-    queues += [names.backlog(p) for p in range(-1, made.config.spec.partitions)]
-    await asyncio.gather(*(topology.delete(queue) for queue in queues))
-    await topology.delete_exchange(names.dlx)
+    topology = await Topology.open(made.config.broker, name="tests")
+    await asyncio.gather(*(topology.delete(queue) for queue in made._queues))
+    await topology.delete_exchange(made.names.dlx)
     await topology.close()

@@ -16,6 +16,7 @@ from support.events import OUTCOME_LETTERS, Event, Kind, from_line, now
 from support.verdict import Verdict
 
 _SUFFIX = ".events"
+_SHOWN = 5
 
 
 class Reports:
@@ -56,6 +57,13 @@ class Spool:
         """How many messages are confirmed and not acknowledged, by what is reported up to now."""
         return self._progress.unsettled()
 
+    @property
+    def owed(self) -> str:
+        """Those messages, for people."""
+        owed = sorted(self._progress.owed)
+        shown = ", ".join(ident.replace("\t", " number ") for ident in owed[:_SHOWN])
+        return f"{len(owed)} messages are confirmed, but not acknowledged: {shown}{', ...' if owed[_SHOWN:] else ''}"
+
     def counts(self) -> tuple[int, int]:
         """How many confirms and how many acks are reported up to now."""
         self._progress.unsettled()
@@ -68,11 +76,7 @@ class Spool:
 
     async def settled(self, deadline: float = 30.0) -> None:
         """Wait until every confirmed message is acknowledged; producers must have ended."""
-
-        def otherwise() -> str:
-            return f"{self.unsettled()} messages are confirmed, but not acknowledged"
-
-        await eventually(lambda: self.unsettled() == 0, otherwise, deadline)
+        await eventually(lambda: self.unsettled() == 0, lambda: self.owed, deadline)
 
     def audit(self, *, in_doubt: float = 3.0) -> Verdict:
         """The verdict on everything reported; every actor must have ended, or hold nothing that matters."""
@@ -95,7 +99,7 @@ class _Progress:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._offsets: dict[Path, int] = {}
-        self._owed: set[str] = set()
+        self.owed: set[str] = set()
         self._ahead: set[str] = set()
         self.confirmed = 0
         self.acked = 0
@@ -103,7 +107,7 @@ class _Progress:
     def unsettled(self) -> int:
         for path in self._directory.glob(f"*{_SUFFIX}"):
             self._follow(path)
-        return len(self._owed)
+        return len(self.owed)
 
     def _follow(self, path: Path) -> None:
         with path.open("rb") as file:
@@ -115,10 +119,10 @@ class _Progress:
         for letter, ident in self._OUTCOME.findall(whole.decode()):
             if letter == confirmed:
                 self.confirmed += 1
-                self._pair(ident, self._ahead, self._owed)
+                self._pair(ident, self._ahead, self.owed)
             elif letter == acked:
                 self.acked += 1
-                self._pair(ident, self._owed, self._ahead)
+                self._pair(ident, self.owed, self._ahead)
 
     @staticmethod
     def _pair(ident: str, waiting: set[str], otherwise: set[str]) -> None:

@@ -48,7 +48,7 @@ async def test_a_donor_that_never_acknowledges_is_named_once_and_delays_nobody_e
         await g.owners("b")
         assert len(told(g, "HandoffOverdue")) == 1
         await producer.stop()
-        await g.spool.settled()
+        await g.settled()
     verdict = g.spool.audit()
     assert verdict.ok, verdict.report()
 
@@ -68,7 +68,7 @@ async def test_the_connection_of_a_stuck_donor_is_closed_and_all_it_held_moves_i
         assert "partitions" in closed
         await progress(g, 300)
         await producer.stop()
-        await g.spool.settled()
+        await g.settled()
     verdict = g.spool.audit()
     assert verdict.ok, verdict.report()
 
@@ -93,7 +93,7 @@ async def test_a_client_that_cancelled_and_still_holds_is_found_again(
         await g.owners("b")
         assert told(g, "ConnectionClosed")
         await producer.stop()
-        await g.spool.settled()
+        await g.settled()
     verdict = g.spool.audit()
     assert verdict.ok, verdict.report()
 
@@ -121,7 +121,7 @@ async def test_without_a_management_api_the_handoff_waits_and_says_why(tmp_path:
         await victim.kill()
         await g.owners("b")
         await producer.stop()
-        await g.spool.settled()
+        await g.settled()
     verdict = g.spool.audit()
     assert verdict.ok, verdict.report()
 

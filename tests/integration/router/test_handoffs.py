@@ -38,7 +38,7 @@ async def test_scaling_keeps_every_promise(tmp_path: Path) -> None:
         await g.owners("c")
         await _progress(g, 300)
         await producer.stop()
-        await g.spool.settled()
+        await g.settled()
     verdict = g.spool.audit()
     assert verdict.ok, verdict.report()
 
@@ -60,7 +60,7 @@ async def test_however_a_client_leaves_nobody_shares_a_key(tmp_path: Path, libra
         await g.owners("b")
         await _progress(g, 200)
         await producer.stop()
-        await g.spool.settled()
+        await g.settled()
     verdict = g.spool.audit()
     assert verdict.ok, verdict.report()
 
@@ -78,7 +78,7 @@ async def test_a_killed_client_repeats_only_what_it_held(tmp_path: Path) -> None
         await g.owners("b")
         await _progress(g, 200)
         await producer.stop()
-        await g.spool.settled()
+        await g.settled()
     verdict = g.spool.audit()
     assert verdict.ok, verdict.report()
 
@@ -96,7 +96,7 @@ async def test_without_members_messages_wait_in_the_source(tmp_path: Path) -> No
         await g.join("b")
         await _progress(g, 200)
         await producer.stop()
-        await g.spool.settled(60)  # b works off what came while there was nobody
+        await g.settled(60)  # b works off what came while there was nobody
     verdict = g.spool.audit()
     assert verdict.ok, verdict.report()
 
@@ -113,7 +113,7 @@ async def test_a_slow_member_delays_only_its_own_partitions(tmp_path: Path) -> N
         g.set_pod("slow", PodState.TERMINATING)
         await g.owners("fast")
         await producer.stop()
-        await g.spool.settled()
+        await g.settled()
     verdict = g.spool.audit()
     assert verdict.ok, verdict.report()
 
@@ -130,7 +130,7 @@ async def test_a_graceful_restart_repeats_nothing(tmp_path: Path) -> None:
             await g.route()
         await _progress(g, 200)
         await producer.stop()
-        await g.spool.settled()
+        await g.settled()
     verdict = g.spool.audit()
     assert verdict.ok, verdict.report()
     assert verdict.excused_by_router == 0
@@ -179,7 +179,7 @@ async def test_an_inbox_of_thousands_is_emptied_to_its_end(tmp_path: Path) -> No
         await holder.kill()
         g.set_pod("a", None)
         await g.owners("b")
-        await g.spool.settled()
+        await g.settled()
     verdict = g.spool.audit()
     assert verdict.ok, verdict.report()
 
@@ -205,7 +205,7 @@ async def test_when_all_leave_at_once_what_was_given_out_is_not_given_again(tmp_
         assert producer is not None
         await g.join("last")
         await producer.stop()
-        await g.spool.settled()
+        await g.settled()
     verdict = g.spool.audit()
     assert verdict.ok, verdict.report()
     assert (verdict.excused_by_consumer, verdict.excused_by_router) == (0, 0), verdict.report()

@@ -63,7 +63,7 @@ async def test_a_router_makes_way_for_the_preferred_one_under_load_and_repeats_n
             await eventually(lambda: one.report.ready.reason == "Standby", "the first one does not stand by", 15)
             assert other.routes
             await producer.stop()
-            await one.spool.settled()
+            await one.settled()
         for client in one.clients._clients:
             await client.stop()
         verdict = one.spool.audit()
@@ -102,7 +102,7 @@ async def test_a_stand_by_takes_over_within_a_moment_of_a_kill_and_knows_the_las
             before = one.spool.counts()[1]
             await eventually(lambda: one.spool.counts()[1] > before + 500, "messages do not go on", 20)
             await producer.stop()
-            await one.spool.settled()
+            await one.settled()
         for client in one.clients._clients:
             await client.stop()
         verdict = one.spool.audit()
