@@ -75,7 +75,7 @@ class Releaser:
         self._readers: dict[str, SegmentReader] = {}
         self._left: set[str] = set()
         """Segments of which a reader was closed, and may not be gone yet."""
-        self._opening: dict[str, asyncio.Lock] = {}
+        self._opening: dict[str, asyncio.Task[SegmentReader]] = {}
         self._slots = asyncio.Semaphore(READERS)
         self._closing = False
         self._emptied: dict[int, set[str]] = {}
@@ -106,17 +106,25 @@ class Releaser:
 
     async def run(self) -> None:
         """Starts releases where they may start, and forgets segments that are empty."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._tidy())
-            while True:
-                await self._wake.wait()
-                self._wake.clear()
-                held = self._journal.ledger.held
-                for lane in self._lanes.values():
-                    if self._may_release(lane) and lane.index not in held:
-                        task = tasks.create_task(self._release(lane), name=f"release {lane.index}")
-                        task.add_done_callback(partial(self._over, lane.index))
-                        self._tasks[lane.index] = task
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._tidy())
+                while True:
+                    await self._wake.wait()
+                    self._wake.clear()
+                    self._start(tasks)
+        finally:
+            for opening in self._opening.values():
+                opening.cancel()
+            await asyncio.gather(*self._opening.values(), return_exceptions=True)
+
+    def _start(self, tasks: asyncio.TaskGroup) -> None:
+        held = self._journal.ledger.held
+        for lane in self._lanes.values():
+            if self._may_release(lane) and lane.index not in held:
+                task = tasks.create_task(self._release(lane), name=f"release {lane.index}")
+                task.add_done_callback(partial(self._over, lane.index))
+                self._tasks[lane.index] = task
 
     def _over(self, partition: int, _task: "asyncio.Task[None]") -> None:
         del self._tasks[partition]
@@ -209,29 +217,27 @@ class Releaser:
         return flow
 
     async def _reader(self, queue: str, *, prefetch: int) -> SegmentReader:
-        async with self._opening.setdefault(queue, asyncio.Lock()):
-            reader = self._readers.get(queue)
-            if reader is None:
-                if queue in self._left:
-                    # The broker says that a channel is closed before the queue takes back what that held; until it
-                    # does, another reader is given what stands behind.
-                    await await_quiet(self._topology, [queue])
-                    self._left.discard(queue)
-                opening = asyncio.create_task(
-                    SegmentReader.open(
-                        link=self._link,
-                        queue=queue,
-                        prefetch=prefetch,
-                        on_stray=self._on_stray,
-                    )
-                )
-                try:
-                    await asyncio.shield(opening)
-                finally:
-                    # A release that is stopped here leaves the reader to the next one: half opened and forgotten, it
-                    # would go on taking every second message of its segment.
-                    reader = self._readers[queue] = await opening
+        if queue in self._left:
+            # The broker says that a channel is closed before the queue takes back what that held; until it does,
+            # another reader is given what stands behind.
+            await await_quiet(self._topology, [queue])
+            self._left.discard(queue)
+        if (reader := self._readers.get(queue)) is not None:
             return reader
+        opening = self._opening.get(queue)
+        if opening is None:
+            opening = self._opening[queue] = asyncio.create_task(
+                SegmentReader.open(link=self._link, queue=queue, prefetch=prefetch, on_stray=self._on_stray)
+            )
+            opening.add_done_callback(partial(self._opened, queue))
+        # A release that is stopped here, however often, leaves the reader to the next one: half opened and forgotten,
+        # it would go on taking every second message of its segment.
+        return await asyncio.shield(opening)
+
+    def _opened(self, queue: str, opening: "asyncio.Task[SegmentReader]") -> None:
+        del self._opening[queue]
+        if not opening.cancelled() and opening.exception() is None:
+            self._readers[queue] = opening.result()
 
     async def _tidy(self) -> None:
         while True:
@@ -257,7 +263,6 @@ class Releaser:
 
     async def _delete(self, transfer: str) -> None:
         queue = self._names.transfer(transfer)
-        self._opening.pop(queue, None)
         if (reader := self._readers.get(queue)) is not None:
             await self._close(reader)
         channel = await self._link.channel()
@@ -276,6 +281,7 @@ class Releaser:
         """Stops without a repeat: what was published is confirmed and acknowledged, the rest goes back."""
         self._closing = True
         await self.hold(self._lanes.values())
+        await asyncio.gather(*self._opening.values())
         await self._publisher.confirmed()
         readers = list(self._readers.values())
         await asyncio.gather(*(reader.prove() for reader in readers))

@@ -98,10 +98,14 @@ async def test_a_release_stopped_while_it_opens_a_segment_leaves_one_reader() ->
     stage = Stage()
     async with stage.running():
         await eventually(lambda: bool(stage.channels) and stage.channels[0].consuming, "no segment is opened")
-        held = asyncio.create_task(stage.releaser.hold([stage.lane]))
-        await asyncio.sleep(0)
+        # Its owner becomes a donor, while another donor's handoff has found messages of the partition.
+        held = []
+        for _ in range(2):
+            held.append(asyncio.create_task(stage.releaser.hold([stage.lane])))
+            for _ in range(5):
+                await asyncio.sleep(0)
         stage.may_consume.set()
-        await held
+        await asyncio.gather(*held)
         stage.releaser.wake()  # the handoff is over
         await eventually(lambda: 0 in stage.releaser._tasks, "the release is not taken up again")
         await eventually(lambda: bool(next(iter(stage.releaser._readers.values()))._fences), "no fence is sent")
