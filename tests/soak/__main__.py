@@ -20,7 +20,6 @@ from soak.faults import FAULTS, FEWEST, REJOIN, Fault, draw, join
 from soak.load import Load
 from soak.world import World
 from support.broker import ONE_ACTIVE_CONSUMER, QUORUM
-from support.conditions import eventually
 from support.group import group
 from support.own_broker import OwnBroker
 from support.verdict import Verdict
@@ -71,21 +70,6 @@ async def watch(world: World) -> None:
         )
 
 
-async def drained(world: World) -> None:
-    """Wait until every confirmed message is acknowledged, for as long as it goes on."""
-    spool, acked = world.group.spool, -1
-
-    def goes_on() -> bool:
-        return spool.counts()[1] > acked or not spool.unsettled()
-
-    def otherwise() -> str:
-        return f"{spool.unsettled()} messages are confirmed, but not acknowledged, and nothing is any more"
-
-    while spool.unsettled():
-        acked = spool.counts()[1]
-        await eventually(goes_on, otherwise, STUCK_AFTER, every=0.5)
-
-
 async def run(world: World, seed: int, seconds: float) -> None:
     """The whole run, until every confirmed message is acknowledged."""
     async with asyncio.TaskGroup() as tasks:
@@ -99,7 +83,7 @@ async def run(world: World, seed: int, seconds: float) -> None:
         world.say("the last messages")
         world.load.stop()
         await producing
-        await drained(world)
+        await world.group.spool.settled(STUCK_AFTER)
         world.say("everybody leaves")
         await asyncio.gather(*(pod.terminate() for pod in world.pods.values()))
         for router in world.running:

@@ -57,6 +57,7 @@ class Event(NamedTuple):
 _LETTERS: Final = dict(zip(Kind, "AG!^+SCRDX", strict=True))
 _KINDS: Final = {letter: kind for kind, letter in _LETTERS.items()}
 OUTCOME_LETTERS: Final = (_LETTERS[Kind.CONFIRMED], _LETTERS[Kind.ACKED])
+STRAY_LETTER: Final = _LETTERS[Kind.STRAY]
 
 
 def now(kind: Kind, key: str = "", seq: int = 0, note: str = "") -> str:

@@ -116,7 +116,7 @@ class Field:
     async def finish(self, producer: Client) -> Verdict:
         """Stop the producer, let everything arrive, stop the consumers, and judge what they saw."""
         await producer.stop()
-        await self.spool.settled(60)
+        await self.spool.settled()
         await self.stop_consumers()
         return self.spool.audit()
 

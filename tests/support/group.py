@@ -217,15 +217,15 @@ class Group:
         """Lets the producers end, waits until all is acknowledged, and gives the verdict, which is good."""
         for producer in producers:
             await producer.stop()
-        await self.settled(60.0)
+        await self.settled()
         verdict = self.spool.audit()
         assert verdict.ok, verdict.report()
         return verdict
 
-    async def settled(self, deadline: float = 30.0) -> None:
+    async def settled(self) -> None:
         """Waits until every confirmed message is acknowledged, or tells where the group's messages are."""
         try:
-            await self.spool.settled(deadline)
+            await self.spool.settled()
         except AssertionError as error:
             raise AssertionError(f"{error}\n{await self._whereabouts()}") from None
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from support.auditor import audit
 from support.conditions import eventually
-from support.events import OUTCOME_LETTERS, Event, Kind, from_line, now
+from support.events import OUTCOME_LETTERS, STRAY_LETTER, Event, Kind, from_line, now
 from support.verdict import Verdict
 
 _SUFFIX = ".events"
@@ -59,10 +59,20 @@ class Spool:
 
     @property
     def owed(self) -> str:
-        """Those messages, for people."""
-        owed = sorted(self._progress.owed)
-        shown = ", ".join(ident.replace("\t", " number ") for ident in owed[:_SHOWN])
-        return f"{len(owed)} messages are confirmed, but not acknowledged: {shown}{', ...' if owed[_SHOWN:] else ''}"
+        """Those messages, for people, what was reported of the first one, and what was no message; read afresh."""
+        progress = _Progress(self.directory)
+        progress.unsettled()
+        owed = sorted(progress.owed)
+        many = f"{len(owed)} messages are confirmed, but not acknowledged"
+        return "\n".join([many, *owed[:_SHOWN], *self._of(owed[:1])])
+
+    def _of(self, idents: list[str]) -> list[str]:
+        return [
+            f"{path.name}: {line}"
+            for path in sorted(self.directory.glob(f"*{_SUFFIX}"))
+            for line in path.read_text().splitlines()
+            if line.startswith(STRAY_LETTER) or any(f"\t{ident}\t" in line for ident in idents)
+        ]
 
     def counts(self) -> tuple[int, int]:
         """How many confirms and how many acks are reported up to now."""
@@ -74,9 +84,19 @@ class Spool:
         path = self.directory / f"{actor}@own{_SUFFIX}"
         return path.read_text().count(f"{OUTCOME_LETTERS[1]}\t") if path.exists() else 0
 
-    async def settled(self, deadline: float = 30.0) -> None:
-        """Wait until every confirmed message is acknowledged; producers must have ended."""
-        await eventually(lambda: self.unsettled() == 0, lambda: self.owed, deadline)
+    async def settled(self, stuck_after: float = 30.0) -> None:
+        """Wait until every confirmed message is acknowledged, for as long as it goes on; producers must have ended.
+
+        A slow consumer of a slow machine may take its time: it is an error only if no message is for so many seconds.
+        """
+        left = self.unsettled()
+
+        def fewer() -> bool:
+            return self.unsettled() < left
+
+        while left:
+            await eventually(fewer, lambda: self.owed, stuck_after)
+            left = self.unsettled()
 
     def audit(self, *, in_doubt: float = 3.0) -> Verdict:
         """The verdict on everything reported; every actor must have ended, or hold nothing that matters."""

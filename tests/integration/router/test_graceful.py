@@ -32,7 +32,7 @@ async def test_restarts_under_load_repeat_nothing(
             await g.route()
         await _progress(g, 200)
         await producer.stop()
-        await g.settled(60)
+        await g.settled()
     verdict = g.spool.audit()
     assert verdict.ok, verdict.report()
     assert verdict.excused_by_router == 0

@@ -42,4 +42,4 @@ async def test_a_stream_is_refused_until_a_queue_is_in_its_place(
         await eventually(lambda: g.report.ready.reason == "Routing", "it does not recover", 20)
         producer = await g.clients.producer(g.source, count=100)
         await producer.ended()
-        await g.spool.settled()
+        await g.settled()
