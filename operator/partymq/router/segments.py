@@ -9,6 +9,7 @@ unacknowledged and in order.
 """
 
 import asyncio
+import secrets
 from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
@@ -76,6 +77,8 @@ class SegmentReader:
         self._flows: dict[int, Flow] = {}
         self._fences: dict[str, asyncio.Future[None]] = {}
         self._frame = publish_frame(channel.number, "", queue)
+        self._fence_prefix = secrets.token_hex(8)
+        """An earlier session's fence may still be in the segment, and must not be taken for one of ours."""
         self._fence_count = 0
 
     @classmethod
@@ -131,7 +134,7 @@ class SegmentReader:
     async def fence(self) -> None:
         """Returns when all that stood in the segment has been read, and all acknowledgements before took effect."""
         self._fence_count += 1
-        name = f"{self.channel.number}.{self._fence_count}.{id(self)}"
+        name = f"{self._fence_prefix}.{self._fence_count}"
         back = self._fences[name] = asyncio.get_running_loop().create_future()
         self.channel.publish(self._frame, fence_header(name, expires=False), b"")
         await back
