@@ -52,19 +52,22 @@ class Channels(dict[int, Channel]):
 class Reader:
     """Feeds channels from read chunks."""
 
-    __slots__ = ("_channels", "_control", "_rest", "frame_max")
+    __slots__ = ("_channels", "_control", "_missing", "_rest", "frame_max")
 
     def __init__(self, channels: Channels, control: Callable[[Frame], None]) -> None:
         self._channels = channels
         self._control = control
-        self._rest = b""
+        self._rest: list[bytes] = []
+        """What came of a frame that is not whole, in pieces: a large one may take a hundred chunks."""
+        self._missing = 0
+        """Bytes until that frame is whole, or its head."""
         self.frame_max = DEFAULT_FRAME_MAX
 
     def feed(self, data: bytes) -> None:
         """Process a chunk as far as it has whole frames and keep the rest."""
         if self._rest:
-            data = self._rest + data
-        at, end = 0, len(data)
+            data = self._joined(data)
+        at, after, end = 0, 0, len(data)
         channels = self._channels
         while end - at >= FRAME_OVERHEAD:
             kind, number, size = FRAME_HEAD.unpack_from(data, at)
@@ -91,7 +94,19 @@ class Reader:
             elif kind != _HEARTBEAT:
                 self._check_size(kind, size)
             at = after
-        self._rest = data[at:]
+        if at < end:
+            self._rest.append(data[at:])
+            self._missing = max(after, at + FRAME_OVERHEAD) - end
+
+    def _joined(self, data: bytes) -> bytes:
+        """A chunk behind what came before it; nothing while the first frame is not whole."""
+        self._rest.append(data)
+        self._missing -= len(data)
+        if self._missing > 0:
+            return b""
+        whole = b"".join(self._rest)
+        self._rest.clear()
+        return whole
 
     def _deliver(self, channel: Channel, data: bytes, at: int, after: int, end: int) -> int:
         """Hand on a delivery whose method frame ends at `after`; says where the next frame starts."""
