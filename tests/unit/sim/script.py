@@ -74,7 +74,12 @@ class Restart:
     """The router stops gracefully, and another process starts."""
 
 
-Step = Produce | Join | Leave | Trouble | Crash | CrashAt | Stall | Restart
+@dataclass(frozen=True)
+class LoseJournal:
+    """Somebody deletes the journal."""
+
+
+Step = Produce | Join | Leave | Trouble | Crash | CrashAt | Stall | Restart | LoseJournal
 
 
 @dataclass(frozen=True)
@@ -112,6 +117,7 @@ faults = st.one_of(
     st.builds(CrashAt, st.sampled_from(Point)),
     st.builds(Stall, broker=st.sampled_from([0.05, 0.5, 5.0]), router=st.sampled_from([0.02, 0.3, 8.0])),
     st.builds(Restart),
+    st.builds(LoseJournal),
 )
 steps = st.one_of(produces, moves, produces, troubles, moves, faults)
 acts = st.builds(Act, steps, PAUSES)
@@ -129,6 +135,7 @@ settings_of_histories = st.builds(
     routers=st.integers(1, 2),
     quorum_source=st.booleans(),
     returning=st.booleans(),
+    listed=st.booleans(),
 )
 
 
@@ -208,6 +215,9 @@ def _trouble(world: World, member: str, what: str) -> None:
 
 
 async def _fault(world: World, step: Step) -> None:
+    if isinstance(step, LoseJournal):
+        world.lose_journal()
+        return
     router = world.router
     if router is None:
         world.start_router("next")

@@ -2,10 +2,23 @@
 
 import os
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 
 from partymq.router.points import Point
-from unit.sim.script import Act, CrashAt, Join, Leave, Outcome, Produce, Restart, play, scripts, settings_of_histories
+from unit.sim.script import (
+    Act,
+    CrashAt,
+    Join,
+    Leave,
+    LoseJournal,
+    Outcome,
+    Produce,
+    Restart,
+    play,
+    scripts,
+    settings_of_histories,
+)
 from unit.sim.world import Setting
 
 EXAMPLES = int(os.environ.get("PARTYMQ_SIM_EXAMPLES", "0"))
@@ -42,6 +55,20 @@ def test_a_history_repeats_exactly() -> None:
 def test_pods_are_heard_of_whenever_they_come() -> None:
     for step in range(40):  # through all of a session's start
         check(play(Setting(seed=step, members=0), [Act(Produce(4), 0.0), Act(Join("a"), 0.0)], begin=step / 1000))
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_the_journal_is_lost_at_any_moment(listed: bool) -> None:
+    for seed in range(20):
+        script = [
+            Act(Produce(30, 6, 0.01), seed / 50),
+            Act(LoseJournal(), 0.2),
+            Act(Join("c"), 0.1),
+            Act(Produce(20, 6, 0.003), 0.1),
+        ]
+        outcome = play(Setting(seed=seed, pace="uneven", listed=listed), script)
+        assert any("journal: was the queue deleted?" in line for line in outcome.log)
+        check(outcome)
 
 
 def check(outcome: Outcome) -> None:

@@ -15,11 +15,11 @@ cancelling with unacknowledged messages and consuming again before they are sett
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from random import Random
 from types import ModuleType
-from typing import Any
+from typing import Any, Self
 from unittest import mock
 
 from partymq.amqp.connection import Connection
@@ -27,15 +27,15 @@ from partymq.amqp.frames import body_payload
 from partymq.core.membership import Pod, PodState
 from partymq.core.names import Names
 from partymq.core.spec import BrokerAddress, GroupConfig, GroupId, GroupSpec
-from partymq.errors import PartyMQError
-from partymq.router import controller, escalation, handoff, inboxes
+from partymq.errors import BrokerError, PartyMQError
+from partymq.router import controller, escalation, handoff, inboxes, recovery
 from partymq.router.listener import Listener
 from partymq.router.points import Point
 from partymq.router.session import Session
 from support.auditor import Auditor
 from support.events import Event, Kind
 from support.message import identify
-from unit.model.broker import Delivery
+from unit.model.broker import Channel, Delivery
 from unit.model.queues import Message, Queue
 from unit.sim.clients import Client, Producer
 from unit.sim.network import LiveBroker, Network
@@ -69,6 +69,26 @@ class Setting:
     quorum_source: bool = True
     returning: bool = False
     """Whether members are a StatefulSet's pods, which come back under their names."""
+    listed: bool = True
+    """Whether the management API lists the queues when the journal is lost."""
+
+
+class _Management:
+    """Stands in for the management API."""
+
+    def __init__(self, world: "World") -> None:
+        self._world = world
+
+    async def __aenter__(self) -> Self:
+        if not self._world.setting.listed:
+            raise BrokerError("nobody lists the queues")
+        return self
+
+    async def __aexit__(self, *_: object) -> None: ...
+
+    async def queues(self) -> list[str]:
+        await asyncio.sleep(self._world.network.latency(0.01))
+        return self._world.broker.names()
 
 
 class _Clock:
@@ -160,7 +180,7 @@ class Router:
         while not self.stopping and not self.killed:
             self.stalled = False
             self.session = Session(
-                config=world.config,
+                config=replace(world.config, known_epoch=world.known_epoch, known_members=world.known_members),
                 identity=self.identity,
                 pods=world.listed,
                 listener=Listener(
@@ -219,6 +239,9 @@ class World:
         self.pods: dict[str, Pod] = {}
         self.listed: tuple[Pod, ...] = ()
         """The pods as the routers know them."""
+        self.known_epoch = 0
+        self.known_members: Mapping[str, tuple[int, ...]] = {}
+        """As the status has it."""
         self.clients: dict[str, Client] = {}
         self.routers: list[Router] = []
         self.producer = Producer(self.wire, self, SOURCE)
@@ -263,6 +286,11 @@ class World:
         """The platform starts a process where none is left."""
         if self.router is None and not self.ended:
             self.start_router("next")
+
+    def lose_journal(self) -> None:
+        """Somebody deletes the journal."""
+        if self.broker.queue(self.names.journal) is not None:
+            Channel(self.broker).delete(self.names.journal)
 
     @property
     def router(self) -> Router | None:
@@ -351,6 +379,10 @@ class World:
             self.report(Kind.ROUTER_DOWN, "test")
 
     def router_changed(self, router: Router) -> None:
+        if router.routes and router.session is not None and router.session.routing is not None:
+            ledger = router.session.routing.journal.ledger
+            self.known_epoch = ledger.epoch
+            self.known_members = {member: tuple(sorted(ledger.owned_by(member))) for member in ledger.members}
         if (self._down is not None and self._down is not router and router.routes) or (
             self._down is router and router.routes and router.data is not None and not router.data.lost.done()
         ):
@@ -495,4 +527,5 @@ def inhabited(setting: Setting) -> Iterator[World]:
         for module in TIMED:
             stack.enter_context(mock.patch.object(module, "time", _Clock(world.loop)))
         stack.enter_context(mock.patch.object(Connection, "open", connect))
+        stack.enter_context(mock.patch.object(recovery, "Management", return_value=_Management(world)))
         yield world
