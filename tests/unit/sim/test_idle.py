@@ -11,7 +11,8 @@ from partymq.router.pace import IDLE_EVERY
 from partymq.router.routing import Routing
 from support.fake_kubernetes import VirtualLoop
 from unit.sim.clients import Client
-from unit.sim.world import SOURCE, Router, Setting, World, inhabited
+from unit.sim.router import Router
+from unit.sim.world import SOURCE, Setting, World, inhabited
 
 MINUTE = 60.0
 LOOKS = 34
