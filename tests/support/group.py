@@ -25,9 +25,9 @@ from support.spool import Spool
 from support.verdict import Verdict
 
 QUICK = 0.1
+"""Seconds in which a test's rebalance follows a change."""
 STARTS = 3
 """Times that a client is started until it consumes."""
-"""Seconds in which a test's rebalance follows a change."""
 
 
 def address() -> BrokerAddress:

@@ -175,6 +175,8 @@ async def _do(world: World, step: Step) -> None:
             _leave(world, member, how)
         case Trouble(member, what):
             _trouble(world, member, what)
+        case LoseJournal():
+            world.lose_journal()
         case _:
             await _fault(world, step)
 
@@ -215,9 +217,6 @@ def _trouble(world: World, member: str, what: str) -> None:
 
 
 async def _fault(world: World, step: Step) -> None:
-    if isinstance(step, LoseJournal):
-        world.lose_journal()
-        return
     router = world.router
     if router is None:
         world.start_router("next")
