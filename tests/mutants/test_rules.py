@@ -160,6 +160,14 @@ MUTATIONS = [
         "restarts",
     ),
     Mutation(
+        "a source is cancelled when nothing is on its way",
+        Source,
+        "close",
+        "await self._pause(channel, deadline)\n    provable = self._spent or self._next > self._last",
+        "provable = True",
+        "stops",
+    ),
+    Mutation(
         "the fence before a partition goes direct",
         SegmentReader,
         "fence",
@@ -207,10 +215,12 @@ def history(kind: str, seed: int) -> tuple[Setting, list[Act]]:
         window=2 if kind == "full" else random.choice([2, 6, 20]),
         partitions=4,
         routers=2 if kind == "two" else 1,
-        quorum_source=random.random() < 0.5,
+        quorum_source=kind == "stops" or random.random() < 0.5,
     )
     if kind == "epochs":
         return setting, _epochs(random)
+    if kind == "stops":
+        return setting, _stops(random)
     script = [Act(Produce(30, 8, 0.005), 0.05)]
     for _ in range(random.randint(3, 8)):
         script.append(Act(_step(kind, random), random.choice([0.0, 0.005, 0.03, 0.1, 0.4])))
@@ -224,6 +234,14 @@ def _epochs(random: Random) -> list[Act]:
     stuck = [Act(Trouble("a", "stuck"), 0.0), Act(Trouble("b", "stuck"), 0.0)]
     sessions = [Act(step, 1.2) for _ in range(3) for step in (Produce(6, 6), Crash(random.randint(1, 20)))]
     return [Act(Produce(12, 6), 0.5), *stuck, *sessions, Act(Produce(6, 6), 0.1), Act(Join("c"), 1.0)]
+
+
+def _stops(random: Random) -> list[Act]:
+    """Routers stop in order while much comes, and die of it."""
+    flow = [Act(Produce(60, 2, 0.0002), random.choice([0.001, 0.003, 0.006])) for _ in range(3)]
+    faults: list[Step] = [CrashAt(Point.CANCELLED), Crash(random.randint(1, 60))]
+    crash = Act(random.choice(faults), 0.0)
+    return [Act(Produce(4, 2), 2.0), *(act for each in flow for act in (each, crash, Act(Restart(), 1.0)))]
 
 
 def _step(kind: str, random: Random) -> Step:

@@ -14,6 +14,7 @@ from partymq.errors import PartyMQError, SourceIsStreamError, SourceMissingError
 from partymq.router.lanes import Lane
 from partymq.router.link import Link
 from partymq.router.pace import Pace
+from partymq.router.points import Checkpoint
 from partymq.router.publisher import Publisher
 from partymq.router.source import KeyReader, Lanes, OnMissing, Source
 
@@ -50,6 +51,7 @@ class Intake:
         backlog: Callable[[], int],
         pace: Pace,
         trouble: Callable[[PartyMQError | None], None],
+        checkpoint: Checkpoint,
     ) -> None:
         self._spec = spec
         self._link = link
@@ -64,6 +66,7 @@ class Intake:
         self._backlog = backlog
         self._pace = pace
         self._trouble = trouble
+        self._checkpoint = checkpoint
         self._source: Source | None = None
         self._changing = asyncio.Lock()
         self._wake = asyncio.Event()
@@ -172,6 +175,7 @@ class Intake:
             on_missing=self._on_missing,
             on_oversized=self._on_oversized,
             base=self._base,
+            checkpoint=self._checkpoint,
         )
         await source.open(self._spec.source_queue)
         self._link.on_chunk(self._look_at_limit)

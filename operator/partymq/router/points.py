@@ -8,7 +8,7 @@ from enum import StrEnum
 
 
 class Point(StrEnum):
-    """Named in the order in which a handoff, then a release, passes them."""
+    """Named in the order in which a handoff, then a release, passes them; and where a router stops in order."""
 
     DRAIN = "handoff.drain"
     """The handoff is journaled; nothing has happened yet."""
@@ -32,6 +32,8 @@ class Point(StrEnum):
     """Arrivals are parked while a fence passes through the backlog."""
     DIRECT = "release.direct"
     """Arrivals go to the owner's inbox; the backlog is still listed."""
+    CANCELLED = "source.cancelled"
+    """The source's consumer is cancelled; nothing proves yet that what it held is acknowledged."""
 
 
 Checkpoint = Callable[[Point], None]

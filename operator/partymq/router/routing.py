@@ -155,6 +155,7 @@ class Routing:
             backlog=lambda: self.waiting,
             pace=pace,
             trouble=listener.trouble,
+            checkpoint=checkpoint,
         )
 
     @property

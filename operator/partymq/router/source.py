@@ -19,6 +19,7 @@ import mmh3
 from partymq.amqp.channel import Channel
 from partymq.router.lanes import Lane
 from partymq.router.link import Link
+from partymq.router.points import Checkpoint, Point
 from partymq.router.publisher import Publisher
 
 PREFETCH = 2000
@@ -28,6 +29,8 @@ DRAIN_WITHIN = 8.0
 """Seconds in which what was delivered has to be on its way when the source is closed."""
 PROVE_WITHIN = 4.0
 """Seconds at least in which the acknowledgements have to take effect then."""
+UNPROVEN = 0.5
+"""Seconds in which they have taken effect at any broker that is not overloaded, where nothing can prove it."""
 COUNT_RETRY = 0.005
 
 KeyReader = Callable[[bytes, bytes, bytes], bytes | None]
@@ -50,6 +53,7 @@ class Source:
         on_missing: OnMissing,
         on_oversized: Callable[[int, bytes, bytes], None],
         base: int,
+        checkpoint: Checkpoint,
     ) -> None:
         """Keys are hashed to `hashed` lanes; `parked` are all that may have arrivals; stamps count from `base`."""
         self._link = link
@@ -61,8 +65,10 @@ class Source:
         self._read_key = read_key
         self._on_missing = on_missing
         self._on_oversized = on_oversized
+        self._reached = checkpoint
         self._header_max = link.header_max
         self._channel: Channel | None = None
+        self._queue = ""
         self._next = 1
         self._last = 0
         """The last delivery."""
@@ -75,6 +81,7 @@ class Source:
 
     async def open(self, queue: str) -> None:
         """Starts to consume."""
+        self._queue = queue
         self._publisher.serve(self)
         self._channel = channel = await self._link.channel()
         self._link.on_chunk(self._ack)
@@ -137,38 +144,80 @@ class Source:
             self._acked = last
             self._channel.ack(last, multiple=True)
 
+    @property
+    def _spent(self) -> bool:
+        """True while its credit is used up: nothing is on its way here."""
+        return self._last - self._acked >= PREFETCH
+
+    @property
+    def _accounted(self) -> bool:
+        """True while everything that was delivered is confirmed or came back."""
+        return self.routed + self._returned >= self._last
+
     async def close(self, consumers: Callable[[], Awaitable[int]]) -> None:
         """Stops without a repeat: what was delivered goes its way, and the acknowledgements of it are proven.
 
         RabbitMQ drops acknowledgements that it has not handed to a quorum queue yet when their channel is closed. So
-        the consumer is cancelled first, and all that it holds is acknowledged or, what came back and what cannot go its
-        way in time, given back; a quorum queue counts it among its `consumers` until that took effect.
+        the consumer is cancelled first: a quorum queue counts it among its `consumers` until all that it holds is
+        settled. But what is on its way to a consumer that is cancelled, such a queue takes back at once, and what the
+        consumer holds only when that is given back or we die: the newer would come first. Therefore it is cancelled
+        when its credit is used up, for which nothing is acknowledged meanwhile, or when all that it was given is
+        confirmed and nothing comes. Where neither is to be had, the channel is closed as it is: the order is worth
+        more than the proof.
         """
         channel = self._channel
         if channel is None:
             self._stopped = True
             return
-        begun = asyncio.get_running_loop().time()
-        await channel.cancel()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout_at(begun + DRAIN_WITHIN):
-                while self.routed + self._returned < self._last:
-                    self._progress.clear()
-                    await self._progress.wait()
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + DRAIN_WITHIN
+        self._link.off_chunk(self._ack)
+        self._link.on_chunk(self._progress.set)
+        await self._pause(channel, deadline)
+        provable = self._spent or self._next > self._last
+        if provable:
+            if not self._spent:
+                self._ack()  # in one write with what follows
+            await channel.cancel()
+            self._reached(Point.CANCELLED)
+            await self._until(lambda: self._accounted, deadline)
         self._stopped = True
         for lane in self._parked():
             lane.parked.clear()  # not published: the broker takes it back and delivers it again
         await self._publisher.confirmed()
+        self._link.off_chunk(self._progress.set)
         self._ack()
-        self._link.off_chunk(self._ack)
         for tag in sorted(self._done):
             channel.ack(tag)
-        if self._next <= self._last:
-            channel.give_back()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout_at(max(begun + DRAIN_WITHIN, asyncio.get_running_loop().time() + PROVE_WITHIN)):
-                # Polled: the broker tells nobody of it.
-                while await consumers() > 0:  # noqa: ASYNC110
-                    await asyncio.sleep(COUNT_RETRY)
+        if not provable:
+            await asyncio.sleep(UNPROVEN)
+        else:
+            if self._next <= self._last:
+                channel.give_back()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(max(deadline, loop.time() + PROVE_WITHIN)):
+                    # Polled: the broker tells nobody of it.
+                    while await consumers() > 0:  # noqa: ASYNC110
+                        await asyncio.sleep(COUNT_RETRY)
         self._channel = None
         await channel.close()
+
+    async def _pause(self, channel: Channel, deadline: float) -> None:
+        """Returns when nothing is on its way here, or was a moment ago; or at the deadline."""
+        while True:
+            await self._until(lambda: self._spent or self._accounted, deadline)
+            last = self._last
+            if self._spent or not self._accounted:
+                return
+            await channel.inspect(self._queue)
+            await channel.inspect(self._queue)  # after what stood before the channel when the first one asked the queue
+            if self._last == last:
+                return
+
+    async def _until(self, condition: Callable[[], bool], deadline: float) -> None:
+        """Returns with the condition still true, or at the deadline."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(deadline):
+                while not condition():
+                    self._progress.clear()
+                    await self._progress.wait()

@@ -312,6 +312,10 @@ FACTS: dict[str, tuple[str, list[Step]]] = {
             Leave(0, "kill"),
         ],
     ),
+    "who cancels without credit left gives back in order": (
+        "backlog",
+        [Publish(9), attach(0, prefetch=3), Leave(0, "cancel"), Publish(2), Leave(0, "kill"), attach(0)],
+    ),
     "a classic queue does not count who cancelled": (
         "classic",
         [Publish(2), attach(0), Leave(0, "cancel"), Leave(0, "kill")],

@@ -6,11 +6,15 @@ import pytest
 
 from partymq.core.membership import PodState
 from partymq.router.points import Point
+from support.broker import QUORUM
 from support.conditions import eventually
 from support.group import group
 
+STOPS = frozenset({Point.CANCELLED})
+"""Points that no handoff passes."""
 
-@pytest.mark.parametrize("point", list(Point))
+
+@pytest.mark.parametrize("point", [point for point in Point if point not in STOPS])
 async def test_killed_at(point: Point, tmp_path: Path) -> None:
     async with group(tmp_path) as g:
         await g.spawn(kill_at=point)
@@ -25,4 +29,20 @@ async def test_killed_at(point: Point, tmp_path: Path) -> None:
         await g.progress(300, deadline=60.0)
         g.set_pod("a", PodState.TERMINATING)
         await g.progress(200, deadline=60.0)
+        await g.audited(producer)
+
+
+async def test_killed_when_it_has_cancelled_a_quorum_source(tmp_path: Path) -> None:
+    """What is on its way then comes before what the router holds, should there be anything of either."""
+    async with group(tmp_path, source_arguments=QUORUM) as g:
+        await g.spawn()
+        await g.join("a", prefetch=100)
+        await g.join("b", prefetch=100)
+        producer = await (await g.clients.producer(g.source, rate=4000, keys=20)).started()
+        for _ in range(8):
+            await g.progress(500)
+            g.router.kill_at(Point.CANCELLED)
+            await g.router.stop()
+            await g.again()
+        await g.progress(500)
         await g.audited(producer)

@@ -10,7 +10,7 @@ Time stands still until `advance`. A message with an expiration of 0 is stored f
 """
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -231,11 +231,12 @@ class Channel:
         self._subscriptions[name] = Subscription(queue, target, consumer)
         target.attach(consumer)
 
-    def cancel(self, name: str = "consumer") -> None:
-        """basic.cancel: what it holds stays with the channel."""
+    def cancel(self, name: str = "consumer", *, coming: Collection[int] = ()) -> None:
+        """basic.cancel: what it holds stays with the channel, but for what a quorum queue sees is still `coming`."""
         subscription = self._subscriptions[name]
         self._request(subscription.queue_name)
-        subscription.queue.cancel(subscription.consumer)
+        back = [self._unsettled.pop(tag)[1] for tag in coming if subscription.queue.quorum and tag in self._unsettled]
+        subscription.queue.cancel(subscription.consumer, coming=back)
 
     def ack(self, tag: int, *, multiple: bool = False) -> None:
         """Acknowledge one, or all up to it. Nothing says when it took effect."""

@@ -10,7 +10,7 @@ its cause: if the other goes away, the old one is served again only after it hel
 """
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Final
@@ -123,12 +123,17 @@ class Queue:
             self._serviced.append(consumer)
         self._change()
 
-    def cancel(self, consumer: Consumer) -> None:
-        """basic.cancel: the successor is served at once, even while this one holds messages."""
+    def cancel(self, consumer: Consumer, *, coming: Collection[Message] = ()) -> None:
+        """basic.cancel: the successor is served at once, even while this one holds messages.
+
+        What is still `coming` to its channel a quorum queue takes back at once: it will stand before what the consumer
+        holds, which is older, should that be given back.
+        """
         if consumer in self._waiting:
             self._waiting.remove(consumer)
         elif consumer.held:
             consumer.status = Status.CANCELLED
+            self._give_back(self._release(consumer, coming))
         else:
             self._serviced.remove(consumer)
         self._change()
@@ -222,7 +227,7 @@ class Queue:
         self._waiting.append(consumer)
         self._waiting.sort(key=lambda each: (-each.priority, -(each.prefetch or UNLIMITED), each.place))
 
-    def _release(self, consumer: Consumer, messages: list[Message]) -> list[Message]:
+    def _release(self, consumer: Consumer, messages: Collection[Message]) -> list[Message]:
         """Take messages from their holder; one that was returned or deleted meanwhile is nobody's to settle."""
         if consumer not in self._serviced:
             return []

@@ -57,6 +57,16 @@ def test_a_takeover_waits_for_the_clients_acks_and_gets_everything_after_them() 
     assert bodies(client) == []
 
 
+def test_what_is_on_its_way_to_who_cancels_comes_before_what_he_holds() -> None:
+    for quorum, order in ((True, ["m3", "m4", "m1", "m2", "m5"]), (False, ["m1", "m2", "m3", "m4", "m5"])):
+        broker = filled(5, quorum=quorum, single_active=False)
+        client = consumer(broker, prefetch=4)
+        client.cancel(coming=[3, 4])
+        client.die()
+        broker.settle()
+        assert bodies(consumer(broker)) == order
+
+
 def test_a_takeover_that_closes_gives_back_in_order_and_the_client_resumes() -> None:
     broker = filled(5)
     client = consumer(broker, prefetch=2)

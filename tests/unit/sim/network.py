@@ -6,7 +6,7 @@ pipes there is no order. All chance comes from one seeded generator, so a histor
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from random import Random
 from typing import Final
 
@@ -77,14 +77,16 @@ class Pipe:
         self._schedule()
 
 
+OnMixed = Callable[[list[Message], list[Message]], None]
+
+
 class InboxQueue(Queue):
     """Tells of a double fault: a router died with messages of the queue, and then the client that got some of them."""
 
-    on_double_fault: Callable[[list[Message], list[Message]], None] = lambda _held, _returned: None
-    """Is given what the client held, and what stands before that now."""
-
-    def __init__(self, **settings: object) -> None:
+    def __init__(self, *, on_double_fault: OnMixed, **settings: object) -> None:
+        """`on_double_fault` is given what the client held, and what stands before that now."""
         super().__init__(**settings)  # type: ignore[arg-type] # whatever a queue takes
+        self._on_double_fault = on_double_fault
         self._by_router: set[int] = set()
 
     def leave(self, consumer: Consumer) -> None:
@@ -92,16 +94,36 @@ class InboxQueue(Queue):
         if consumer.priority > 0:
             self._by_router.update(message.place for message in consumer.held)
         elif consumer.priority == 0 and not router and any(m.place in self._by_router for m in self._returned):
-            self.on_double_fault(consumer.held, list(self._returned))
+            self._on_double_fault(consumer.held, list(self._returned))
+        super().leave(consumer)
+
+
+class SourceQueue(Queue):
+    """Tells when what was on its way to a consumer that cancelled comes before what that consumer held."""
+
+    def __init__(self, *, on_overtaken: OnMixed, **settings: object) -> None:
+        """`on_overtaken` is given what the consumer held when it died, and what came to stand before that."""
+        super().__init__(**settings)  # type: ignore[arg-type] # whatever a queue takes
+        self._on_overtaken = on_overtaken
+        self._taken_back: dict[Consumer, list[Message]] = {}
+
+    def cancel(self, consumer: Consumer, *, coming: Collection[Message] = ()) -> None:
+        self._taken_back[consumer] = list(coming)
+        super().cancel(consumer, coming=coming)
+
+    def leave(self, consumer: Consumer) -> None:
+        if (taken_back := self._taken_back.pop(consumer, None)) and consumer.held:
+            self._on_overtaken(consumer.held, taken_back)
         super().leave(consumer)
 
 
 class LiveBroker(Broker):
     """The model of a broker, whose lines move by themselves and whose clock is the loop's."""
 
-    def __init__(self, network: Network, on_double_fault: Callable[[list[Message], list[Message]], None]) -> None:
+    def __init__(self, network: Network, *, on_double_fault: OnMixed, on_overtaken: OnMixed) -> None:
         self._network = network
         self._on_double_fault = on_double_fault
+        self._on_overtaken = on_overtaken
         self._means: dict[tuple[Channel, str], float] = {}
         super().__init__()
 
@@ -116,15 +138,18 @@ class LiveBroker(Broker):
     def declare(
         self, name: str, *, quorum: bool = True, single_active: bool = False, dead_letters: str | None = None
     ) -> None:
+        if name in self._queues:
+            return
         super().declare(name, quorum=quorum, single_active=single_active, dead_letters=dead_letters)
-        queue = self._queues[name]
-        if single_active and not isinstance(queue, InboxQueue):
-            queue = self._queues[name] = InboxQueue(
-                clock=lambda: self.now,
-                dead_letter=lambda message, reason: self._dead_letter(name, dead_letters, message, reason),
-                single_active=True,
-            )
-            queue.on_double_fault = self._on_double_fault
+        settings: dict[str, object] = {
+            "clock": lambda: self.now,
+            "dead_letter": lambda message, reason: self._dead_letter(name, dead_letters, message, reason),
+        }
+        if single_active:
+            inbox = InboxQueue(on_double_fault=self._on_double_fault, single_active=True, **settings)
+            self._queues[name] = inbox
+        else:
+            self._queues[name] = SourceQueue(on_overtaken=self._on_overtaken, quorum=quorum, **settings)
 
     def names(self) -> list[str]:
         return list(self._queues)

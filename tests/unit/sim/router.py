@@ -78,6 +78,8 @@ class Router:
 
     def stall(self, broker_notices: float, router_notices: float) -> None:
         """The network between it and the broker stops; both find out, each in its time."""
+        if self.data is None or self.data.lost.done():
+            return  # nothing runs over it
         self.stalled = True
         self.world.router_goes_down(self)
         loop = asyncio.get_running_loop()

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from hypothesis import strategies as st
 
 from partymq.router.points import Point
+from partymq.router.source import PREFETCH
 from support.fake_kubernetes import VirtualLoop
 from unit.sim.world import Setting, World, inhabited
 
@@ -134,6 +135,7 @@ settings_of_histories = st.builds(
     partitions=st.sampled_from([2, 4]),
     routers=st.integers(1, 2),
     quorum_source=st.booleans(),
+    source_prefetch=st.sampled_from([5, PREFETCH]),
     returning=st.booleans(),
     listed=st.booleans(),
 )

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from partymq.router.points import Point
+from partymq.router.source import PREFETCH
 from unit.sim.script import (
     Act,
     CrashAt,
@@ -68,6 +69,20 @@ def test_the_journal_is_lost_at_any_moment(listed: bool) -> None:
         ]
         outcome = play(Setting(seed=seed, pace="uneven", listed=listed), script)
         assert any("journal: was the queue deleted?" in line for line in outcome.log)
+        check(outcome)
+
+
+@pytest.mark.parametrize("prefetch", [10, PREFETCH])
+def test_a_router_dies_when_it_has_cancelled_a_source_under_load(prefetch: int) -> None:
+    for seed in range(24):
+        script = [
+            Act(Produce(100, 2, 0.0001), (1 + seed % 6) / 1000),
+            Act(CrashAt(Point.CANCELLED), 0.0),
+            Act(Restart(), 0.1),
+        ]
+        setting = Setting(seed=seed, pace="uneven", window=20, source_prefetch=prefetch)
+        outcome = play(setting, script, begin=2.0)
+        assert outcome.kills
         check(outcome)
 
 

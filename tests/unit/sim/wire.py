@@ -6,6 +6,7 @@ each channel's, and each queue's, share of it.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -46,6 +47,8 @@ class Wire:
         self.broker = broker
         self.defects: list[str] = []
         """What the router must not do, whether it does harm this time or not."""
+        self.late: set[str] = set()
+        """What a consumer was given after it had asked to be cancelled."""
         self._contents: list[Content] = []
 
     def keep(self, content: Content) -> str:
@@ -176,6 +179,10 @@ class SimChannel:
         self._out = Pipe(network, connection.sent)
         self._deliveries = Pipe(network, connection.chunk)
         self._replies = Pipe(network, connection.chunk)
+        self._coming: deque[Delivery] = deque()
+        """What the broker has given to this channel, and the client does not know of."""
+        self._known = 0
+        """The last delivery that the client knows of."""
         self._waiting: list[asyncio.Future[Any]] = []
         self._closing = False
         self._on_delivery: DeliveryCallback | None = None
@@ -237,7 +244,7 @@ class SimChannel:
         self._settle(settlement)
 
     async def inspect(self, queue: str) -> tuple[int, int]:
-        depth = await self._call(lambda: self._remote.depth(queue))
+        depth = await self._call(lambda: self._remote.depth(queue), self._deliveries)
         return depth.messages, depth.consumers
 
     async def inspect_all(self, queues: Collection[str]) -> list[tuple[int, int]]:
@@ -275,7 +282,19 @@ class SimChannel:
         return await self._call(delete)
 
     async def cancel(self) -> None:
-        await self._call(self._remote.cancel, self._deliveries)
+        known = self._known
+
+        def cancel() -> None:
+            for line in self._wire.broker.lines_of(self._remote):
+                self._wire.broker.drain(line)
+            coming = [each.tag for each in self._coming]
+            self._remote.cancel(coming=coming[self._wire.network.random.randint(0, len(coming)) :])
+            while self._coming and not self._remote.holds(self._coming[-1].tag):
+                self._coming.pop()
+            held = self._remote._unsettled.items()
+            self._wire.late.update(message.body for tag, (_, message) in held if tag > known)
+
+        await self._call(cancel, self._deliveries)
 
     async def close(self) -> None:
         if self.closed.done():
@@ -408,6 +427,7 @@ class SimChannel:
         remote = self._remote
         for delivery in remote.take():
             self.check(delivery)
+            self._coming.append(delivery)
             self._deliveries.put(partial(self._deliver, delivery))
         for number in sorted(remote.confirmed):
             if number in remote.returned:
@@ -420,6 +440,10 @@ class SimChannel:
         remote.cancelled.clear()
 
     def _deliver(self, delivery: Delivery) -> None:
+        if not self._coming or self._coming[0] is not delivery:
+            return  # taken back on the way
+        self._coming.popleft()
+        self._known = delivery.tag
         if self._on_delivery is not None:
             content = self._wire.content(delivery.body)
             origin = b"\x00" + bytes((len(content.queue),)) + content.queue.encode()

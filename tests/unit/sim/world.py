@@ -6,6 +6,9 @@ holds what. Nothing is excused but the limits that docs/guarantees.md states, ea
 - a double fault: a router dies while it has taken an inbox over, and the connection of that inbox's client breaks with
   messages of it before the next takeover: first deliveries of those keys may be out of order, the last one not newest;
 - a client that gives a message back of its own accord (nack with requeue) is given it again, later than newer ones;
+- a router dies within a round trip of having asked to be cancelled from a quorum source: of a key of which something
+  was on its way to it then, the last delivery may not be the newest; and if it was given something of it between asking
+  and being cancelled, first deliveries may be out of order;
 - a fence that an idle client sees is no defect if the router that sent it has been dead for less than `FENCE_SEEN`.
 
 Not simulated, because a client that does it voids the promises: automatic acknowledgement, a lowered prefetch,
@@ -28,7 +31,7 @@ from partymq.core.membership import Pod, PodState
 from partymq.core.names import Names
 from partymq.core.spec import BrokerAddress, GroupConfig, GroupId, GroupSpec
 from partymq.errors import BrokerError
-from partymq.router import controller, escalation, handoff, inboxes, recovery
+from partymq.router import controller, escalation, handoff, inboxes, recovery, source
 from partymq.router.points import Point
 from support.auditor import Auditor
 from support.events import Event, Kind
@@ -46,6 +49,7 @@ FENCE_SEEN = 0.002
 """Seconds after the death of its sender in which an idle client may see a fence."""
 SETTLES_WITHIN = 120.0
 """Virtual seconds within which everything must have come to rest once nothing goes wrong any more."""
+STALE = frozenset({"stale"})
 ORDER = frozenset({"out_of_order", "stale"})
 REQUEUED = frozenset({"stale", "repeated", "held_twice"})
 PROMISES = ("lost", "out_of_order", "stale", "held_twice", "repeated", "strays")
@@ -68,6 +72,7 @@ class Setting:
     quorum_source: bool = True
     returning: bool = False
     """Whether members are a StatefulSet's pods, which come back under their names."""
+    source_prefetch: int = source.PREFETCH
     listed: bool = True
     """Whether the management API lists the queues when the journal is lost."""
 
@@ -105,7 +110,7 @@ class World:
         self.random = Random(setting.seed)
         self.loop = asyncio.get_running_loop()
         self.network = Network(self.random, setting.pace)
-        self.broker = LiveBroker(self.network, self._double_fault)
+        self.broker = LiveBroker(self.network, on_double_fault=self._double_fault, on_overtaken=self._overtaken)
         self.wire = Wire(self.network, self.broker)
         self.names = Names(GROUP)
         self.config = GroupConfig(
@@ -256,6 +261,11 @@ class World:
     def _double_fault(self, held: list[Message], returned: list[Message]) -> None:
         for key in {self._key(each.body) for each in held} & {self._key(each.body) for each in returned}:
             self._exempt[key] |= ORDER
+
+    def _overtaken(self, held: list[Message], before: list[Message]) -> None:
+        for key in {self._key(each.body) for each in held} & {self._key(each.body) for each in before}:
+            late = any(each.body in self.wire.late for each in held if self._key(each.body) == key)
+            self._exempt[key] |= ORDER if late else STALE
 
     def router_goes_down(self, router: Router) -> None:
         if router.session is not None and router.session.routing is not None:
@@ -411,5 +421,6 @@ def inhabited(setting: Setting) -> Iterator[World]:
         for module in TIMED:
             stack.enter_context(mock.patch.object(module, "time", _Clock(world.loop)))
         stack.enter_context(mock.patch.object(Connection, "open", connect))
+        stack.enter_context(mock.patch.object(source, "PREFETCH", setting.source_prefetch))
         stack.enter_context(mock.patch.object(recovery, "Management", return_value=_Management(world)))
         yield world

@@ -1,0 +1,222 @@
+"""A source is closed so that whatever dies meanwhile, its messages stand in it in their order."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+import pytest
+
+from partymq.amqp.channel import Channel
+from partymq.router import source as module
+from partymq.router.lanes import Lane
+from partymq.router.link import Link
+from partymq.router.points import Point
+from partymq.router.publisher import Publisher
+from partymq.router.source import Source
+from support.conditions import eventually
+
+PREFETCH = 10
+HEADER = b"\x00\x3c\x00\x00" + bytes(8) + b"\x00\x00"
+
+
+class _Broker:
+    """A channel, its link and a publisher: messages are confirmed when the test says so."""
+
+    header_max = 1 << 16
+
+    def __init__(self) -> None:
+        self.did: list[str] = []
+        self.hooks: list[Callable[[], None]] = []
+        self.on_chunk, self.off_chunk = self.hooks.append, self.hooks.remove
+        self.meanwhile: Callable[[], None] = lambda: None
+        """Happens during the next round trip."""
+        self.parked: list[Lane] = []
+        self._deliver: Callable[[int, bytes, bytes, bytes], None] = lambda *_: None
+        self._delivered = 0
+        self.source = Source(
+            link=cast(Link, self),
+            publisher=cast(Publisher, self),
+            lanes=[Lane(0, 1, self.parked.append)],
+            hashed=1,
+            parked=lambda: self.parked,
+            read_key=lambda *_: b"key",
+            on_missing=lambda *_: None,
+            on_oversized=lambda *_: None,
+            base=0,
+            checkpoint=self._reached,
+        )
+
+    async def channel(self) -> Channel:
+        return cast(Channel, self)
+
+    def cancelled(self, _queue: str) -> Callable[[], None]:
+        return lambda: None
+
+    def serve(self, _source: Source) -> None:
+        """Messages are that source's."""
+
+    async def confirmed(self) -> None:
+        """Everything that was published is."""
+
+    def forget_arrival(self, _tag: int) -> bool:
+        return True
+
+    async def consume(self, _queue: str, on_delivery: Callable[[int, bytes, bytes, bytes], None], **_: object) -> None:
+        self._deliver = on_delivery
+
+    async def inspect(self, _queue: str) -> tuple[int, int]:
+        await self._round_trip()
+        return 0, 1
+
+    async def cancel(self) -> None:
+        self.did.append("cancel")
+        await self._round_trip()
+
+    def ack(self, tag: int, *, multiple: bool = False) -> None:
+        self.did.append(f"ack {'to ' if multiple else ''}{tag}")
+
+    def give_back(self) -> None:
+        self.did.append("give back")
+
+    async def close(self) -> None:
+        self.did.append("close")
+
+    def deliver(self, count: int) -> None:
+        for _ in range(count):
+            self._delivered += 1
+            self._deliver(self._delivered, b"", HEADER, b"")
+        self._chunk()
+
+    def confirm(self, *tags: int) -> None:
+        for tag in tags:
+            self.source.confirmed(tag)
+        self._chunk()
+
+    def _chunk(self) -> None:
+        for hook in tuple(self.hooks):
+            hook()
+
+    def _reached(self, point: Point) -> None:
+        self.did.append(point.value)
+
+    async def _round_trip(self) -> None:
+        await asyncio.sleep(0)
+        meanwhile, self.meanwhile = self.meanwhile, lambda: None
+        meanwhile()
+        await asyncio.sleep(0)
+
+
+async def _nobody() -> int:
+    return 0
+
+
+@pytest.fixture
+async def broker(monkeypatch: pytest.MonkeyPatch) -> _Broker:
+    monkeypatch.setattr(module, "PREFETCH", PREFETCH)
+    monkeypatch.setattr(module, "UNPROVEN", 0.0)
+    broker = _Broker()
+    await broker.source.open("orders")
+    return broker
+
+
+async def test_an_idle_source_is_cancelled(broker: _Broker) -> None:
+    broker.deliver(3)
+    broker.confirm(1, 2, 3)
+    await broker.source.close(_nobody)
+    assert broker.did == ["ack to 3", "cancel", "source.cancelled", "close"]
+
+
+async def test_nothing_is_acknowledged_before_what_was_delivered_is_confirmed(broker: _Broker) -> None:
+    broker.deliver(3)
+    broker.confirm(1)
+    closing = await _closing(broker)
+    broker.confirm(2)
+    await _stays(closing)
+    assert broker.did == ["ack to 1"]
+    broker.confirm(3)
+    await closing
+    assert broker.did == ["ack to 1", "ack to 3", "cancel", "source.cancelled", "close"]
+
+
+async def test_what_comes_meanwhile_is_waited_for(broker: _Broker) -> None:
+    broker.deliver(1)
+    broker.confirm(1)
+    broker.meanwhile = lambda: broker.deliver(1)
+    closing = await _closing(broker)
+    await _stays(closing)
+    assert "cancel" not in broker.did
+    broker.confirm(2)
+    await closing
+    assert broker.did == ["ack to 1", "ack to 2", "cancel", "source.cancelled", "close"]
+
+
+async def test_it_is_cancelled_when_its_credit_is_used_up_and_acknowledges_then(broker: _Broker) -> None:
+    broker.deliver(PREFETCH)
+    closing = await _closing(broker)
+    await eventually(lambda: "source.cancelled" in broker.did, "it is not cancelled")
+    broker.confirm(*range(1, PREFETCH))
+    await _stays(closing)
+    assert broker.did == ["cancel", "source.cancelled"]
+    broker.confirm(PREFETCH)
+    await closing
+    assert broker.did == ["cancel", "source.cancelled", f"ack to {PREFETCH}", "close"]
+
+
+async def test_what_came_after_it_had_asked_goes_its_way(broker: _Broker) -> None:
+    def asked() -> None:
+        if "cancel" in broker.did:
+            broker.deliver(1)
+        else:
+            broker.meanwhile = asked
+
+    broker.meanwhile = asked
+    closing = await _closing(broker)
+    await eventually(lambda: "source.cancelled" in broker.did, "it is not cancelled")
+    await _stays(closing)
+    broker.confirm(1)
+    await closing
+    assert broker.did == ["cancel", "source.cancelled", "ack to 1", "close"]
+
+
+async def test_what_came_back_keeps_its_place_because_nothing_is_cancelled(broker: _Broker) -> None:
+    broker.deliver(3)
+    broker.confirm(1)
+    assert broker.source.returned(2)
+    broker.confirm(3)
+    await broker.source.close(_nobody)
+    assert broker.did == ["ack to 1", "ack 3", "close"]
+
+
+async def test_without_credit_what_came_back_is_given_back(broker: _Broker) -> None:
+    broker.deliver(PREFETCH)
+    assert broker.source.returned(1)
+    broker.confirm(*range(2, PREFETCH + 1))
+    await broker.source.close(_nobody)
+    done = [f"ack {tag}" for tag in range(2, PREFETCH + 1)]
+    assert broker.did == ["cancel", "source.cancelled", *done, "give back", "close"]
+
+
+async def test_what_does_not_go_its_way_in_time_keeps_its_place(
+    broker: _Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "DRAIN_WITHIN", 0.01)
+    broker.deliver(2)
+    broker.confirm(1)
+    await broker.source.close(_nobody)
+    assert broker.did == ["ack to 1", "close"]
+    assert not any(lane.parked for lane in broker.parked)
+    broker.deliver(1)
+    assert not any(lane.parked for lane in broker.parked), "what comes after that is not taken"
+
+
+async def _closing(broker: _Broker) -> Awaitable[None]:
+    closing = asyncio.create_task(broker.source.close(_nobody))
+    await _stays(closing)
+    return closing
+
+
+async def _stays(closing: Awaitable[None]) -> None:
+    """Gives it time enough to go on by mistake."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not cast(Any, closing).done()
