@@ -1,5 +1,9 @@
-"""A scrape shows every group's last report and nothing of groups that are gone."""
+"""A scrape shows every group's last report and nothing of groups that are gone; docs and alerts know what is in it."""
 
+import re
+from pathlib import Path
+
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from partymq.core.report import NOT_SEEN, Condition, Counters, HandoffReport, MemberReport, MemberState
@@ -7,6 +11,7 @@ from partymq.core.spec import GroupId
 from partymq.metrics import Metrics
 from support.fake_kubernetes import ORDERS, report
 
+ROOT = Path(__file__).parents[2]
 OTHER = GroupId(namespace="shop", name="other")
 LABELS = {"namespace": "shop", "group": "orders"}
 
@@ -75,3 +80,30 @@ def test_a_group_that_is_gone_leaves_no_series() -> None:
 def test_every_metric_says_what_it_is() -> None:
     families = text_string_to_metric_families(Metrics().text().decode())
     assert all(family.documentation for family in families if family.name.startswith("partymq"))
+
+
+def names() -> set[str]:
+    """As they stand in a scrape and in PromQL."""
+    families = text_string_to_metric_families(Metrics().text().decode())
+    suffix = {"counter": "_total", "info": "_info"}
+    return {family.name + suffix.get(family.type, "") for family in families if family.name.startswith("partymq")}
+
+
+def test_the_page_explains_every_metric_and_none_that_there_is_not() -> None:
+    (section,) = re.findall(r"^## Metrics\n(.*?)(?=^## )", _page(), re.MULTILINE | re.DOTALL)
+    rows = re.findall(r"^\|((?: `\w+`,?)+) \|", section, re.MULTILINE)
+    assert sorted(name for row in rows for name in re.findall(r"\w+", row)) == sorted(names())
+
+
+def test_alerts_are_explained_and_ask_for_metrics_that_there_are() -> None:
+    rule = yaml.safe_load((ROOT / "examples/alerts.yaml").read_text(encoding="utf-8"))
+    alerts = {alert["alert"]: alert["expr"] for group in rule["spec"]["groups"] for alert in group["rules"]}
+    for expression in alerts.values():
+        asked = set(re.findall(r"partymq_\w+", expression))
+        assert asked
+        assert asked <= names()
+    assert re.findall(r"^\| `(PartyMQ\w+)`", _page(), re.MULTILINE) == list(alerts)
+
+
+def _page() -> str:
+    return (ROOT / "docs/metrics.md").read_text(encoding="utf-8")
