@@ -34,8 +34,10 @@ class Keyless:
         self._header_max = header_max
         self._admitted: list[Member] = []
         self._turn = 0
-        self.spread = 0
+        self.missing = 0
+        """Messages that had no usable key."""
         self.dead = 0
+        """Messages that went to the dead queue, for whatever reason."""
 
     def admit(self, members: frozenset[str], plain: Collection[Member] = ()) -> None:
         """Who may be given messages: inboxes, all admitted by the journaled ledger, and plain clients."""
@@ -44,6 +46,7 @@ class Keyless:
 
     def arrival(self, tag: int, seq: int, origin: bytes, header: bytes, body: bytes) -> None:
         """Hands on a message of the source that has no key."""
+        self.missing += 1
         lane = self._lane
         stamped = lane.stamp(header, seq, origin)
         if len(stamped) > self._header_max:
@@ -53,7 +56,6 @@ class Keyless:
             self.dead += 1
             self._dead.arrival(stamped, body, tag)
             return
-        self.spread += 1
         sink = self.next_sink() or lane.sink
         if sink is None:
             lane.park(tag, stamped, body)

@@ -12,6 +12,7 @@ from partymq.core.report import Condition, Counters, GroupReport, HandoffReport,
 from partymq.core.spec import GroupConfig
 from partymq.errors import PartyMQError
 from partymq.router.census import Census
+from partymq.router.keycheck import KeyCheck
 from partymq.router.pace import CHECK_EVERY
 from partymq.router.routing import Routing
 from partymq.router.scrutiny import Scrutiny
@@ -40,6 +41,7 @@ class Reporter:
     ) -> None:
         self._config = config
         self._scrutiny = Scrutiny(census, on_notice)
+        self._keycheck = KeyCheck(on_notice)
         self._on_report = on_report
         self.notice = on_notice
         """Tells something that is worth an Event."""
@@ -239,7 +241,10 @@ class Reporter:
                 message="members are slower than producers: the backlogs are at spec.backlog.limit and the source "
                 "waits. Add pods",
             )
-        return Condition(ok=True, reason="Routing", message="messages are routed")
+        message = "messages are routed"
+        if wrong := self._keycheck.look(self._counters(routing), self._config.spec.key):
+            message += f"; {wrong}"
+        return Condition(ok=True, reason="Routing", message=message)
 
     def _nobody(self) -> str:
         if self._config.clients is not None:
@@ -318,7 +323,7 @@ class Reporter:
         before = self._before
         return Counters(
             routed=before.routed + routing.intake.routed,
-            keyless=before.keyless + routing.keyless.spread,
+            keyless=before.keyless + routing.keyless.missing,
             dead=before.dead + routing.keyless.dead,
             backlogged=before.backlogged + routing.backlogs.appended,
             released=before.released + routing.releaser.released,

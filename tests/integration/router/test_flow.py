@@ -17,6 +17,7 @@ from partymq.amqp.connection import Connection
 from partymq.amqp.frames import body_frames, publish_frame
 from partymq.core.membership import PodState
 from partymq.core.report import MemberState
+from partymq.core.spec import KeySpec
 from partymq.router.points import Point
 from support.broker import amqp_url, depth
 from support.conditions import eventually
@@ -185,3 +186,16 @@ async def test_keyless_messages_go_to_nobody_who_is_away_and_owns_nothing(tmp_pa
         await g.join("b")
         await eventually(lambda: g.spool.acked_by("b.2") > waits, "it gets nothing although it is back")
         await g.audited(producer)
+
+
+async def test_a_misspelt_key_is_told(tmp_path: Path) -> None:
+    async with group(tmp_path, key=KeySpec(name="no-such-header")) as g:
+        await g.route()
+        await g.join("a")
+        producer = await (await g.clients.producer(g.source, rate=200, keys=10)).started()
+        notice = await g.notice("KeysMissing")
+        assert "from header, name 'no-such-header'" in notice.message
+        assert g.report.ready.ok
+        assert "have no usable key" in g.report.ready.message
+        await producer.stop()
+        await g.settled()
