@@ -8,7 +8,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Collection
 from random import Random
-from typing import Final
+from typing import Any, Final
 
 from unit.model.broker import Broker, Channel, Line
 from unit.model.queues import Consumer, Message, Queue
@@ -80,25 +80,7 @@ class Pipe:
 OnMixed = Callable[[list[Message], list[Message]], None]
 
 
-class InboxQueue(Queue):
-    """Tells of a double fault: a router died with messages of the queue, and then the client that got some of them."""
-
-    def __init__(self, *, on_double_fault: OnMixed, **settings: object) -> None:
-        """`on_double_fault` is given what the client held, and what stands before that now."""
-        super().__init__(**settings)  # type: ignore[arg-type] # whatever a queue takes
-        self._on_double_fault = on_double_fault
-        self._by_router: set[int] = set()
-
-    def leave(self, consumer: Consumer) -> None:
-        router = any(each.priority > 0 for each in self.consumers)
-        if consumer.priority > 0:
-            self._by_router.update(message.place for message in consumer.held)
-        elif consumer.priority == 0 and not router and any(m.place in self._by_router for m in self._returned):
-            self._on_double_fault(consumer.held, list(self._returned))
-        super().leave(consumer)
-
-
-class SourceQueue(Queue):
+class CancelledQueue(Queue):
     """Tells when what was on its way to a consumer that cancelled comes before what that consumer held."""
 
     def __init__(self, *, on_overtaken: OnMixed, **settings: object) -> None:
@@ -115,6 +97,34 @@ class SourceQueue(Queue):
         if (taken_back := self._taken_back.pop(consumer, None)) and consumer.held:
             self._on_overtaken(consumer.held, taken_back)
         super().leave(consumer)
+
+
+class InboxQueue(CancelledQueue):
+    """Tells of a double fault: a router died with messages of the queue, and then the client that got some of them.
+
+    One that cancels does the same to what was on its way to it.
+    """
+
+    def __init__(self, *, on_double_fault: OnMixed, on_overtaken: OnMixed, **settings: object) -> None:
+        """`on_double_fault` is given what the client held, and what stands before that now."""
+        super().__init__(on_overtaken=on_overtaken, **settings)
+        self._on_double_fault = on_double_fault
+        self._by_router: set[int] = set()
+
+    def cancel(self, consumer: Consumer, *, coming: Collection[Message] = ()) -> None:
+        self._given_back(consumer, coming)
+        super().cancel(consumer, coming=coming)
+
+    def leave(self, consumer: Consumer) -> None:
+        if consumer.priority > 0:
+            self._by_router.update(message.place for message in consumer.held)
+        self._given_back(consumer, consumer.held)
+        super().leave(consumer)
+
+    def _given_back(self, consumer: Consumer, messages: Collection[Message]) -> None:
+        router = any(each.priority > 0 for each in self.consumers)
+        if consumer.priority == 0 and not router and any(m.place in self._by_router for m in self._returned):
+            self._on_double_fault(list(messages), list(self._returned))
 
 
 class LiveBroker(Broker):
@@ -141,15 +151,16 @@ class LiveBroker(Broker):
         if name in self._queues:
             return
         super().declare(name, quorum=quorum, single_active=single_active, dead_letters=dead_letters)
-        settings: dict[str, object] = {
+        settings: dict[str, Any] = {
             "clock": lambda: self.now,
             "dead_letter": lambda message, reason: self._dead_letter(name, dead_letters, message, reason),
+            "on_overtaken": self._on_overtaken,
         }
         if single_active:
-            inbox = InboxQueue(on_double_fault=self._on_double_fault, single_active=True, **settings)
-            self._queues[name] = inbox
+            settings |= {"single_active": True, "on_double_fault": self._on_double_fault}
+            self._queues[name] = InboxQueue(**settings)
         else:
-            self._queues[name] = SourceQueue(on_overtaken=self._on_overtaken, quorum=quorum, **settings)
+            self._queues[name] = CancelledQueue(quorum=quorum, **settings)
 
     def names(self) -> list[str]:
         return list(self._queues)

@@ -76,7 +76,7 @@ def test_the_journal_is_lost_at_any_moment(listed: bool) -> None:
 def test_a_router_dies_when_it_has_cancelled_a_source_under_load(prefetch: int) -> None:
     for seed in range(24):
         script = [
-            Act(Produce(100, 2, 0.0001), (1 + seed % 6) / 1000),
+            Act(Produce(100, 2, 0.001), (1 + seed % 6) / 100),
             Act(CrashAt(Point.CANCELLED), 0.0),
             Act(Restart(), 0.1),
         ]

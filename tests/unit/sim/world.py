@@ -4,11 +4,12 @@ Invariant: what a history shows is judged by the same auditor as any other run, 
 holds what. Nothing is excused but the limits that docs/guarantees.md states, each for the keys that it touches:
 
 - a double fault: a router dies while it has taken an inbox over, and the connection of that inbox's client breaks with
-  messages of it before the next takeover: first deliveries of those keys may be out of order, the last one not newest;
+  messages of it, or it cancels while some are on their way to it, before the next takeover: first deliveries of those
+  keys may be out of order, the last one not newest;
 - a client that gives a message back of its own accord (nack with requeue) is given it again, later than newer ones;
-- a router dies within a round trip of having asked to be cancelled from a quorum source: of a key of which something
-  was on its way to it then, the last delivery may not be the newest; and if it was given something of it between asking
-  and being cancelled, first deliveries may be out of order;
+- who dies when it has cancelled a consumer of a quorum queue: of a key of which something was on its way to it then (a
+  router: within a round trip of having asked), the last delivery may not be the newest; and if it was given something
+  of it between asking and being cancelled, first deliveries may be out of order;
 - a fence that an idle client sees is no defect if the router that sent it has been dead for less than `FENCE_SEEN`.
 
 Not simulated, because a client that does it voids the promises: automatic acknowledgement, a lowered prefetch,
