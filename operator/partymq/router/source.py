@@ -189,18 +189,22 @@ class Source:
         self._ack()
         for tag in sorted(self._done):
             channel.ack(tag)
-        if not provable:
-            await asyncio.sleep(UNPROVEN)
-        else:
+        if provable:
             if self._next <= self._last:
                 channel.give_back()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout_at(max(deadline, loop.time() + PROVE_WITHIN)):
-                    # Polled: the broker tells nobody of it.
-                    while await consumers() > 0:  # noqa: ASYNC110
-                        await asyncio.sleep(COUNT_RETRY)
+            await self._prove(consumers, max(deadline, loop.time() + PROVE_WITHIN))
+        else:
+            await asyncio.sleep(UNPROVEN)
         self._channel = None
         await channel.close()
+
+    async def _prove(self, consumers: Callable[[], Awaitable[int]], deadline: float) -> None:
+        """Returns when the queue does not count us any more, or at the deadline."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(deadline):
+                # Polled: the broker tells nobody of it.
+                while await consumers() > 0:  # noqa: ASYNC110
+                    await asyncio.sleep(COUNT_RETRY)
 
     async def _pause(self, channel: Channel, deadline: float) -> None:
         """Returns when nothing is on its way here, or was a moment ago; or at the deadline."""
