@@ -111,7 +111,7 @@ class Controller:
         return min(max(0.0, min(due, default=every + time.monotonic()) - time.monotonic()), every)
 
     async def _observe(self, pods: tuple[Pod, ...]) -> None:
-        await self._inboxes.ensure([pod.name for pod in pods if pod.state is not PodState.TERMINATING])
+        await self._inboxes.expect([pod.name for pod in pods if pod.state is not PodState.TERMINATING])
         ledger, now = self._journal.ledger, time.monotonic()
         before = self.membership
         after = before.observe(

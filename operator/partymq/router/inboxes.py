@@ -16,6 +16,9 @@ from partymq.router.lanes import Member
 from partymq.router.pace import Pace
 from partymq.router.publisher import Publisher
 
+PATIENCE = 5.0
+"""Seconds for which all that a group decides waits for a new inbox; a burst of hundreds is declared in less."""
+
 
 class Inboxes:
     """All inboxes of a group that exist, by member."""
@@ -38,7 +41,7 @@ class Inboxes:
         self._on_polled = on_polled
         self._wanted: set[str] = set()
         self._deleting: set[str] = set()
-        self._ensuring = asyncio.Lock()
+        self._declaring: dict[str, asyncio.Task[None]] = {}
         self._wake = asyncio.Event()
         self._all = False
         pace.on_look(self._look_at_all)
@@ -46,13 +49,29 @@ class Inboxes:
 
     async def ensure(self, names: Collection[str]) -> None:
         """Declares the inboxes of `names` that are not known yet, and polls each once."""
-        async with self._ensuring:
-            new = sorted(set(names) - set(self.members) - self._deleting)
-            await asyncio.gather(*(self._declare(name) for name in new))
+        await asyncio.gather(*(self._declare(name) for name in self._unknown(names)))
+
+    async def expect(self, names: Collection[str]) -> None:
+        """As `ensure`, but one that the broker is slow to declare keeps the others waiting only for `PATIENCE`, once.
+
+        Raises what became of one before.
+        """
+        new = [name for name in self._unknown(names) if name not in self._declaring]
+        for name in new:
+            self._declaring[name] = asyncio.create_task(self._declare(name), name=f"declare the inbox of {name}")
+        if new:
+            await asyncio.wait([self._declaring[name] for name in new], timeout=PATIENCE)
+        for name in [name for name, declaring in self._declaring.items() if declaring.done()]:
+            self._declaring.pop(name).result()
+
+    def _unknown(self, names: Collection[str]) -> list[str]:
+        return sorted(set(names) - self.members.keys() - self._deleting)
 
     async def _declare(self, name: str) -> None:
         inbox = self._names.inbox(name)
         await self._topology.declare_quorum(inbox, single_active=True, dead_letter_exchange=self._names.dlx)
+        if name in self.members:
+            return  # somebody else has asked for it meanwhile
         member = Member(name, self._publisher.sink(inbox, left=0), self._window)
         self.members[name] = member
         self._pace.stir()
@@ -103,14 +122,23 @@ class Inboxes:
 
     async def run(self) -> None:
         """Polls whoever asks, and everybody now and then."""
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            everybody, self._all = self._all, False
-            wanted, self._wanted = self._wanted.union(self.members if everybody else ()), set()
-            await asyncio.gather(*(self._poll(self.members[name]) for name in sorted(wanted) if name in self.members))
-            if everybody and not all(member.idle for member in self.members.values()):
-                self._pace.stir()
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                everybody, self._all = self._all, False
+                wanted, self._wanted = self._wanted.union(self.members if everybody else ()), set()
+                members = [self.members[name] for name in sorted(wanted) if name in self.members]
+                await asyncio.gather(*(self._poll(member) for member in members))
+                if everybody and not all(member.idle for member in self.members.values()):
+                    self._pace.stir()
+        finally:
+            await self._stop_declaring()
+
+    async def _stop_declaring(self) -> None:
+        for declaring in self._declaring.values():
+            declaring.cancel()
+        await asyncio.gather(*self._declaring.values(), return_exceptions=True)
 
     def _look_at_all(self) -> None:
         if self.members:

@@ -1,12 +1,17 @@
-"""Credit is given for what an inbox has room for, however old and however fast the polls are."""
+"""Credit is for what an inbox has room for, however old or fast the polls are; and a slow new one stops nobody."""
 
+import asyncio
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
+
 from partymq.amqp.topology import QueueState
 from partymq.core.names import Names
 from partymq.core.spec import GroupId
+from partymq.errors import BrokerError
+from partymq.router import inboxes as module
 from partymq.router.inboxes import Inboxes
 from partymq.router.lanes import Member
 from partymq.router.publisher import Sink
@@ -20,15 +25,24 @@ class Stage:
     def __init__(self) -> None:
         self.ready = 0
         self.during: Callable[[], None] = lambda: None
+        self.stuck: asyncio.Future[None] | None = None
+        """What the declaration of b's inbox waits for."""
+        self.declared: list[str] = []
+        self.polled: list[Member] = []
         self.outlet = SimpleNamespace(publish=self._publish)
         self.inboxes = Inboxes(
-            topology=cast(Any, SimpleNamespace(declare_quorum=_done)),
+            topology=cast(Any, SimpleNamespace(declare_quorum=self._declare)),
             names=Names(GroupId(namespace="shop", name="orders")),
             publisher=cast(Any, SimpleNamespace(sink=lambda _queue, *, left: Sink(cast(Any, self.outlet), b"", left))),
             window=WINDOW,
             pace=cast(Any, SimpleNamespace(calm=False, poll=self._poll, stir=lambda: None, on_look=lambda _: None)),
-            on_polled=lambda _member: None,
+            on_polled=self.polled.append,
         )
+
+    async def _declare(self, queue: str, **_: object) -> None:
+        self.declared.append(queue.rpartition(".")[2])
+        if self.stuck is not None and queue.endswith(".b"):
+            await self.stuck
 
     def _publish(self, sink: Sink, *_: object) -> None:
         sink.unconfirmed += 1
@@ -41,10 +55,6 @@ class Stage:
     async def member(self) -> Member:
         await self.inboxes.ensure(["a"])
         return self.inboxes.members["a"]
-
-
-async def _done(*_: object, **__: object) -> None:
-    """Nothing to do."""
 
 
 def _publish(member: Member, messages: int) -> None:
@@ -97,3 +107,56 @@ async def test_a_poll_is_due_when_half_of_what_the_last_one_gave_is_used() -> No
     _publish(member, 1)
     stage.inboxes.look()
     assert stage.inboxes._wanted == {"a"}
+
+
+async def test_an_inbox_that_is_slow_to_come_keeps_nobody_waiting_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PATIENCE", 0.01)
+    stage = Stage()
+    stage.stuck = asyncio.get_running_loop().create_future()
+    await stage.inboxes.expect(["a", "b"])
+    assert stage.inboxes.members.keys() == {"a"}
+    monkeypatch.setattr(module, "PATIENCE", 60.0)
+    await stage.inboxes.expect(["a", "b", "c"])  # not again for b
+    assert stage.inboxes.members.keys() == {"a", "c"}
+    assert stage.declared == ["a", "b", "c"]
+    stage.stuck.set_result(None)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    await stage.inboxes.expect(["a", "b", "c"])
+    assert stage.inboxes.members.keys() == {"a", "b", "c"}
+
+
+async def test_what_became_of_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PATIENCE", 0.01)
+    stage = Stage()
+    stage.stuck = asyncio.get_running_loop().create_future()
+    await stage.inboxes.expect(["b"])
+    stage.stuck.set_exception(BrokerError("541"))
+    await asyncio.sleep(0)
+    with pytest.raises(BrokerError, match="541"):
+        await stage.inboxes.expect(["b"])
+
+
+async def test_the_end_of_a_session_does_not_wait_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PATIENCE", 0.01)
+    stage = Stage()
+    stage.stuck = asyncio.get_running_loop().create_future()
+    running = asyncio.create_task(stage.inboxes.run())
+    await stage.inboxes.expect(["b"])
+    running.cancel()
+    await asyncio.wait({running}, timeout=5)
+    assert running.cancelled()
+    assert stage.stuck.cancelled()
+
+
+async def test_two_who_ask_at_once_get_one_member() -> None:
+    stage = Stage()
+    stage.stuck = asyncio.get_running_loop().create_future()
+    binding = asyncio.create_task(stage.inboxes.ensure(["b"]))
+    expecting = asyncio.create_task(stage.inboxes.expect(["b"]))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    stage.stuck.set_result(None)
+    await asyncio.wait({binding, expecting})
+    assert stage.declared == ["b", "b"]
+    assert stage.polled == [stage.inboxes.members["b"]]
