@@ -145,11 +145,21 @@ instances() { for d in "$BROKER"/instances/*/; do if [ -e "$d/port" ]; then base
 engine() { if has_docker; then echo docker; else echo chroot; fi; }
 
 # Quorum queues that were declared within 3 s before a SIGKILL are lost to RabbitMQ 4.0 for good: it writes their names late
-# (rabbitmq-server issue 15725). No client could mend that, so it writes them in the moment of the kill.
+# (rabbitmq-server issue 15725). No client could mend that, so it writes them in the moment of the kill. One that was just being
+# declared, in which nothing can be, comes back without a leader all the same: `up` has it elected, as an administrator would.
 kill_hard() {
   "$1_status" || die "RabbitMQ ($NAME) does not run."
+  : >"$(folder "$NAME")/killed"
   "$1_ctl" -q eval '[dets:sync(T) || T <- dets:all()], os:cmd("kill -9 " ++ os:getpid()).' >/dev/null 2>&1 || true
   "$1_kill"
+}
+
+up() {
+  "$1_up"
+  [ -e "$(folder "$NAME")/killed" ] || return 0
+  "$1_ctl" -q eval '[ra:trigger_election({Name, node()}) || Q <- rabbit_amqqueue:list_by_type(rabbit_quorum_queue),
+    {Name, _} <- [amqqueue:get_pid(Q)], ra_leaderboard:lookup_leader(Name) =:= undefined], ok.' >/dev/null
+  rm -f "$(folder "$NAME")/killed"
 }
 
 down() {
@@ -176,7 +186,7 @@ fi
 if [ "$(engine)" = docker ]; then . "$REPO/hack/broker-docker.sh"; fi
 
 case $COMMAND in
-up) locked broker "$(engine)_up"; amqp_url ;;
+up) locked broker up "$(engine)"; amqp_url ;;
 url) locked broker claim_port; amqp_url ;;
 management-url) locked broker claim_port; management_url ;;
 ctl) "$(engine)_ctl" "${ARGS[@]}" ;;
