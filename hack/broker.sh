@@ -157,7 +157,7 @@ kill_hard() {
 up() {
   "$1_up"
   [ -e "$(folder "$NAME")/killed" ] || return 0
-  "$1_ctl" -q eval '[ra:trigger_election({Name, node()}) || Q <- rabbit_amqqueue:list_by_type(rabbit_quorum_queue),
+  "$1_ctl" -q eval '[catch ra:trigger_election({Name, node()}) || Q <- rabbit_amqqueue:list_by_type(rabbit_quorum_queue),
     {Name, _} <- [amqqueue:get_pid(Q)], ra_leaderboard:lookup_leader(Name) =:= undefined], ok.' >/dev/null
   rm -f "$(folder "$NAME")/killed"
 }
