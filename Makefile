@@ -1,6 +1,11 @@
 # Each target is a call of a script in hack/, which says what it needs and how long it takes. ARGS go to pytest or to the program:
 #   make test-unit ARGS="-k ledger -x"
+# BROKER=4.3 runs on that version of RabbitMQ instead of 4.0:
+#   make test-integration BROKER=4.3
 .DEFAULT_GOAL := help
+ifneq ($(BROKER),)
+export PARTYMQ_BROKER_VERSION := $(BROKER)
+endif
 .PHONY: help venv lint format test test-unit test-integration e2e demo bench soak mutants cluster-up cluster-down broker-up broker-down image clean distclean
 
 help: ## Show what there is to make

@@ -10,7 +10,7 @@ import aio_pika
 async def inbox(connection: aio_pika.abc.AbstractConnection, stop: asyncio.Event) -> aio_pika.abc.AbstractQueue:
     while not stop.is_set():  # PartyMQ declares the queue once it sees the pod: perhaps a moment after we start
         channel = await connection.channel()
-        await channel.set_qos(prefetch_count=20)
+        await channel.set_qos(prefetch_count=20)  # with more than 32, wait a moment after the last ack before leaving
         try:
             return await channel.get_queue(os.environ["QUEUE"])
         except aio_pika.exceptions.ChannelNotFoundEntity:
@@ -30,6 +30,8 @@ async def main() -> None:
             held.put_nowait(None)
 
         connection.close_callbacks.add(lambda *_: stop.set())
+        cancelled = (await queue.channel.get_underlay_channel()).on_consumer_cancel_callbacks
+        cancelled.add(lambda _: stop.set())  # somebody deleted the queue
         tasks.create_task(leave())
         await queue.consume(held.put, consumer_tag="orders")
         while message := await held.get():  # one after the other, so that they stay in order

@@ -14,7 +14,7 @@ docker_up() {
     docker run --detach --name "$(container)" --hostname "$(container)" \
       --publish "127.0.0.1:$(port):5672" --publish "127.0.0.1:$(($(port) + 10000)):15672" \
       --volume "$(container):/var/lib/rabbitmq" --volume "$(folder "$NAME")/enabled:/etc/rabbitmq/enabled_plugins:ro" \
-      rabbitmq:4-management >/dev/null
+      "rabbitmq:$(version_of "$NAME")-management" >/dev/null
   fi
   wait_for 60 docker exec "$(container)" rabbitmqctl -q await_startup --timeout 60
 }

@@ -4,6 +4,7 @@
 #   broker.sh [--instance NAME] up              start it (or find it running); prints the AMQP URL
 #   broker.sh [--instance NAME] url|management-url|pod-url      pod-url: the AMQP URL as a kind cluster's pods see it
 #   broker.sh [--instance NAME] ctl ARGS...     rabbitmqctl
+#   broker.sh --port PORT ctl ARGS...           rabbitmqctl of the instance that listens there
 #   broker.sh [--instance NAME] kill            SIGKILL, for fault tests; `up` starts it again with its data
 #   broker.sh [--instance NAME] status          exit code 0 while it runs
 #   broker.sh [--instance NAME] down [--purge]  stop it; --purge drops its data and frees its ports
@@ -11,14 +12,17 @@
 #
 # Instances run side by side, each with its own data and ports: the first takes 5673 (PARTYMQ_BROKER_PORT), the next 5674, and
 # so on; management listens on that plus 10000. They share an Erlang cookie and epmd, so `ctl join_cluster` makes a cluster of them.
+# PARTYMQ_BROKER_VERSION=4.3 (`make ... BROKER=4.3`) makes them that version, with data and ports of their own beside 4.0's.
 # PARTYMQ_AMQP_URL names a broker of your own in place of the default instance: then nothing is started (PARTYMQ_MANAGEMENT_URL
-# goes with it). With a Docker engine the broker is a container, else RabbitMQ from Debian 13 in a chroot, which takes root.
+# goes with it). With a Docker engine the broker is a container, else RabbitMQ from Debian in a chroot, which
+# takes root: 4.0 from Debian 13, 4.3 from Debian's unstable suite, for which no other one has it.
 . "$(dirname "$0")/lib.sh"
 
-NAME=default PURGE='' ALL='' COMMAND='' ARGS=()
+NAME=default PORT='' PURGE='' ALL='' COMMAND='' ARGS=()
 while [ $# -gt 0 ]; do
   case $1 in
   --instance) NAME=${2:?--instance takes a name}; shift 2 ;;
+  --port) PORT=${2:?--port takes the port that an instance listens on}; shift 2 ;;
   --purge) PURGE=yes; shift ;;
   --all) ALL=yes; shift ;;
   ctl) COMMAND=ctl; shift; ARGS=("$@"); break ;;
@@ -28,8 +32,14 @@ while [ $# -gt 0 ]; do
 done
 [[ $NAME =~ ^[a-z0-9][a-z0-9-]{0,30}$ ]] || die "An instance's name has lower-case letters, digits and dashes: '$NAME' is none."
 
+# An instance's version is in its name, so that whoever has only a name or a port has the version, too.
+case ${PARTYMQ_BROKER_VERSION:-} in
+'' | 4.0) ;;
+4.3) [[ $NAME == *-v43 ]] || [ -n "$PORT" ] || NAME=$NAME-v43 ;;
+*) lack "PARTYMQ_BROKER_VERSION is '$PARTYMQ_BROKER_VERSION': there are 4.0 and 4.3 here. Set PARTYMQ_AMQP_URL for a broker of your own." ;;
+esac
+
 BROKER=$CACHE/broker
-DEBIAN=$BROKER/root
 SBIN=/usr/lib/rabbitmq/bin # Debian's wrappers in /usr/sbin would change the user and HOME
 BASE_PORT=${PARTYMQ_BROKER_PORT:-5673}
 RUN=$BROKER/run LOGS=$BROKER/log
@@ -37,6 +47,13 @@ mkdir -p "$RUN" "$LOGS" "$BROKER/instances"
 
 # --- instances: a folder each, with its data and the port that it was given
 
+version_of() { if [[ $1 == *-v43 ]]; then echo 4.3; else echo 4.0; fi; }
+set_root() { # DEBIAN and SUITE for an instance
+  case $(version_of "$1") in
+  4.3) DEBIAN=$BROKER/root-4.3 SUITE=sid ;;
+  *) DEBIAN=$BROKER/root SUITE=trixie ;;
+  esac
+}
 folder() { echo "$BROKER/instances/$1"; }
 port() { cat "$(folder "$NAME")/port" 2>/dev/null; }
 
@@ -52,8 +69,17 @@ claim_port() { # the first free one, kept until --purge
 amqp_url() { echo "amqp://guest:guest@127.0.0.1:$(port)/"; }
 management_url() { echo "http://guest:guest@127.0.0.1:$(($(port) + 10000))"; }
 
+instance_at() { # the instance that was given a port
+  local file
+  file=$(grep -lx "$1" "$BROKER"/instances/*/port 2>/dev/null) ||
+    lack "No RabbitMQ that this script started listens on port $1: what is done to a broker from the inside takes one of those."
+  basename "$(dirname "$file")"
+}
+
+if [ -n "$PORT" ]; then NAME=$(instance_at "$PORT"); fi
+
 is_external() { # a broker of the user's own; our own URL comes back to us in the environment of tests
-  [ "$NAME" = default ] && [ -n "${PARTYMQ_AMQP_URL:-}" ] && ! { port >/dev/null && [ "$PARTYMQ_AMQP_URL" = "$(amqp_url)" ]; }
+  [ -z "$PORT" ] && [[ $NAME =~ ^default(-v43)?$ ]] && [ -n "${PARTYMQ_AMQP_URL:-}" ] && ! { port >/dev/null && [ "$PARTYMQ_AMQP_URL" = "$(amqp_url)" ]; }
 }
 
 # --- RabbitMQ in a Debian root: `chroot_up` and its kind; `docker_up` and its kind are in broker-docker.sh
@@ -61,12 +87,14 @@ is_external() { # a broker of the user's own; our own URL comes back to us in th
 build_root() {
   if [ -x "$DEBIAN/usr/sbin/rabbitmqctl" ]; then return; fi
   need debootstrap:debootstrap
-  step broker-root "building RabbitMQ's Debian root (50 to 80 s, once)" debian_root "$DEBIAN" rabbitmq-server
+  step broker-root "building the Debian root of RabbitMQ $(version_of "$NAME") (50 to 110 s, once)" \
+    debian_root "$DEBIAN" rabbitmq-server "$SUITE"
 }
 
 # shellcheck disable=SC2016 # $1 and its kind are for the inner shell
 enter() { # sets ENTER, a command prefix: NAME's folder is /data in the root. The mounts are private and end with the process.
   local data; data=$(folder "$1")
+  set_root "$1"
   mkdir -p "$DEBIAN/data" "$data"
   ENTER=(
     unshare --mount --propagation private sh -c
@@ -101,6 +129,7 @@ ended_or_listens() { ! alive "$NAME" || in_use "$(port)"; }
 
 chroot_up() {
   is_root || lack "Starting RabbitMQ takes root or a Docker engine on this machine: set PARTYMQ_AMQP_URL to a RabbitMQ 4 of your own instead."
+  set_root "$NAME"
   build_root
   claim_port
   if alive "$NAME" && in_use "$(port)"; then return; fi

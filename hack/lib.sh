@@ -115,9 +115,9 @@ need_go() {
   if [ "$(go_minor)" -lt 26 ]; then export GOTOOLCHAIN=auto; fi
 }
 
-# --- Debian 13 in a folder, for the broker and for images
+# --- Debian in a folder, for the broker and for images
 
-debian_root() { # debian_root FOLDER PACKAGE,PACKAGE
+debian_root() { # debian_root FOLDER PACKAGE,PACKAGE [SUITE]: Debian 13, or that suite
   local mirror
   # where apt itself finds Debian; none on a derivative, where debootstrap takes its own default
   # shellcheck disable=SC2016 # apt's own variable
@@ -126,7 +126,7 @@ debian_root() { # debian_root FOLDER PACKAGE,PACKAGE
   rm -rf --one-file-system "$1" "$1.new"
   # in its own mount namespace: what debootstrap mounts goes when it goes, however it ends
   unshare --mount --propagation private \
-    debootstrap --variant=minbase --cache-dir="$CACHE/debs" --include="$2" trixie "$1.new" ${mirror:+"$mirror"}
+    debootstrap --variant=minbase --cache-dir="$CACHE/debs" --include="$2" "${3:-trixie}" "$1.new" ${mirror:+"$mirror"}
   rm -rf "$1.new"/var/cache/apt/archives/*.deb "$1.new"/var/lib/apt/lists/*
   mv "$1.new" "$1"
 }

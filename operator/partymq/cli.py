@@ -48,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             clients_port=chosen.clients_port,
             heartbeat_check_interval=chosen.heartbeat_check_interval,
             heartbeat_expires_after=chosen.heartbeat_expires_after,
+            in_flight_bytes=chosen.in_flight_bytes,
         )
     except InvalidSpecError as error:
         sys.stderr.write(f"partymq operator: {error}\n")
@@ -147,6 +148,10 @@ def _add_common(parser: argparse.ArgumentParser, *, serves: str, port: int) -> N
     parser.add_argument("--log-format", metavar="FORMAT", help="text or json (PARTYMQ_LOG_FORMAT; text)")
     parser.add_argument("--log-level", metavar="LEVEL", help=f"{', '.join(settings.LEVELS)} (PARTYMQ_LOG_LEVEL; info)")
     parser.add_argument("--identity", metavar="NAME", help="this process's name (PARTYMQ_IDENTITY; the host's name)")
+    parser.add_argument(
+        "--in-flight-bytes", metavar="SIZE",
+        help="most bytes of messages that it has read and not handed on yet (PARTYMQ_IN_FLIGHT_BYTES; 256Mi)",
+    )  # fmt: skip
 
 
 def _add_serve(parser: argparse.ArgumentParser) -> None:

@@ -127,7 +127,7 @@ async def _run(chosen: argparse.Namespace) -> int:
     if chosen.action == "replay" and not place.source:
         raise InvalidSpecError("with --uri a replay needs the source queue's name: --source QUEUE.")
     if chosen.action != "list":
-        _say(f"{chosen.group} on {place.address.host}:{place.address.port}, virtual host {place.address.vhost!r}")
+        _say(f"{chosen.group} on {place.address.where}, virtual host {place.address.vhost!r}")
     limit = (_SHOWN if chosen.action == "list" else 0) if chosen.limit is None else chosen.limit
     async with DeadQueue.open(place.address, place.group, place.key_of) as queue:
         outcome = queue.outcome
@@ -214,7 +214,7 @@ def _row(message: DeadMessage) -> tuple[str, ...]:
     return (
         message.id or "-",
         _shortened(_key_text(message) or "-"),
-        message.reason,
+        f"{message.reason}: {_shortened(message.why)}" if message.why else message.reason,
         message.member or "-",
         age,
         _shortened(message.exchange or "-"),
@@ -229,6 +229,7 @@ def _as_json(message: DeadMessage) -> dict[str, object]:
         "partition": message.partition,
         "key": _key_text(message),
         "reason": message.reason,
+        "why": message.why or None,
         "pod": message.member,
         "died": None if message.died_at is None else datetime.fromtimestamp(message.died_at, UTC).isoformat(),
         "exchange": message.exchange,

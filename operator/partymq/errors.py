@@ -6,12 +6,21 @@
     │   └── SourceTakenError
     ├── BrokerError             the broker refused, failed or went away
     │   ├── ConnectionLostError
+    │   │   ├── ConnectionClosedError
+    │   │   └── OverLimitError
     │   ├── ChannelClosedError
     │   ├── BrokerTooOldError
     │   ├── AccessRefusedError
+    │   ├── LimitReachedError
+    │   │   └── NoChannelError
+    │   ├── ForeignQueueError
+    │   │   └── LockedQueueError
     │   ├── SourceMissingError
     │   ├── SourceSharedError
     │   ├── SourceIsStreamError
+    │   ├── SourceSilentError
+    │   ├── SourceAtRiskError
+    │   ├── SourceTransientError
     │   ├── JournalLostError
     │   └── ClientGoneError
     └── SessionOverError        this router stops being the router: replaced, or asked to stop
@@ -19,7 +28,8 @@
 `reason` is the CamelCase word that conditions and Events carry; the message is a sentence that says what to do.
 """
 
-from typing import ClassVar
+import re
+from typing import ClassVar, Final
 
 
 class PartyMQError(Exception):
@@ -58,6 +68,17 @@ class ConnectionLostError(BrokerError):
     reason = "BrokerUnreachable"
 
 
+class ConnectionClosedError(ConnectionLostError):
+    """The broker closed the connection, and said why; `code` is the AMQP reply code."""
+
+    reason = "ClosedByBroker"
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(f"the broker closed the connection: {code} {text}")
+        self.code = code
+        self.text = text
+
+
 class ChannelClosedError(BrokerError):
     """The broker closed a channel or refused a method; `code` is the AMQP reply code."""
 
@@ -89,6 +110,46 @@ class AccessRefusedError(BrokerError):
         )
 
 
+class LimitReachedError(BrokerError):
+    """A limit of the broker is reached: of queues, connections or channels."""
+
+    reason = "BrokerLimit"
+
+    @classmethod
+    def said(cls, text: str) -> "LimitReachedError | None":
+        """The error, if that is what the broker says of something that it refuses."""
+        if not _LIMIT.search(text):
+            return None
+        return cls(
+            f"A limit of the broker is reached: {text}. Raise it, or delete what nobody needs any more: "
+            "`rabbitmqctl list_vhost_limits` and `list_user_limits` show limits, others are in its configuration."
+        )
+
+
+class NoChannelError(LimitReachedError):
+    """All channels that the broker allows on a connection are open."""
+
+
+class OverLimitError(ConnectionLostError):
+    """The broker closed the connection over a limit."""
+
+    reason = "BrokerLimit"
+
+
+_LIMIT: Final = re.compile(r"\blimit\b.* reached|has reached the |connection limit cannot be queried")
+"""In the broker's texts about limits; their codes (406, 530) mean other things, too."""
+
+
+class ForeignQueueError(BrokerError):
+    """What PartyMQ wants to declare exists with other arguments: somebody else declared it."""
+
+    reason = "ForeignQueue"
+
+
+class LockedQueueError(ForeignQueueError):
+    """Another connection has a queue of that name for itself."""
+
+
 class SourceMissingError(BrokerError):
     """The source queue does not exist."""
 
@@ -105,6 +166,24 @@ class SourceIsStreamError(BrokerError):
     """The source is a stream: an acknowledgement takes nothing out of it, so it would be routed again and again."""
 
     reason = "SourceIsStream"
+
+
+class SourceSilentError(BrokerError):
+    """The source does not answer: nobody knows whether others consume it."""
+
+    reason = "SourceSilent"
+
+
+class SourceAtRiskError(BrokerError):
+    """Sessions have failed over the same messages so often that the source's delivery limit may come into play."""
+
+    reason = "SourceAtRisk"
+
+
+class SourceTransientError(BrokerError):
+    """The broker deletes the source by itself: it is auto-delete, exclusive, or expires."""
+
+    reason = "SourceTransient"
 
 
 class JournalLostError(BrokerError):

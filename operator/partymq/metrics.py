@@ -45,6 +45,11 @@ _GAUGES: Final[tuple[tuple[str, str, Callable[[GroupReport], float | None]], ...
         "1 while no consumer is seen that weakens the promises; absent while nobody can see.",
         lambda r: r.consumers_safe.ok if r.consumers_safe.known else None,
     ),
+    (
+        "partymq_queues_safe",
+        "1 while nothing is seen that takes messages out of the source or a queue; absent while nobody can see.",
+        lambda r: r.queues_safe.ok if r.queues_safe.known else None,
+    ),
     ("partymq_epoch", "The number of the router's session.", lambda r: r.epoch),
     ("partymq_partitions", "Partitions of the group.", lambda r: r.partitions_total),
     ("partymq_partitions_assigned", "Partitions that have an owner.", lambda r: r.partitions_assigned),

@@ -21,6 +21,7 @@ from partymq.http.groups import Groups
 from partymq.http.server import Views, probes, serve
 from partymq.kube.thread import KubernetesThread
 from partymq.metrics import Metrics
+from partymq.router.budget import Budget
 from partymq.router.supervisor import Supervisor
 from partymq.settings import VERSION, Settings
 
@@ -38,7 +39,10 @@ class Operator:
             self, identity=settings.identity, namespaces=settings.namespaces, kubeconfig=settings.kubeconfig
         )
         self._supervisor = Supervisor(
-            identity=settings.identity, on_report=self._reported, on_notice=self._kubernetes.notice
+            identity=settings.identity,
+            on_report=self._reported,
+            on_notice=self._kubernetes.notice,
+            budget=Budget(settings.in_flight_bytes),
         )
         self._stopping = asyncio.Event()
 

@@ -14,6 +14,7 @@ from partymq.http.clients import MAX_BODY, api, middlewares
 from partymq.http.groups import Groups
 from partymq.http.server import Views, probes, serve
 from partymq.metrics import Metrics
+from partymq.router.budget import Budget
 from partymq.router.registry import Registry
 from partymq.router.supervisor import Supervisor
 from partymq.serving import Serving
@@ -33,7 +34,10 @@ class Server:
         self._reports: dict[str, GroupReport] = {}
         self._stopping = asyncio.Event()
         self._supervisor = Supervisor(
-            identity=serving.settings.identity, on_report=self._reported, on_notice=self._noticed
+            identity=serving.settings.identity,
+            on_report=self._reported,
+            on_notice=self._noticed,
+            budget=Budget(serving.settings.in_flight_bytes),
         )
 
     async def run(self) -> None:

@@ -71,6 +71,7 @@ class Flags:
     log_format: str | None = None
     log_level: str | None = None
     identity: str | None = None
+    in_flight_bytes: str | None = None
 
 
 def load_serving(flags: Flags, environ: Mapping[str, str] = os.environ) -> Serving:
@@ -126,6 +127,7 @@ def load_serving(flags: Flags, environ: Mapping[str, str] = os.environ) -> Servi
         log_format=flags.log_format,
         log_level=flags.log_level,
         identity=flags.identity,
+        in_flight_bytes=flags.in_flight_bytes,
         environ=environ,
     )
     return Serving(settings=settings, groups=tuple(groups), token=api_token(environ))

@@ -22,6 +22,9 @@ LEVELS: Final = ("debug", "info", "warning", "error")
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION: Final = re.compile(r"(?:(?:\d+(?:\.\d+)?)(?:ms|s|m|h))+")
 _PART: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
+_SIZE: Final = re.compile(r"(\d+)(Ki|Mi|Gi)?")
+_SIZE_UNITS: Final = {"": 1, "Ki": 1024, "Mi": 1024**2, "Gi": 1024**3}
+LEAST_IN_FLIGHT: Final = 1024**2
 _NAMESPACE: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
@@ -60,6 +63,8 @@ class Settings:
     """How to reach the API server from outside of a cluster; None for what `kubectl` would take."""
     clients: ClientsApi | None = None
     """None where the operator serves pods only."""
+    in_flight_bytes: int = 256 * 1024**2
+    """Most bytes of messages that all its groups together have read from sources and not handed on yet."""
 
 
 def load(
@@ -75,6 +80,7 @@ def load(
     clients_port: str | None = None,
     heartbeat_check_interval: str | None = None,
     heartbeat_expires_after: str | None = None,
+    in_flight_bytes: str | None = None,
     environ: Mapping[str, str] = os.environ,
 ) -> Settings:
     """Settings from flags (None: not given) and the environment; raises InvalidSpecError."""
@@ -88,6 +94,9 @@ def load(
         log_level=_log_level(log_level or environ.get("PARTYMQ_LOG_LEVEL") or default.log_level),
         identity=identity or environ.get("PARTYMQ_IDENTITY") or socket.gethostname(),
         kubeconfig=kubeconfig or None,
+        in_flight_bytes=_in_flight(
+            in_flight_bytes or environ.get("PARTYMQ_IN_FLIGHT_BYTES") or str(default.in_flight_bytes)
+        ),
         clients=ClientsApi(
             host=clients_host or environ.get("PARTYMQ_CLIENTS_HOST") or "0.0.0.0",  # noqa: S104
             port=_port("clients-port", port),
@@ -144,6 +153,16 @@ def _port(option: str, text: str) -> int:
         variable = f"PARTYMQ_{option.upper().replace('-', '_')}"
         raise InvalidSpecError(f"--{option} {text!r} ({variable}) is no port: give a number from 0 to 65535.")
     return int(text)
+
+
+def _in_flight(text: str) -> int:
+    found = _SIZE.fullmatch(text)
+    size = int(found[1]) * _SIZE_UNITS[found[2] or ""] if found else 0
+    if size < LEAST_IN_FLIGHT:
+        raise InvalidSpecError(
+            f"--in-flight-bytes {text!r} (PARTYMQ_IN_FLIGHT_BYTES) is no size: give 1Mi or more, such as 256Mi."
+        )
+    return size
 
 
 def _log_format(text: str) -> LogFormat:

@@ -13,7 +13,7 @@ from typing import Any
 
 import uvloop
 
-from benchmarks import handoff, latency, page, rebalance, scale, steady, tables, throughput
+from benchmarks import handoff, latency, memory, page, rebalance, scale, steady, tables, throughput
 from benchmarks.harness import Run, Section, broker_process, machine, versions
 from benchmarks.results import Results
 from partymq.amqp.topology import Topology
@@ -25,6 +25,7 @@ SECTIONS: dict[str, Section] = {
     "latency": latency.measure,
     "handoff": handoff.measure,
     "scale": scale.measure,
+    "memory": memory.measure,
     "steady": steady.measure,
 }
 ON_REQUEST = {"steady"}

@@ -51,8 +51,17 @@ def cpu_seconds(pid: int | None) -> float:
 
 def resident_mib(pid: int) -> float:
     """The memory of a process that is in use, in MiB."""
+    return _status(pid, "VmRSS:")
+
+
+def peak_mib(pid: int) -> float:
+    """The most that was ever in use of it, in MiB."""
+    return _status(pid, "VmHWM:")
+
+
+def _status(pid: int, field: str) -> float:
     status = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in status if line.startswith("VmRSS:")) / 1024
+    return next(int(line.split()[1]) for line in status if line.startswith(field)) / 1024
 
 
 def clock() -> float:

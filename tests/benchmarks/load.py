@@ -17,6 +17,7 @@ from benchmarks.harness import Run, clock, cpu_seconds
 from partymq.amqp.channel import Channel
 from partymq.amqp.connection import Connection
 from partymq.amqp.frames import HEADER_HEAD, body_frames, publish_frame
+from partymq.amqp.topology import QueueState
 from partymq.errors import PartyMQError
 from support.group import address
 
@@ -174,7 +175,7 @@ def _between(begin: tuple[float, int, float, float], end: tuple[float, int, floa
 async def ready(run: Run, *queues: str) -> int:
     """Ready messages in these queues."""
     states = await asyncio.gather(*(run.topology.poll(queue) for queue in queues))
-    return sum(state.ready for state in states if state is not None)
+    return sum(state.ready for state in states if isinstance(state, QueueState))
 
 
 STAMP = Struct(">dII")

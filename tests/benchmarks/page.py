@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks import plots, tables
+from benchmarks import memory, plots, tables
 from benchmarks.plots import Figures
 
 PAGE = Path("docs/benchmarks.md")
@@ -140,6 +140,14 @@ def _scale(figures: Figures) -> str:
     )
 
 
+def _memory(figures: Figures) -> str:
+    rows = [
+        [size, *(tables.number(figures[f"memory.peak.{size}.{pace}"]["value"]) for pace in memory.PACES)]
+        for size in memory.SIZES
+    ]
+    return tables.table(("messages of", *(f"peak, {pace} members, MiB" for pace in memory.PACES)), rows)
+
+
 def _steady(figures: Figures) -> str:
     rows = [
         [name, tables.number(figures[f"steady.{name}"]["value"]), figures[f"steady.{name}"]["unit"]]
@@ -154,5 +162,6 @@ BLOCKS: dict[str, Callable[[Figures], str]] = {
     "handoff": _handoff,
     "rebalance": _rebalance,
     "scale": _scale,
+    "memory": _memory,
     "steady": _steady,
 }

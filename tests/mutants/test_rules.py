@@ -10,21 +10,29 @@ import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
+from types import ModuleType
 from typing import Any
 from unittest import mock
 
 import pytest
 
+from partymq.router import quiet
 from partymq.router.backlogs import Backlogs
+from partymq.router.careful import Careful
+from partymq.router.caution import Caution
 from partymq.router.handoff import Handoffs
+from partymq.router.intake import Intake
 from partymq.router.journal import Journal
+from partymq.router.lanes import Lane
+from partymq.router.outlet import Outlet
 from partymq.router.points import Point
 from partymq.router.release import Releaser
-from partymq.router.segments import SegmentReader
+from partymq.router.segments import Flow, SegmentReader
 from partymq.router.session import Session
 from partymq.router.source import Source
 from partymq.router.takeover import Takeover
-from unit.sim.script import Act, Crash, CrashAt, Join, Leave, Produce, Restart, Stall, Step, Trouble, play
+from unit.sim.script import Act, Crash, CrashAt, Join, Leave, Poison, Produce, Restart, Stall, Step, Trouble, play
+from unit.sim.wire import Refusal
 from unit.sim.world import Setting
 
 HISTORIES = 1000
@@ -36,12 +44,14 @@ class Mutation:
     """A rule's removal: in the source of `owner.method`, `old` becomes `new`."""
 
     rule: str
-    owner: type
+    owner: type | ModuleType
     method: str
     old: str
     new: str
     kind: str
     """What the histories are full of."""
+    silences: bool = False
+    """Whether queues fall silent in them."""
     also: "Mutation | None" = None
     """A second guard of the same rule, which has to go with it."""
 
@@ -106,7 +116,7 @@ MUTATIONS = [
     Mutation(
         "a backlog is listed ahead",
         Backlogs,
-        "run",
+        "_open",
         "self._journal.write(partial(list_backlogs, partitions=tuple(lanes)))",
         "asyncio.sleep(0)",
         "full",
@@ -136,6 +146,14 @@ MUTATIONS = [
         "moves",
     ),
     Mutation(
+        "an inbox in which a zombie may be next in line is declared anew",
+        Handoffs,
+        "_empty",
+        "if haunted and",
+        "if False and",
+        "zombies",
+    ),
+    Mutation(
         "one active consumer of the journal",
         Session,
         "_serve",
@@ -146,7 +164,7 @@ MUTATIONS = [
             "a successor waits for the outlets",
             Session,
             "_open_outlets",
-            "await await_quiet(topology, [outlets])",
+            "await await_alone(topology, outlets, own=OUTLETS)",
             "pass",
             "two",
         ),
@@ -168,20 +186,95 @@ MUTATIONS = [
         "stops",
     ),
     Mutation(
+        "a session that failed over a publish is followed by a careful one",
+        Caution,
+        "ended",
+        "careful = past.wary or past.refused",
+        "careful = False",
+        "refused",
+        also=Mutation(
+            "nor is one careful that is given what came back again",
+            Careful,
+            "counted",
+            "if returns >= WARY_AT:",
+            "if False:",
+            "refused",
+        ),
+    ),
+    Mutation(
+        "each message is confirmed before the next is sent",
+        Careful,
+        "_pass",
+        "await self._offer(message.frame, message.header, message.body_frames)",
+        "message.outlet.channel.publish(message.frame, message.header, message.body_frames)",
+        "refused",
+    ),
+    Mutation(
         "the fence before a partition goes direct",
         SegmentReader,
         "fence",
-        "await back",
+        "await _proven(fence)",
         "pass",
         "moves",
+    ),
+    Mutation(
+        "a flow is exhausted only while nothing of it is under way",
+        Flow,
+        "settled",
+        "while not self.idle.is_set():",
+        "if not self.idle.is_set():",
+        "moves",
+    ),
+    Mutation(
+        "a nack does not end the session",
+        Outlet,
+        "_on_nack",
+        "sink.refused(message)",
+        'self._link.fail(BrokerError("a nack"))',
+        "refusals",
+    ),
+    Mutation(
+        "what was refused keeps its place",
+        Lane,
+        "take_back",
+        "insort(self.parked, (tag, header, body), key=itemgetter(0))",
+        "self.parked.append((tag, header, body))",
+        "refusals",
     ),
     Mutation(
         "a segment is not read before its last reader has gone",
         Releaser,
         "_reader",
-        "await await_quiet(self._topology, [queue])",
+        "await await_unread(self._topology, [queue], mark=self._publisher.mark)",
         "pass",
         "full",
+    ),
+    Mutation(
+        "zeros do not tell that a segment has no reader",
+        quiet,
+        "_unread",
+        "if isinstance(state, Silence):",
+        "if isinstance(state, Silence):\n            return\n        if False:",
+        "full",
+        silences=True,
+    ),
+    Mutation(
+        "zeros do not tell that the source has no other reader",
+        Intake,
+        "_is_alone",
+        "if isinstance(state, QueueState) and state.consumers:",
+        "if not isinstance(state, QueueState):\n            return True\n        if state.consumers:",
+        "restarts",
+        silences=True,
+    ),
+    Mutation(
+        "zeros do not tell that acknowledgements took effect",
+        Intake,
+        "_settled_at_broker",
+        "elif not gave_back:",
+        "else:\n            return\n        if False:",
+        "graceful",
+        silences=True,
     ),
 ]
 
@@ -204,7 +297,7 @@ def removed(mutation: Mutation) -> Iterator[None]:
         yield
 
 
-def history(kind: str, seed: int) -> tuple[Setting, list[Act]]:
+def history(kind: str, seed: int, *, silences: bool = False) -> tuple[Setting, list[Act]]:
     """A busy history in which `kind` happens a lot."""
     random = Random(seed)
     setting = Setting(
@@ -215,7 +308,10 @@ def history(kind: str, seed: int) -> tuple[Setting, list[Act]]:
         window=2 if kind == "full" else random.choice([2, 6, 20]),
         partitions=4,
         routers=2 if kind == "two" else 1,
-        quorum_source=kind == "stops" or random.random() < 0.5,
+        quorum_source=kind in ("stops", "refused") or random.random() < 0.5,
+        delivery_limit=3 if kind == "refused" else None,
+        silences=silences,
+        zombies=kind == "zombies",
     )
     if kind == "epochs":
         return setting, _epochs(random)
@@ -254,11 +350,15 @@ def _step(kind: str, random: Random) -> Step:
     ]
     special: dict[str, list[Step]] = {
         "moves": [],
+        "zombies": [Trouble(member, random.choice(["stuck", "stuck", "lost", "works"]))] * 4,
         "cancels": [Trouble(member, "drained"), Trouble(member, "slow")],
         "crashes": [Crash(random.randint(1, 150)), CrashAt(random.choice(list(Point)))] * 2,
         "extracting": [CrashAt(random.choice([Point.COPYING, Point.COPIED]))] * 3,
         "committing": [CrashAt(Point.COMMITTED)] * 3,
+        "refused": [Poison(random.randint(1, 3), random.choice(list(Refusal)))] * 4,
+        "refusals": [Trouble(member, random.choice(["refuses", "accepts"]))] * 3,
         "restarts": [Crash(random.randint(1, 400))] * 8,
+        "graceful": [Restart()] * 8,
         "full": [Trouble(member, random.choice(["stuck", "works"])), Crash(random.randint(1, 200))] * 3,
         "two": [Stall(random.choice([0.05, 0.5]), random.choice([0.3, 8.0])), Restart(), Crash(random.randint(1, 100))],
     }
@@ -268,7 +368,7 @@ def _step(kind: str, random: Random) -> Step:
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.rule)
 def test_the_absence_of_a_rule_is_noticed(mutation: Mutation) -> None:
     for seed in range(HISTORIES):
-        setting, script = history(mutation.kind, seed)
+        setting, script = history(mutation.kind, seed, silences=mutation.silences)
         with removed(mutation):
             outcome = play(setting, script)
         if outcome.violations:

@@ -9,6 +9,7 @@ import signal
 import sys
 import tempfile
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 from time import monotonic
@@ -16,7 +17,7 @@ from time import monotonic
 from rich.console import Console
 from rich.table import Table
 
-from soak.faults import FAULTS, FEWEST, REJOIN, Fault, draw, join
+from soak.faults import FAULTS, FEWEST, REJOIN, Fault, chosen, draw, join
 from soak.load import Load
 from soak.world import World
 from support.broker import ONE_ACTIVE_CONSUMER, QUORUM
@@ -24,7 +25,6 @@ from support.group import group
 from support.own_broker import OwnBroker
 from support.verdict import Verdict
 
-INSTANCE = "soak"
 CALM_EVERY = 60.0
 """Seconds of faults, after which everything must come to rest."""
 PICTURE_EVERY = 10.0
@@ -33,7 +33,7 @@ STUCK_AFTER = 60.0
 AT_ONCE = 5
 
 
-async def storm(world: World, seed: int, seconds: float) -> None:
+async def storm(world: World, faults: Sequence[Fault], seed: int, seconds: float) -> None:
     """Faults until the time is over, with a calm now and then in which nothing may be left on its way."""
     ends, step = monotonic() + seconds, 0
     running = asyncio.Semaphore(AT_ONCE)
@@ -53,7 +53,10 @@ async def storm(world: World, seed: int, seconds: float) -> None:
                 rng = Random(f"{seed}/{step}")
                 await asyncio.sleep(rng.uniform(0.1, 1.2))
                 await running.acquire()
-                fault = draw(world, rng)
+                fault = draw(faults, world, rng)
+                if fault is None:
+                    running.release()
+                    continue
                 world.done[fault.name] += 1
                 tasks.create_task(run_one(fault, rng), name=fault.name)
         await world.settled()
@@ -70,7 +73,7 @@ async def watch(world: World) -> None:
         )
 
 
-async def run(world: World, seed: int, seconds: float) -> None:
+async def run(world: World, faults: Sequence[Fault], seed: int, seconds: float) -> None:
     """The whole run, until every confirmed message is acknowledged."""
     async with asyncio.TaskGroup() as tasks:
         watching = tasks.create_task(watch(world))
@@ -79,7 +82,7 @@ async def run(world: World, seed: int, seconds: float) -> None:
         for step in range(FEWEST):
             world.done["join"] += 1
             await join(world, Random(f"{seed}/pod {step}"))
-        await storm(world, seed, seconds)
+        await storm(world, faults, seed, seconds)
         world.say("the last messages")
         world.load.stop()
         await producing
@@ -94,7 +97,7 @@ async def run(world: World, seed: int, seconds: float) -> None:
 def show(console: Console, world: World, verdict: Verdict) -> None:
     """The report."""
     table = Table(title="faults", show_header=False)
-    for name in [fault.name for fault in FAULTS]:
+    for name in [fault.name for fault in FAULTS if world.done[fault.name]]:
         table.add_row(name, str(world.done[name]))
     for name in sorted(world.done.keys() - {fault.name for fault in FAULTS}):
         table.add_row(name, str(world.done[name]))
@@ -116,16 +119,23 @@ def sentences(error: BaseException) -> list[str]:
     return [str(error) or repr(error)]
 
 
-async def main(seed: int, seconds: float) -> int:
+def source_of(kind: str, seed: int, rng: Random) -> dict[str, object] | None:
+    """The arguments of the source, by `--source` or by the seed; a quorum queue has the default delivery limit."""
+    if kind == "quorum" or (not kind and seed % 2):
+        return {**rng.choice([QUORUM, ONE_ACTIVE_CONSUMER])}
+    return None
+
+
+async def main(seed: int, seconds: float, faults: Sequence[Fault], kind: str, instance: str) -> int:
     """Run, show, and say how it ended."""
     this = asyncio.current_task()
     assert this is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
-    directory, broker = Path(tempfile.mkdtemp(prefix="partymq-soak-")), OwnBroker(INSTANCE)
+    directory, broker = Path(tempfile.mkdtemp(prefix="partymq-soak-")), OwnBroker(instance)
     await broker.up()
     os.environ["PARTYMQ_AMQP_URL"] = broker.url
     rng = Random(f"{seed}/group")
-    source = rng.choice([None, QUORUM, ONE_ACTIVE_CONSUMER])
+    source = source_of(kind, seed, rng)
     settings = {
         "partitions": 16,
         "inbox_window": rng.choice([16, 64, 256]),
@@ -137,7 +147,7 @@ async def main(seed: int, seconds: float) -> int:
     async with group(directory, source_arguments=source, **settings) as made:
         world = World(group=made, broker=broker, load=Load(made, rate=150, keys=200))
         try:
-            await run(world, seed, seconds)
+            await run(world, faults, seed, seconds)
         except* (AssertionError, TimeoutError) as errors:
             failure = "; ".join(sentences(errors))
             world.say(f"FAILED: {failure}")
@@ -161,9 +171,18 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="make soak", description=__doc__)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=None)
+    parser.add_argument(
+        "--faults", default="", help="names, with commas: +name beside the usual ones, -name without it, or only these"
+    )
+    parser.add_argument("--source", choices=["classic", "quorum"], default="", help="by default the seed says")
+    parser.add_argument("--instance", default="soak", help="its broker: two soaks side by side need two")
     arguments = parser.parse_args()
-    chosen = random.randrange(10**6) if arguments.seed is None else arguments.seed
+    seed = random.randrange(10**6) if arguments.seed is None else arguments.seed
     try:
-        sys.exit(asyncio.run(main(chosen, arguments.seconds)))
+        faults = chosen(arguments.faults)
+    except ValueError as error:
+        parser.error(str(error))
+    try:
+        sys.exit(asyncio.run(main(seed, arguments.seconds, faults, arguments.source, arguments.instance)))
     except (KeyboardInterrupt, asyncio.CancelledError):
         sys.exit("stopped")

@@ -5,17 +5,25 @@ sound as it found it. All that it draws comes from the generator that it is give
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
 import aiohttp
 
 from partymq.router.points import Point
-from soak.pods import Pod, Profile
+from soak.pods import Pod, profile
+from soak.queues import (
+    cut_off_polls,
+    full_inbox,
+    inbox_of_a_stranger,
+    large_messages,
+    no_more_queues,
+    suspend_queue,
+    unpublishable,
+)
 from soak.world import World
 from support.events import LOST, Kind
-from support.options import Leave, Library
 
 FEWEST, MOST = 2, 6
 """Pods."""
@@ -33,17 +41,8 @@ class Fault:
     act: Act
     weight: float
     possible: Callable[[World], bool] = lambda _: True
-
-
-def profile(rng: Random) -> Profile:
-    """A client as people write them."""
-    library = rng.choice([Library.AIO_PIKA, Library.AIO_PIKA, Library.PIKA])
-    return Profile(
-        library=library,
-        prefetch=rng.choice([1, 5, 20, 100]),
-        work=rng.choice([0.0, 0.001, 0.004]),
-        leave=rng.choice(list(Leave)),
-    )
+    usual: bool = True
+    """Whether it is drawn unless somebody says otherwise."""
 
 
 # --- pods
@@ -254,14 +253,12 @@ async def freeze_router(world: World, rng: Random) -> None:
 
 
 async def cut_off_router(world: World, rng: Random) -> None:
-    """The broker closes one of the router's connections."""
+    """The broker closes the router's connection."""
     async with world.session:
         router = world.active
         if router is None:
             return
-        title = f"partymq {world.group.config.group} process {router.pid}"
-        what = rng.choice([title, f"{title} topology"])
-        connection = (await world.broker.connections()).get(what)
+        connection = (await world.broker.connections()).get(world.title(router))
         if connection:
             async with world.replaced():
                 await world.broker.close(connection)
@@ -302,12 +299,16 @@ def _too_many(world: World) -> bool:
     return _some(world) and len(world.pods) > FEWEST
 
 
+def _room(world: World) -> bool:
+    return len(world.pods) < MOST
+
+
 def _session_free(world: World) -> bool:
     return not world.session.locked()
 
 
 FAULTS = (
-    Fault(name="join", act=join, weight=10, possible=lambda world: len(world.pods) < MOST),
+    Fault(name="join", act=join, weight=10, possible=_room),
     Fault(name="leave", act=leave, weight=7, possible=_too_many),
     Fault(name="vanish", act=vanish, weight=4, possible=_too_many),
     Fault(name="come back", act=come_back, weight=4, possible=lambda world: any(p.returns for p in world.free())),
@@ -328,10 +329,34 @@ FAULTS = (
     Fault(name="broker restarted", act=restart_broker, weight=0.3, possible=_session_free),
     Fault(name="broker killed", act=kill_broker, weight=0.4, possible=_session_free),
     Fault(name="memory alarm", act=memory_alarm, weight=0.5, possible=_session_free),
+    Fault(name="large messages", act=large_messages, weight=1, possible=lambda world: not world.load.large),
+    Fault(name="queue suspended", act=suspend_queue, weight=4),
+    Fault(name="second connection of the router closed", act=cut_off_polls, weight=2),
+    Fault(name="inbox of a stranger", act=inbox_of_a_stranger, weight=1.5, possible=_room),
+    Fault(name="no more queues", act=no_more_queues, weight=1, possible=_session_free),
+    Fault(name="message that cannot be published", act=unpublishable, weight=1, possible=_session_free),
+    Fault(name="inbox full", act=full_inbox, weight=0.5, possible=_some, usual=False),
 )
 
 
-def draw(world: World, rng: Random) -> Fault:
-    """The next fault."""
-    possible = [fault for fault in FAULTS if fault.possible(world)]
-    return rng.choices(possible, [fault.weight for fault in possible])[0]
+def chosen(words: str) -> tuple[Fault, ...]:
+    """The faults that `--faults` names, separated by commas; ValueError for a name that there is not.
+
+    `+name` is drawn beside the usual ones, `-name` is not; a bare name is drawn alone, with others of its kind. Pods
+    join in any case.
+    """
+    asked = [word.strip() for word in words.split(",") if word.strip()]
+    if unknown := {word.lstrip("+-") for word in asked} - {"all"} - {fault.name for fault in FAULTS}:
+        known = ", ".join(fault.name for fault in FAULTS)
+        raise ValueError(f"there is no fault {', '.join(sorted(unknown))}: use {known}, or all")
+    names = {fault.name for fault in FAULTS if fault.usual} if all(word[0] in "+-" for word in asked) else set()
+    for word in asked:
+        these = {fault.name for fault in FAULTS} if word.endswith("all") else {word.lstrip("+-")}
+        names = names - these if word.startswith("-") else names | these
+    return tuple(fault for fault in FAULTS if fault.name in names | {"join"})
+
+
+def draw(faults: Sequence[Fault], world: World, rng: Random) -> Fault | None:
+    """The next fault; None where none is possible now."""
+    possible = [fault for fault in faults if fault.possible(world)]
+    return rng.choices(possible, [fault.weight for fault in possible])[0] if possible else None

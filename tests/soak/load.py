@@ -25,6 +25,8 @@ class Load:
         self._count = 0
         self._stopping = False
         self.bursting = False
+        self.large = False
+        """True while large messages are being published."""
 
     async def run(self) -> None:
         """Produce until `stop`."""
@@ -42,6 +44,13 @@ class Load:
         producer = await self._producer(rate=0.0, keys=50, count=messages)
         await producer.over()
         self.bursting = False
+
+    async def publish_large(self, messages: int, size: int) -> None:
+        """So many messages of that size."""
+        self.large = True
+        producer = await self._producer(rate=0.0, keys=5, count=messages, size=size)
+        await producer.over()
+        self.large = False
 
     async def _producer(self, **options: object) -> Client:
         self._count += 1

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from random import Random
 from typing import Any
 
 from partymq.core.membership import PodState
@@ -28,6 +29,17 @@ class Profile:
     work: float = 0.002
     leave: Leave = Leave.FINISH
     hold_after: int | None = None
+
+
+def profile(rng: Random) -> Profile:
+    """A client as people write them."""
+    library = rng.choice([Library.AIO_PIKA, Library.AIO_PIKA, Library.PIKA])
+    return Profile(
+        library=library,
+        prefetch=rng.choice([1, 5, 20, 100]),
+        work=rng.choice([0.0, 0.001, 0.004]),
+        leave=rng.choice(list(Leave)),
+    )
 
 
 class Pod:
@@ -120,6 +132,11 @@ class Pod:
 
     def _set(self, state: PodState | None) -> None:
         self._group.set_pod(self.name, state, returns=self._returns)
+
+    async def started_again(self) -> None:
+        """Wait until another client consumes, after one has ended."""
+        await asyncio.sleep(RESTART_AFTER)
+        await self.consuming()
 
     # --- what may happen to it
 

@@ -64,13 +64,18 @@ class World:
 
     @property
     def active(self) -> Router | None:
-        """The router that routes."""
-        return next((router for router in self.routers if router.routing), None)
+        """The router that routes; one that is frozen has a last report that says the same, of an older epoch."""
+        routing = [(router.report.epoch, router) for router in self.routers if router.routing and router.report]
+        return max(routing, key=lambda one: one[0], default=(0, None))[1]
 
     @property
     def epoch(self) -> int:
         """The highest that was reported."""
         return max((router.report.epoch for router in self.routers if router.report is not None), default=0)
+
+    def title(self, router: Router) -> str:
+        """What a router calls its connection."""
+        return f"partymq {self.group.config.group} process {router.pid}"
 
     async def start_router(self) -> Router:
         """One more."""
@@ -95,7 +100,11 @@ class World:
 
     async def taken_over(self) -> None:
         """After the end of a session: wait until the next one has taken over what that had."""
-        await eventually(self._took_over, "a resumed handoff does not begin", SETTLES_WITHIN)
+        await eventually(
+            self._took_over,
+            lambda: f"a resumed handoff does not begin: {[router.report for router in self.running]}",
+            SETTLES_WITHIN,
+        )
         self.sound.set()
 
     def _took_over(self) -> bool:

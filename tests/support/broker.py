@@ -7,9 +7,10 @@ import os
 import secrets
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import quote, urlsplit, urlunsplit
 
 import aio_pika
+import aiohttp
 from aio_pika.abc import AbstractChannel, AbstractConnection
 from aio_pika.exceptions import ChannelNotFoundEntity
 
@@ -50,6 +51,22 @@ async def temporary_queue(url: str, prefix: str, arguments: Mapping[str, object]
         async with await aio_pika.connect(url) as connection:
             channel = await connection.channel()
             await channel.queue_delete(name)
+
+
+@asynccontextmanager
+async def policy(
+    pattern: str, definition: Mapping[str, object], *, operator: bool = False, priority: int = 0, apply_to: str = "all"
+) -> AsyncIterator[str]:
+    """A policy by the management API, by its name; it is gone in the end."""
+    name, vhost = unique("policy"), quote(urlsplit(amqp_url()).path.removeprefix("/") or "/", safe="")
+    path = f"{management_url()}/api/{'operator-policies' if operator else 'policies'}/{vhost}/{name}"
+    body = {"pattern": pattern, "definition": definition, "priority": priority, "apply-to": apply_to}
+    async with aiohttp.ClientSession(raise_for_status=True) as api:
+        await api.put(path, json=body)
+        try:
+            yield name
+        finally:
+            await api.delete(path)
 
 
 class Depths:

@@ -8,7 +8,7 @@ from time import monotonic
 async def eventually(
     condition: Callable[[], bool | Awaitable[bool]],
     otherwise: str | Callable[[], str],
-    deadline: float = 10.0,
+    deadline: float = 30.0,
     *,
     every: float = 0.05,
 ) -> float:
@@ -24,4 +24,15 @@ async def eventually(
         if waited > deadline:
             what = otherwise if isinstance(otherwise, str) else otherwise()
             raise AssertionError(f"not within {deadline:g} s: {what}")
+        await asyncio.sleep(every)
+
+
+async def stays(
+    condition: Callable[[], bool], otherwise: str | Callable[[], str], seconds: float, *, every: float = 0.02
+) -> None:
+    """See that the condition holds for so many seconds; fail with `otherwise` as soon as it does not."""
+    until = monotonic() + seconds
+    while monotonic() < until:
+        if not condition():
+            raise AssertionError(otherwise if isinstance(otherwise, str) else otherwise())
         await asyncio.sleep(every)

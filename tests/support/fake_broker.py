@@ -4,6 +4,7 @@ Invariant: what was written is decoded with pamqp, whole and in order; a frame t
 """
 
 import asyncio
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from unittest.mock import patch
@@ -15,6 +16,7 @@ from pamqp.common import FieldTable
 from pamqp.header import ContentHeader, ProtocolHeader
 from pamqp.heartbeat import Heartbeat
 
+from partymq.amqp.dial import AddressInfo
 from partymq.core.spec import BrokerAddress
 
 ADDRESS = BrokerAddress(host="broker", username="user", password="secret", vhost="shop")
@@ -62,7 +64,10 @@ class FakeBroker(asyncio.Transport):
             self._protocol = factory()
             self._protocol.connection_made(self)
 
-        with patch("partymq.amqp.connection.dial", dial):
+        async def lookup(host: str, port: int) -> list[AddressInfo]:
+            return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", (host, port))]
+
+        with patch("partymq.amqp.connection.dial", dial), patch("partymq.amqp.nodes.lookup", lookup):
             yield
 
     # What the broker does.

@@ -116,6 +116,7 @@ def report(**changes: object) -> GroupReport:
         "balanced": good,
         "counters": Counters(),
         "consumers_safe": good,
+        "queues_safe": good,
     }
     return GroupReport(**values | changes)
 

@@ -14,6 +14,7 @@ from partymq.core.membership import Pod, PodState
 from partymq.core.names import Names
 from partymq.core.report import GroupReport, MemberState, Notice
 from partymq.core.spec import BrokerAddress, GroupConfig, GroupId, GroupSpec
+from partymq.router.budget import DEFAULT
 from partymq.router.points import Point
 from partymq.router.supervisor import Supervisor
 from support.broker import amqp_url, management_url, temporary_queue, unique
@@ -130,13 +131,20 @@ class Group:
             self._task = None
             self.supervisor = None
 
-    async def spawn(self, kill_at: str = "") -> Router:
+    async def spawn(self, kill_at: str = "", *, budget: int = DEFAULT) -> Router:
         """Starts a router in a process of its own, which kills itself when it first gets to a named point.
+
+        `budget` is how many bytes of messages it may have under way.
 
         The one before stays what it was: two at once are the test's affair.
         """
         self._router = await Router.start(
-            self.config, self.spool, kill_at=kill_at, on_report=self.reports.append, on_notice=self.notices.append
+            self.config,
+            self.spool,
+            kill_at=kill_at,
+            budget=budget,
+            on_report=self.reports.append,
+            on_notice=self.notices.append,
         )
         self._routers.append(self._router)
         self._tell()
@@ -206,12 +214,18 @@ class Group:
         await self._client_of[name].kill()
         return await self.join(name, returns=returns, **options)
 
-    async def progress(self, messages: int, deadline: float = 30.0) -> None:
+    async def progress(self, messages: int, deadline: float = 60.0) -> None:
         """Waits until so many more messages are acknowledged."""
         start = self.spool.counts()[1]
-        await eventually(
-            lambda: self.spool.counts()[1] >= start + messages, f"{messages} more messages are not handled", deadline
-        )
+        try:
+            await eventually(
+                lambda: self.spool.counts()[1] >= start + messages,
+                f"{messages} more messages are not handled",
+                deadline,
+            )
+        except AssertionError as error:
+            done = self.spool.counts()[1] - start
+            raise AssertionError(f"{error}, but {done}\n{await self._whereabouts()}") from None
 
     async def audited(self, *producers: Client) -> Verdict:
         """Lets the producers end, waits until all is acknowledged, and gives the verdict, which is good."""
@@ -251,11 +265,11 @@ class Group:
         await eventually(lambda: bool(found()), lambda: f"no {reason} {text!r}: {self.notices}", deadline, every=0.01)
         return found()[0]
 
-    async def owners(self, *names: str, deadline: float = 20.0) -> None:
+    async def owners(self, *names: str, deadline: float = 30.0) -> None:
         """Waits until exactly these members own partitions and nothing moves."""
         await eventually(
             lambda: self.active() == set(names) and self.report.balanced.ok,
-            f"{names} do not become the owners",
+            lambda: f"{names} do not become the owners: {self.report}",
             deadline=deadline,
         )
 

@@ -3,18 +3,11 @@
 Invariant: it is never the broker that other tests use: it is an instance of its own of `hack/broker.sh`.
 """
 
-import asyncio
-from asyncio.subprocess import PIPE
-from pathlib import Path
 from urllib.parse import quote
 
 import aiohttp
 
-_SCRIPT = Path(__file__).parent.parent.parent / "hack" / "broker.sh"
-
-
-class NoBrokerError(Exception):
-    """No broker can be started on this machine; the script says why."""
+from support.broker_script import broker_script
 
 
 class OwnBroker:
@@ -67,12 +60,4 @@ class OwnBroker:
             return await response.json() if response.status == 200 else None
 
     async def _run(self, *arguments: str) -> str:
-        process = await asyncio.create_subprocess_exec(
-            _SCRIPT, "--instance", self._instance, *arguments, stdout=PIPE, stderr=PIPE, start_new_session=True
-        )
-        out, errors = await process.communicate()
-        if process.returncode == 3:
-            raise NoBrokerError(errors.decode())
-        if process.returncode:
-            raise AssertionError(f"hack/broker.sh {' '.join(arguments)} failed: {errors.decode()}")
-        return out.decode().strip()
+        return await broker_script("--instance", self._instance, *arguments)

@@ -39,7 +39,7 @@ class Client:
         """Whether the process has not ended yet."""
         return self._process.returncode is None
 
-    async def started(self, deadline: float = 20.0) -> Self:
+    async def started(self, deadline: float = 30.0) -> Self:
         """Wait until it produces or consumes; a consumer waits for its queue to be declared."""
         async with asyncio.timeout(deadline):
             if not await self.up():
@@ -138,6 +138,7 @@ class Clients:
         in_header: bool = True,
         keyless: float = 0.0,
         first_keyless: int = 0,
+        in_flight: int = 500,
     ) -> Client:
         """Start a producer; its keys are named `<name>-<number>`."""
         options = ProducerOptions(
@@ -152,6 +153,7 @@ class Clients:
             in_header=in_header,
             keyless=keyless,
             first_keyless=first_keyless,
+            in_flight=in_flight,
         )
         return await self._start("produce", options)
 

@@ -19,6 +19,7 @@ import uvloop
 from partymq.core.membership import Pod, PodState
 from partymq.core.report import GroupReport, Notice
 from partymq.core.spec import GroupConfig
+from partymq.router.budget import Budget
 from partymq.router.points import Point
 from partymq.router.supervisor import Supervisor
 from support.events import Kind
@@ -27,7 +28,7 @@ from support.spool import Spool
 
 
 class _Process:
-    def __init__(self, config: GroupConfig, directory: Path, kill_at: str) -> None:
+    def __init__(self, config: GroupConfig, directory: Path, kill_at: str, budget: int) -> None:
         self._spool = Spool(directory)
         self._kill_at = kill_at
         self._config = config
@@ -36,6 +37,7 @@ class _Process:
             on_report=lambda _, report: self._say(report),
             on_notice=lambda _, notice: self._say(notice),
             checkpoint=self._checkpoint,
+            budget=Budget(budget),
         )
 
     def _checkpoint(self, point: Point) -> None:

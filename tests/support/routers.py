@@ -20,6 +20,7 @@ from typing import Self
 from partymq.core.membership import Pod
 from partymq.core.report import GroupReport, Notice
 from partymq.core.spec import GroupConfig
+from partymq.router.budget import DEFAULT
 from partymq.router.points import Point
 from support.events import Kind
 from support.spool import Spool
@@ -55,11 +56,12 @@ class Router:
         spool: Spool,
         *,
         kill_at: str = "",
+        budget: int = DEFAULT,
         on_report: Callable[[GroupReport], None] = lambda _: None,
         on_notice: Callable[[Notice], None] = lambda _: None,
     ) -> Self:
-        """Start it; at `kill_at`, a named point, it kills itself."""
-        options = pickle.dumps((config, spool.directory, kill_at))
+        """Start it, with so many bytes for messages; at `kill_at`, a named point, it kills itself."""
+        options = pickle.dumps((config, spool.directory, kill_at, budget))
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",

@@ -74,6 +74,10 @@ class Spool:
             if line.startswith(STRAY_LETTER) or any(f"\t{ident}\t" in line for ident in idents)
         ]
 
+    def owes(self, key: str, seq: int) -> bool:
+        """Whether that message is confirmed and not acknowledged, as of the last look."""
+        return f"{key}\t{seq}" in self._progress.owed
+
     def counts(self) -> tuple[int, int]:
         """How many confirms and how many acks are reported up to now."""
         self._progress.unsettled()

@@ -11,6 +11,7 @@ import pytest
 
 from partymq import cli, logs, settings
 from partymq.errors import InvalidSpecError
+from partymq.router.budget import Budget
 from partymq.settings import LogFormat, load
 
 
@@ -41,6 +42,8 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (("operator", "--clients-port", "1", "--heartbeat-expires-after", "2"), "give a duration above 0"),
         (("operator", "--log-format", "xml"), "--log-format 'xml' (PARTYMQ_LOG_FORMAT) is unknown: give text or json."),
         (("operator", "--log-level", "loud"), "is unknown: give debug, info, warning, error."),
+        (("operator", "--in-flight-bytes", "1KB"), "--in-flight-bytes '1KB' (PARTYMQ_IN_FLIGHT_BYTES) is no size"),
+        (("operator", "--in-flight-bytes", "1000Ki"), "give 1Mi or more"),
         (("dead", "list", "orders"), "'orders' is no group: write NAMESPACE/NAME"),
         (("dead", "list", "shop/Orders"), "cannot be part of queue names"),
         (("dead", "list", "shop/orders", "--limit", "-1"), "--limit -1 is no number of messages"),
@@ -81,6 +84,9 @@ def test_flags_win_over_variables_and_variables_over_defaults() -> None:
     assert loaded.namespaces == ("a", "b")
     assert (loaded.http_port, loaded.log_format, loaded.identity) == (9001, LogFormat.JSON, "pod")
     assert load(namespaces=("c",), environ=environ).namespaces == ("c",)
+    assert load(environ={"PARTYMQ_IN_FLIGHT_BYTES": "64Mi"}).in_flight_bytes == 64 * 2**20
+    assert load(in_flight_bytes="2000000", environ=environ).in_flight_bytes == 2_000_000
+    assert load(environ={}).in_flight_bytes == Budget().total
 
 
 def test_clients_are_served_only_where_a_port_is_given() -> None:

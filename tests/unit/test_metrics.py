@@ -6,7 +6,7 @@ from pathlib import Path
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from partymq.core.report import NOT_SEEN, Condition, Counters, HandoffReport, MemberReport, MemberState
+from partymq.core.report import NOT_SEEN, QUEUES_NOT_SEEN, Condition, Counters, HandoffReport, MemberReport, MemberState
 from partymq.core.spec import GroupId
 from partymq.metrics import Metrics
 from support.fake_kubernetes import ORDERS, report
@@ -62,9 +62,10 @@ def test_a_report_in_numbers() -> None:
 
 def test_what_is_unknown_is_absent_rather_than_zero() -> None:
     metrics = Metrics()
-    metrics.report(ORDERS, report(source_ready=None, consumers_safe=NOT_SEEN))
+    metrics.report(ORDERS, report(source_ready=None, consumers_safe=NOT_SEEN, queues_safe=QUEUES_NOT_SEEN))
     assert key("partymq_source_ready_messages") not in samples(metrics)
     assert key("partymq_consumers_safe") not in samples(metrics)
+    assert key("partymq_queues_safe") not in samples(metrics)
 
 
 def test_a_group_that_is_gone_leaves_no_series() -> None:

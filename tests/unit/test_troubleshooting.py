@@ -23,17 +23,22 @@ def reasons() -> set[str]:
 
 def _of(node: ast.AST) -> Iterator[str]:
     match node:
-        case ast.Call(func=ast.Name(id="Condition" | "Notice"), keywords=keywords):
+        case ast.Call(func=ast.Name(id="Condition" | "Notice") | ast.Attribute(attr="meet"), keywords=keywords):
             for keyword in keywords:
                 if keyword.arg == "reason":
                     yield from _texts(keyword.value)
         case ast.Call(func=ast.Attribute(attr="_notice"), args=[first, *_]):
             yield from _texts(first)
+        case ast.Call(func=ast.Name(id="_unknown" | "_queues_unknown"), args=[first, *_]):
+            yield from _texts(first)
+        case ast.Call(func=ast.Attribute(attr="_tell"), args=[first, _], keywords=keywords):
+            yield from _texts(first)
+            yield from (text for keyword in keywords if keyword.arg == "after" for text in _texts(keyword.value))
         case ast.Call(func=ast.Attribute(attr="_tell"), args=[_, what, _]):
             yield from (
                 text.partition(" ")[0] for text in _texts(what.values[0] if isinstance(what, ast.JoinedStr) else what)
             )
-        case ast.Assign(targets=[ast.Name(id="reason")], value=value):
+        case ast.Assign(targets=[ast.Name(id="reason" | "REFUSES")], value=value):
             yield from _texts(value)
         case ast.AnnAssign(target=ast.Name(id="reason"), value=ast.Constant() as value):
             yield from _texts(value)

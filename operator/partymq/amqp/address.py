@@ -4,6 +4,8 @@ Invariant: an address that comes out is complete and was meant: what is missing,
 in a sentence that names it, and no sentence repeats a password.
 """
 
+import ipaddress
+import re
 from collections.abc import Mapping
 from typing import Final
 from urllib.parse import unquote, urlsplit
@@ -12,24 +14,30 @@ from partymq.core.spec import BrokerAddress, Tls
 from partymq.errors import InvalidSecretError
 
 _PORTS: Final = {"amqp": 5672, "amqps": 5671}
+_UNREADABLE: Final = (
+    "The broker's URI cannot be read. Look at its port (1 to 65535), at the brackets of an IPv6 address, and at "
+    "characters of the password that must be percent-encoded."
+)
+_HOST: Final = re.compile(r"[\w-]+(\.[\w-]+)*\.?")
+_NODE: Final = re.compile(r"(?:\[(?P<v6>[^\[\]]*)\]|(?P<name>[^:\[\]]*))(?::(?P<port>.*))?", re.DOTALL)
 
 
 def parse_uri(
     uri: str, *, ca: str = "", certificate: str = "", key: str = "", management_uri: str = ""
 ) -> BrokerAddress:
-    """An `amqp://` or `amqps://` URI; certificates are PEM texts, for `amqps://` only."""
+    """An `amqp://` or `amqps://` URI; certificates are PEM texts, for `amqps://` only.
+
+    It may name several nodes of one cluster: `amqp://user:password@rabbit-0,rabbit-1:5673/vhost`.
+    """
     try:
         parts = urlsplit(uri.strip())
-        port = parts.port
     except ValueError:  # its text may repeat a part of the password
-        raise InvalidSecretError(
-            "The broker's URI cannot be read. Look at its port (1 to 65535), at the brackets of an IPv6 address, and "
-            "at characters of the password that must be percent-encoded."
-        ) from None
+        raise InvalidSecretError(_UNREADABLE) from None
     if parts.scheme not in _PORTS:
         raise InvalidSecretError("The broker's URI must start with amqp:// or amqps://.")
-    if not parts.hostname:
+    if not (hosts := parts.netloc.rpartition("@")[2]):
         raise InvalidSecretError("The broker's URI names no host: amqp://user:password@host:5672/vhost.")
+    nodes = _nodes(hosts, _PORTS[parts.scheme], what="The broker's URI")
     if parts.query or parts.fragment:
         raise InvalidSecretError(
             "The broker's URI has a part behind `?` or `#`, which PartyMQ does not know: take it out, or write these "
@@ -46,8 +54,9 @@ def parse_uri(
             "amqps://, or take ca.crt, tls.crt and tls.key out."
         )
     return BrokerAddress(
-        host=parts.hostname,
-        port=port or _PORTS[parts.scheme],
+        host=nodes[0][0],
+        port=nodes[0][1],
+        others=nodes[1:],
         username=unquote(parts.username) if parts.username is not None else "guest",
         password=unquote(parts.password) if parts.password is not None else "guest",
         vhost=unquote(parts.path[1:]) or "/",
@@ -60,9 +69,9 @@ def from_service_binding(secret: Mapping[str, str]) -> BrokerAddress:
     """The decoded data of a connection Secret.
 
     Either `uri`, or `host`, `username` and `password` with optional `port` and `vhost`, as the Secrets of the RabbitMQ
-    cluster operator have them; besides, optional `ca.crt`, `tls.crt` and `tls.key`. TLS is used when one of these is
-    there or the port is 5671 (which is what the cluster operator writes for a broker with TLS). An optional
-    `management-uri` says where the management API is. Other keys are not looked at.
+    cluster operator have them; `host` may list several nodes, with commas. Besides, optional `ca.crt`, `tls.crt` and
+    `tls.key`. TLS is used when one of these is there or the port is 5671 (which is what the cluster operator writes
+    for a broker with TLS). An optional `management-uri` says where the management API is. Other keys are not looked at.
     """
     management_uri = management_address(secret.get("management-uri", "").strip())
     pem = {"ca": secret.get("ca.crt", ""), "certificate": secret.get("tls.crt", ""), "key": secret.get("tls.key", "")}
@@ -79,22 +88,17 @@ def from_service_binding(secret: Mapping[str, str]) -> BrokerAddress:
         )
     port = _port(values["port"])
     tls = _tls(**pem)
-    if tls == Tls() and port != _PORTS["amqps"]:
-        return BrokerAddress(
-            host=values["host"],
-            port=port or _PORTS["amqp"],
-            username=values["username"],
-            password=password,
-            vhost=values["vhost"] or "/",
-            management_uri=management_uri,
-        )
+    secure = tls != Tls() or port == _PORTS["amqps"]
+    usual = port or _PORTS["amqps" if secure else "amqp"]
+    nodes = _nodes(values["host"], usual, what="The connection Secret's host")
     return BrokerAddress(
-        host=values["host"],
-        port=port or _PORTS["amqps"],
+        host=nodes[0][0],
+        port=nodes[0][1],
+        others=nodes[1:],
         username=values["username"],
         password=password,
         vhost=values["vhost"] or "/",
-        tls=tls,
+        tls=tls if secure else None,
         management_uri=management_uri,
     )
 
@@ -124,10 +128,45 @@ def _tls(*, ca: str, certificate: str, key: str) -> Tls:
     return Tls(ca=ca, certificate=certificate, key=key)
 
 
+def _nodes(text: str, port: int, *, what: str) -> tuple[tuple[str, int], ...]:
+    """Hosts with or without ports, between commas, each once; an IPv6 address in brackets, or alone."""
+    try:
+        return ((str(ipaddress.IPv6Address(text)), port),)
+    except ValueError:
+        pass
+    nodes: dict[tuple[str, int], None] = {}
+    for entry in text.split(","):
+        found = _NODE.fullmatch(entry.strip())
+        if found is None:
+            raise InvalidSecretError(_UNREADABLE if "," not in text else f"{what} lists a node that cannot be read.")
+        if not (host := (found["v6"] or found["name"] or "").lower()):
+            raise InvalidSecretError(f"{what} lists a node without a name: write host1,host2:5673 or take a comma out.")
+        if found["v6"] is None and not _HOST.fullmatch(host):
+            raise InvalidSecretError(f"{what} has a host that is no name and no address. {_UNREADABLE}")
+        if found["v6"] is not None and not _is_ipv6(host):
+            raise InvalidSecretError(_UNREADABLE)
+        if (given := found["port"]) and not _is_port(given):
+            raise InvalidSecretError(_UNREADABLE)
+        nodes[host, int(given) if given else port] = None
+    return tuple(nodes)
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_port(text: str) -> bool:
+    return text.isascii() and text.isdigit() and 0 < int(text) < 65_536
+
+
 def _port(text: str) -> int | None:
     if not text:
         return None
-    if not (text.isascii() and text.isdigit() and 0 < int(text) < 65_536):
+    if not _is_port(text):
         raise InvalidSecretError(f"The connection Secret's port is {text[:20]!r}: it must be a number from 1 to 65535.")
     return int(text)
 

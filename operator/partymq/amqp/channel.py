@@ -26,6 +26,7 @@ from partymq.amqp.frames import (
     consume_frame,
     declare_frame,
     delete_frame,
+    get_frame,
     give_back_frame,
     method_frame,
     purge_frame,
@@ -98,10 +99,20 @@ class Channel:
         self._returned: Callable[[Returned], None] | None = None
         self._cancelled: Callable[[], None] | None = None
 
+    @property
+    def redelivered(self) -> bool:
+        """True once something has come that some consumer had been given before."""
+        return self.content.redelivered
+
     async def confirm_select(self, on_confirm: ConfirmCallback, on_nack: ConfirmCallback) -> None:
         """Have the broker confirm what is published here; the callbacks get (tag, multiple) while the chunk is read."""
         self.confirmed, self.nacked = on_confirm, on_nack
         await self._ask(commands.Confirm.Select(), commands.Confirm.SelectOk)
+
+    def confirm(self, on_confirm: ConfirmCallback, on_nack: ConfirmCallback) -> None:
+        """The same for what is published from now on, without waiting for the broker's word."""
+        self.confirmed, self.nacked = on_confirm, on_nack
+        self._output.send(method_frame(self.number, commands.Confirm.Select(nowait=True)))
 
     def on_return(self, callback: Callable[[Returned], None]) -> None:
         """Be told of a mandatory message that came back, before its confirm; its body is dropped."""
@@ -182,9 +193,22 @@ class Channel:
                     reply.exception()  # looked at: the first one was raised
             raise
 
-    async def declare_queue(self, queue: str, arguments: Arguments) -> None:
-        """Declare a durable queue; one that exists with other arguments closes the channel (406)."""
-        await self._call(declare_frame(self.number, queue, arguments=arguments), commands.Queue.DeclareOk)
+    async def get(self, queue: str) -> None:
+        """Ask for one message, as a question to a queue that refuses it (405, a single active consumer).
+
+        What comes all the same is dropped here, and goes back to its queue when the channel is closed.
+        """
+        await self._call(get_frame(self.number, queue), commands.Basic.GetEmpty)
+
+    def redirect(self, on_delivery: DeliveryCallback) -> None:
+        """Hand what is delivered from now on to somebody else."""
+        if not self._closing:
+            self.content.on_delivery = on_delivery
+
+    async def declare_queue(self, queue: str, arguments: Arguments, *, durable: bool = True) -> None:
+        """Declare a queue; one that exists with other properties closes the channel (406)."""
+        frame = declare_frame(self.number, queue, arguments=arguments, durable=durable)
+        await self._call(frame, commands.Queue.DeclareOk)
 
     async def declare_exchange(self, exchange: str, kind: str) -> None:
         """Declare a durable exchange."""
@@ -234,6 +258,9 @@ class Channel:
             case commands.Basic.Return():
                 self._returning = method
                 self.content.skip()
+            case commands.Basic.GetOk():
+                self.content.skip()
+                self._replies.resolve(commands.Basic.GetEmpty())
             case commands.Basic.Cancel():
                 if self._cancelled is not None:
                     self._cancelled()

@@ -14,6 +14,8 @@ import os
 import socket
 import ssl
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from typing import Final, Self, TypeVar, cast
 
 from pamqp import commands
@@ -24,12 +26,21 @@ from partymq.amqp.content import DeliveryCallback
 from partymq.amqp.dial import dial
 from partymq.amqp.frames import DEFAULT_FRAME_MAX, HEARTBEAT, PROTOCOL_HEADER, body_payload, method_frame
 from partymq.amqp.handshake import agree, server_version, start_ok
+from partymq.amqp.nodes import Endpoint, endpoints, first_to_answer
 from partymq.amqp.output import Output
 from partymq.amqp.reader import Channels, Reader
 from partymq.amqp.replies import Replies, settle
 from partymq.amqp.tls import tls_context
 from partymq.core.spec import BrokerAddress
-from partymq.errors import AccessRefusedError, ConnectionLostError, PartyMQError
+from partymq.errors import (
+    AccessRefusedError,
+    ConnectionClosedError,
+    ConnectionLostError,
+    LimitReachedError,
+    NoChannelError,
+    OverLimitError,
+    PartyMQError,
+)
 
 __all__ = ["Connection", "DeliveryCallback", "body_payload"]
 
@@ -47,9 +58,11 @@ FrameType = TypeVar("FrameType", bound=Frame)
 class Connection(asyncio.Protocol):
     """An open connection; make one with `open`."""
 
-    def __init__(self, address: BrokerAddress) -> None:
+    def __init__(self, address: BrokerAddress, endpoint: Endpoint) -> None:
         self._loop = asyncio.get_running_loop()
         self._address = address
+        self.endpoint = endpoint
+        """The other end."""
         self._transport: asyncio.Transport | None = None
         self._gone = self._loop.create_future()
         self._replies = Replies()
@@ -62,6 +75,7 @@ class Connection(asyncio.Protocol):
         self._open = False
         self._reading_paused = False
         self._writing_paused = False
+        self._held = False
         self._heard = True
         self._silent_ticks = 0
         self._tick: asyncio.TimerHandle | None = None
@@ -70,31 +84,54 @@ class Connection(asyncio.Protocol):
         self.blocked_since: float | None = None
         self.on_blocked: Callable[[], None] = lambda: None
         """Called when the broker takes no messages, and when it takes them again."""
+        self.on_congested: Callable[[bool], None] = lambda _on: None
+        """Called when more waits to be written than should, and when that is over."""
+        self.received = 0
+        """All bytes that have been read."""
         self.lost: asyncio.Future[None] = self._loop.create_future()
 
     @classmethod
     async def open(
-        cls, address: BrokerAddress, *, name: str, heartbeat: int = 10, connect_timeout: float = 10.0
+        cls,
+        address: BrokerAddress,
+        *,
+        name: str,
+        near: Endpoint | None = None,
+        heartbeat: int = 10,
+        connect_timeout: float = 10.0,
     ) -> Self:
-        """Connect; `name` is what the broker's management shows."""
-        where = f"{address.host}:{address.port}"
+        """Connect to the first node that answers, `near` before others; `name` is what the broker's management shows.
+
+        Raises `ConnectionLostError` when none does within `connect_timeout` seconds, and what one says that refuses.
+        """
         context = tls_context(address.tls) if address.tls is not None else None
-        connection = cls(address)
+
+        async def connect(endpoint: Endpoint) -> Self:
+            connection = cls(address, endpoint)
+            try:
+                async with asyncio.timeout(connect_timeout):
+                    await dial(lambda: connection, host=endpoint.host, info=endpoint.info, context=context)
+                    await connection._handshake(name, heartbeat)
+            except TimeoutError:
+                connection.abort()
+                raise ConnectionLostError(f"{endpoint} did not answer within {connect_timeout:g} seconds.") from None
+            except ssl.SSLError as error:
+                raise ConnectionLostError(f"No TLS connection to {endpoint}: {error}.") from None
+            except OSError as error:
+                raise ConnectionLostError(f"No connection to {endpoint}: {_reason(error)}.") from None
+            except BaseException:
+                connection.abort()
+                raise
+            return connection
+
         try:
             async with asyncio.timeout(connect_timeout):
-                await dial(lambda: connection, host=address.host, port=address.port, context=context)
-                await connection._handshake(name, heartbeat)
+                found = await endpoints(address, near=near)
         except TimeoutError:
-            connection.abort()
-            raise ConnectionLostError(f"{where} did not answer within {connect_timeout:g} seconds.") from None
-        except ssl.SSLError as error:
-            raise ConnectionLostError(f"No TLS connection to {where}: {error}.") from None
-        except OSError as error:
-            raise ConnectionLostError(f"No connection to {where}: {_reason(error)}.") from None
-        except BaseException:
-            connection.abort()
-            raise
-        return connection
+            raise ConnectionLostError(
+                f"The names in {address.where} were not looked up within {connect_timeout:g} seconds: is DNS there?"
+            ) from None
+        return await first_to_answer([partial(connect, one) for one in found], give_up=cls.abort)
 
     def add_chunk_hook(self, hook: Callable[[], None]) -> None:
         """Have `hook` called after every read chunk, before its write."""
@@ -104,12 +141,33 @@ class Connection(asyncio.Protocol):
         """Undo `add_chunk_hook`."""
         self._hooks = tuple(other for other in self._hooks if other != hook)
 
+    def ring(self) -> None:
+        """Call the chunk hooks: something that they look at has happened elsewhere."""
+        for hook in self._hooks:
+            hook()
+
     def send(self, data: bytes) -> None:
         """Write whole frames, with whatever else is written at the end of the chunk or of the loop's turn."""
         self._output.send(data)
 
+    def hold(self, on: bool) -> None:
+        """Read no more than a chunk now and then, which shows that the broker lives, until told otherwise.
+
+        RabbitMQ gives a connection up on which a single send takes longer than 30 seconds.
+        """
+        self._held = on
+        if on:
+            self._pause_reading()
+        elif not self._writing_paused:
+            self._resume_reading()
+
+    @property
+    def channel_max(self) -> int:
+        """The most channels that may be open at the same time."""
+        return self._channel_max
+
     async def channel(self) -> Channel:
-        """Open a channel."""
+        """Open a channel; raises `NoChannelError` when all that are allowed are open."""
         self._require_open()
         channel = Channel(self._free_number(), self._output, self._forget)
         self._channels[channel.number] = channel
@@ -117,24 +175,24 @@ class Connection(asyncio.Protocol):
         return channel
 
     async def close(self) -> None:
-        """Tell the broker, wait a moment for its consent, and close the socket."""
-        if not self.lost.done() and self._open:
-            self._open = False
-            for channel in self._channels.values():
-                channel.content.drop()
-            method = commands.Connection.Close(reply_code=200, reply_text="", class_id=0, method_id=0)
-            try:
-                async with asyncio.timeout(CLOSE_TIMEOUT):
-                    await self._ask(method, commands.Connection.CloseOk)
-            except (TimeoutError, PartyMQError):
-                pass
-        self._end(None)
-        await asyncio.wait([self._gone], timeout=CLOSE_TIMEOUT)
-        self.abort()
+        """Tell the broker, wait a moment for its consent, and close the socket, also when this is cancelled."""
+        try:
+            if not self.lost.done() and self._open:
+                self._open = False
+                for channel in self._channels.values():
+                    channel.content.drop()
+                method = commands.Connection.Close(reply_code=200, reply_text="", class_id=0, method_id=0)
+                with suppress(TimeoutError, PartyMQError):
+                    async with asyncio.timeout(CLOSE_TIMEOUT):
+                        await self._ask(method, commands.Connection.CloseOk)
+            self._end(None)
+            await asyncio.wait([self._gone], timeout=CLOSE_TIMEOUT)
+        finally:
+            self.abort()
 
     def abort(self) -> None:
         """Drop the socket as it is."""
-        self._end(ConnectionLostError(f"the connection to {self._address.host}:{self._address.port} was given up"))
+        self._end(ConnectionLostError(f"the connection to {self.endpoint} was given up"))
         if self._transport is not None:
             self._transport.abort()
 
@@ -147,15 +205,14 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         reason = f": {exc}" if exc is not None else " by the other side"
-        self._end(
-            ConnectionLostError(f"the connection to {self._address.host}:{self._address.port} was closed{reason}")
-        )
+        self._end(ConnectionLostError(f"the connection to {self.endpoint} was closed{reason}"))
         settle(self._gone, None)
 
     def data_received(self, data: bytes) -> None:
         output = self._output
         output.gathering = True
         self._heard = True
+        self.received += len(data)
         try:
             self._reader.feed(data)
             for hook in self._hooks:
@@ -163,23 +220,26 @@ class Connection(asyncio.Protocol):
         except Exception as error:  # noqa: BLE001 - whatever it is, the stream cannot go on behind it
             self._break(error)
         output.flush()
-        if self._writing_paused and not self._reading_paused:
+        if (self._writing_paused or self._held) and not self._reading_paused:
             self._pause_reading()
 
     def pause_writing(self) -> None:
         self._writing_paused = True
         self._pause_reading()
+        self.on_congested(True)
 
     def resume_writing(self) -> None:
         self._writing_paused = False
-        self._resume_reading()
+        if not self._held:
+            self._resume_reading()
+        self.on_congested(False)
 
     # Inside.
 
     async def _handshake(self, name: str, heartbeat: int) -> None:
         self._output.send(PROTOCOL_HEADER)
         start = await self._expect(commands.Connection.Start)
-        self.server_version = server_version(start.server_properties or {}, self._address)
+        self.server_version = server_version(start.server_properties or {}, str(self.endpoint))
         tune = await self._ask(start_ok(self._address, name), commands.Connection.Tune)
         limits = agree(tune, heartbeat)
         self.frame_max = self._reader.frame_max = limits.frame_max
@@ -210,11 +270,12 @@ class Connection(asyncio.Protocol):
                     raise ConnectionLostError(f"an unexpected {method.name}")
 
     def _refusal(self, code: int, text: str) -> PartyMQError:
+        if (limit := LimitReachedError.said(text)) is not None:
+            return OverLimitError(f"the broker closed the connection. {limit}") if self._open else limit
         if not self._open and code in REFUSALS:
             user, vhost = self._address.username, self._address.vhost
-            where = f"{self._address.host}:{self._address.port}"
-            return AccessRefusedError(f"{where} refuses user {user!r} on virtual host {vhost!r}: {code} {text}")
-        return ConnectionLostError(f"the broker closed the connection: {code} {text}")
+            return AccessRefusedError(f"{self.endpoint} refuses user {user!r} on virtual host {vhost!r}: {code} {text}")
+        return ConnectionClosedError(code, text)
 
     def _watch(self, interval: float) -> None:
         """Every half heartbeat: say that we live, see that the broker does."""
@@ -278,7 +339,10 @@ class Connection(asyncio.Protocol):
             self._last_channel = self._last_channel % self._channel_max + 1
             if self._last_channel not in self._channels:
                 return self._last_channel
-        raise ConnectionLostError(f"all {self._channel_max} channels that the broker allows are open")
+        raise NoChannelError(
+            f"All {self._channel_max} channels that the broker allows on a connection are open. Raise channel_max in "
+            "its configuration: 2047, the default, is enough for any group."
+        )
 
     def _forget(self, number: int) -> None:
         del self._channels[number]

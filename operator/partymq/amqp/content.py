@@ -26,12 +26,15 @@ class Content:
         "_wanted",
         "on_delivery",
         "on_returned",
+        "redelivered",
     )
 
     def __init__(self, channel: int) -> None:
         self.on_delivery: DeliveryCallback = _nobody
         self.on_returned: Callable[[bytes], None] = _nowhere
         """Gets the content header's payload of a message that came back."""
+        self.redelivered = False
+        """True once there was a message that some consumer had been given before."""
         self._channel = channel
         self._tag = 0
         self._origin = b""

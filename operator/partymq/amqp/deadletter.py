@@ -13,18 +13,33 @@ from typing import Final
 from pamqp import decode
 
 from partymq.amqp.frames import body_payload
-from partymq.amqp.rewrite import OURS
+from partymq.amqp.rewrite import OURS, REQUESTER
+from partymq.amqp.setaside import why_refused
 from partymq.amqp.stamp import read_stamp
-from partymq.amqp.tables import FLAGS_AT, HEADERS, PRIORITY, USER_ID, entries, find_header, properties, value_at
+from partymq.amqp.tables import (
+    EXPIRATION,
+    FLAGS_AT,
+    HEADERS,
+    PRIORITY,
+    REPLY_TO,
+    USER_ID,
+    entries,
+    find_header,
+    properties,
+    value_at,
+)
 from partymq.core.names import SPREAD, Names
 
 KeyOf = Callable[[bytes, bytes, bytes], bytes | None]
 """Of content header, body frames and origin, as `keyread.key_reader` makes them."""
 
 _OF_DEATH: Final = (b"x-death", b"x-first-death-", b"x-last-death-", b"x-delivery-count", b"x-acquired-count")
+_COPIES: Final = (b"\x02CC", b"\x03BCC")
 _REPLAYED: Final = b"x-replayed-exchange"
 _NO_KEY: Final = "no-key"
 _UNSTAMPED: Final = "unstamped"
+_REFUSED: Final = "refused"
+"""By the broker, when it was to be published again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +52,7 @@ class DeadMessage:
     """-1 for messages without a key, None without a stamp."""
     key: bytes | None
     reason: str
-    """What the broker says (rejected, expired, delivery_limit), `no-key`, or `unstamped`."""
+    """What the broker says (rejected, expired, delivery_limit), `no-key`, `unstamped`, or `refused`."""
     member: str | None
     """Whose inbox it was in."""
     died_at: float | None
@@ -47,6 +62,8 @@ class DeadMessage:
     """Where it was first published."""
     size: int
     """Bytes of the body."""
+    why: str = ""
+    """What the broker said of a message that it refused."""
 
 
 def describe(names: Names, header: bytes, body_frames: bytes, key_of: KeyOf) -> DeadMessage:
@@ -55,17 +72,19 @@ def describe(names: Names, header: bytes, body_frames: bytes, key_of: KeyOf) -> 
     exchange, routing_key = _text(header, b"x-partymq-exchange"), _text(header, b"x-partymq-routing-key")
     death = _death(header)
     queue, died = death.get("queue"), death.get("time")
-    undead = _UNSTAMPED if stamp is None else _NO_KEY
+    why = why_refused(header)
+    undead = _REFUSED if why else _UNSTAMPED if stamp is None else _NO_KEY
     return DeadMessage(
         id="" if stamp is None else f"{stamp.partition}:{stamp.epoch}:{stamp.seq}",
         partition=None if stamp is None else stamp.partition,
-        key=None if stamp is None or stamp.partition == SPREAD else key_of(header, body_frames, _origin(header)),
+        key=None if stamp is None or stamp.partition == SPREAD else key_of(header, body_frames, origin_of(header)),
         reason=str(death.get("reason", "unknown")) if death else undead,
         member=names.member_of(queue) if isinstance(queue, str) else None,
         died_at=died.timestamp() if isinstance(died, datetime) else None,
         exchange=exchange.decode(errors="replace"),
         routing_key=routing_key.decode(errors="replace"),
         size=len(body_payload(body_frames)),
+        why=why,
     )
 
 
@@ -78,8 +97,10 @@ def revived(header: bytes, username: str) -> bytes:
     """The content header to publish it with again, as `username`.
 
     `priority` is a property again, and `user-id` if it names us (the broker refuses another one). `expiration` and
-    `CC`/`BCC` are not: who replays a message wants it handled, and the copies were sent. The exchange that it was first
-    published to is kept in `x-replayed-exchange`.
+    `CC`/`BCC` are not: who replays a message wants it handled, and the copies were sent. Nor is a `reply-to` that only
+    the requester itself may publish. The exchange that it was first published to is kept in `x-replayed-exchange`.
+
+    A message that we have not stamped may have any of these as they are: they are left out all the same.
     """
     found = {}
     rows: list[bytes] = []
@@ -88,6 +109,11 @@ def revived(header: bytes, username: str) -> bytes:
             rows = _alive(header, start, stop)
         else:
             found[flag] = header[start:stop]
+    found.pop(EXPIRATION, None)
+    if found.get(REPLY_TO) == REQUESTER:
+        del found[REPLY_TO]
+    if found.get(USER_ID, b"")[1:] != username.encode():
+        found.pop(USER_ID, None)
     priority = _value(header, b"x-partymq-priority")
     if isinstance(priority, int):
         found[PRIORITY] = bytes((priority,))
@@ -109,6 +135,7 @@ def _alive(header: bytes, start: int, stop: int) -> list[bytes]:
         header[entry.start : entry.stop]
         for entry in entries(header, start, stop)
         if not header.startswith((OURS, *_OF_DEATH), entry.start + 1)
+        and header[entry.start : entry.kind_at] not in _COPIES
     ]
 
 
@@ -121,7 +148,8 @@ def _death(header: bytes) -> Mapping[str, object]:
     return deaths[0] if deaths and isinstance(deaths[0], dict) else {}
 
 
-def _origin(header: bytes) -> bytes:
+def origin_of(header: bytes) -> bytes:
+    """Where the message was first published: exchange and routing key as two short strings."""
     places = (_text(header, b"x-partymq-exchange"), _text(header, b"x-partymq-routing-key"))
     return b"".join(bytes((len(place),)) + place for place in places)
 

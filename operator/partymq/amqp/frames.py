@@ -94,9 +94,16 @@ def consume_frame(channel: int, queue: str, tag: str, *, exclusive: bool, argume
     return _method(channel, 20, b"\x00\x00" + rest, class_id=_BASIC)
 
 
-def declare_frame(channel: int, queue: str, *, arguments: Arguments | None = None, passive: bool = False) -> bytes:
-    """Queue.Declare of a durable queue, or a passive one: asks for the counts of a queue of any kind."""
-    flags = b"\x01" if passive else b"\x02"
+def get_frame(channel: int, queue: str) -> bytes:
+    """Basic.Get with manual acknowledgement."""
+    return _method(channel, 70, b"\x00\x00" + shortstr(queue) + b"\x00", class_id=_BASIC)
+
+
+def declare_frame(
+    channel: int, queue: str, *, arguments: Arguments | None = None, passive: bool = False, durable: bool = True
+) -> bytes:
+    """Queue.Declare of a queue, or a passive one: asks for the counts of a queue of any kind."""
+    flags = b"\x01" if passive else b"\x02" if durable else b"\x00"
     table = field_table(dict(arguments)) if arguments else NO_TABLE
     return _method(channel, 10, b"\x00\x00" + shortstr(queue) + flags + table)
 

@@ -50,9 +50,8 @@ def start_ok(address: BrokerAddress, name: str) -> commands.Connection.StartOk:
     )
 
 
-def server_version(properties: Mapping[str, Any], address: BrokerAddress) -> tuple[int, int, int]:
-    """The broker's version; raises when it is not a RabbitMQ that will do."""
-    where = f"{address.host}:{address.port}"
+def server_version(properties: Mapping[str, Any], where: str) -> tuple[int, int, int]:
+    """The version of the broker at `where`; raises when it is not a RabbitMQ that will do."""
     product, text = str(properties.get("product", "")), str(properties.get("version", ""))
     found = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", text)
     if product != "RabbitMQ" or found is None:

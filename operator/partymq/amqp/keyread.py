@@ -2,10 +2,14 @@
 
 Invariant: the same value gives the same key wherever it stands: `core.keys.text` alone says what a value's text is and
 which values are none. What cannot be read is a missing key and never an error: a router that stops at one message stops
-for all. Strings are taken as the bytes that they are.
+for all. Strings are taken as the bytes that they are. Of JSON's numbers, one that is written without a point and an
+exponent is an integer, of any size; any other is the double that is nearest to it.
 """
 
+import json
+from codecs import BOM_UTF8
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Final
 
 import orjson
@@ -36,6 +40,10 @@ _PROPERTIES: Final = {
 }
 """All but the headers, which have their own source, and the timestamp, which is no key wherever it stands."""
 _OCTETS: Final = {tables.DELIVERY_MODE, tables.PRIORITY}
+_BEYOND: Final = 2.0**63
+"""A number of at least this size that orjson reads as a double may have been written as an integer."""
+_INFINITE: Final = "infinity"
+"""In orjson's word for a number that is no double, wherever in the document it stands."""
 
 
 def key_reader(spec: KeySpec) -> KeyReader:
@@ -103,20 +111,52 @@ def _pointer_reader(pointer: str) -> KeyReader:
 
 def _path_reader(path: tuple[str, ...]) -> KeyReader:
     def read(_header: bytes, body: bytes, _origin: bytes) -> bytes | None:
+        payload = body_payload(body)
         try:
-            found = orjson.loads(body_payload(body))
-        except orjson.JSONDecodeError:
-            return None
-        for step in path:
-            if isinstance(found, dict):
-                found = found.get(step)
-            elif isinstance(found, list) and _is_index(step) and int(step) < len(found):
-                found = found[int(step)]
-            else:
-                return None
+            found = _at(orjson.loads(payload), path)
+        except orjson.JSONDecodeError as error:
+            return text(_second_look(payload, path, error))
+        if type(found) is float and abs(found) >= _BEYOND:
+            found = _exactly(payload, path)
         return text(found)
 
     return read
+
+
+def _at(found: object, path: tuple[str, ...]) -> object:
+    for step in path:
+        if isinstance(found, dict):
+            found = found.get(step)
+        elif isinstance(found, list) and _is_index(step) and int(step) < len(found):
+            found = found[int(step)]
+        else:
+            return None
+    return found
+
+
+def _second_look(payload: bytes, path: tuple[str, ...], error: orjson.JSONDecodeError) -> object:
+    """What orjson does not read although it is JSON to others: a byte order mark first, or numbers beyond a double."""
+    if payload.startswith(BOM_UTF8):
+        payload = payload[len(BOM_UTF8) :]
+        try:
+            found = _at(orjson.loads(payload), path)
+        except orjson.JSONDecodeError as another:
+            error = another
+        else:
+            return _exactly(payload, path) if type(found) is float and abs(found) >= _BEYOND else found
+    return _exactly(payload, path) if _INFINITE in error.msg else None
+
+
+def _exactly(payload: bytes, path: tuple[str, ...]) -> object:
+    """The value with all of its digits where it is an integer: orjson rounds what is beyond 64 bits to a double."""
+    try:
+        return _at(json.loads(payload.decode(), parse_int=Decimal, parse_constant=_no_number), path)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
 
 
 def _is_index(step: str) -> bool:

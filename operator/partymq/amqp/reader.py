@@ -36,7 +36,8 @@ _METHOD_ID: Final = Struct(">I")
 _TAG: Final = Struct(">Q")
 _CONFIRM: Final = Struct(">QB")
 _TAG_AT: Final = 7 + 4 + 1 + len(CONSUMER_TAG)
-_ORIGIN_AT: Final = _TAG_AT + 8 + 1
+_REDELIVERED_AT: Final = _TAG_AT + 8
+_ORIGIN_AT: Final = _REDELIVERED_AT + 1
 _CONTENT: Final = Struct(">BHIHHQ")
 _END: Final = 0xCE
 _HEARTBEAT: Final = 8
@@ -112,6 +113,8 @@ class Reader:
         """Hand on a delivery whose method frame ends at `after`; says where the next frame starts."""
         (tag,) = _TAG.unpack_from(data, at + _TAG_AT)
         origin = data[at + _ORIGIN_AT : after - 1]
+        if data[at + _REDELIVERED_AT]:
+            channel.content.redelivered = True
         if end - after >= _CONTENT.size:
             kind, number, header_size, _, _, body_size = _CONTENT.unpack_from(data, after)
             body_at = after + header_size + FRAME_OVERHEAD

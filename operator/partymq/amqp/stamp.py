@@ -9,16 +9,13 @@ from struct import Struct
 from typing import Final, NamedTuple
 
 from partymq.amqp.frames import marker_header
-from partymq.amqp.rewrite import OURS, rewrite
+from partymq.amqp.rewrite import ALWAYS_HIGH, ALWAYS_LOW, MAYBE_HIGH, OURS, REQUESTER, rewrite
 from partymq.amqp.tables import (
     CONTENT_ENCODING,
     CONTENT_TYPE,
-    EXPIRATION,
     FLAGS_AT,
     HEADERS,
-    PRIORITY,
     PROPERTIES_AT,
-    USER_ID,
     find_header,
     table_at,
     value_at,
@@ -41,11 +38,8 @@ _LONG: Final = Struct(">I")
 _BODY_SIZE: Final = slice(4, 12)
 _NO_BODY: Final = bytes(8)
 
-# Tests of the two bytes of flags, one by one: cheaper than putting them together.
 _BEFORE_HEADERS: Final = (CONTENT_TYPE | CONTENT_ENCODING) >> 8
 _HAS_HEADERS: Final = HEADERS >> 8
-_REWRITTEN_HIGH: Final = (PRIORITY | EXPIRATION) >> 8
-_REWRITTEN_LOW: Final = USER_ID
 
 
 class Stamp(NamedTuple):
@@ -77,9 +71,10 @@ class Stamper:
             self._size = _STAMP.size + len(self._places)
         high = header[12]
         if (
-            high & _REWRITTEN_HIGH
-            or header[13] & _REWRITTEN_LOW
+            high & ALWAYS_HIGH
+            or header[13] & ALWAYS_LOW
             or OURS in header
+            or (high & MAYBE_HIGH and REQUESTER in header)
             or b"\x02CC" in header
             or b"\x03BCC" in header
         ):

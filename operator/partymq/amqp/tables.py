@@ -57,6 +57,7 @@ _UNKNOWN: Final = -2
 _SIZES: Final = tuple(_COUNTED if kind in b"SxAF" else _FIXED.get(kind, _UNKNOWN) for kind in range(256))
 """A value's size by its type; `_COUNTED` when its size stands before it."""
 _LONG: Final = Struct(">I")
+_DELIVERY_COUNT: Final = b"x-delivery-count"
 
 
 class MalformedHeaderError(BrokerError):
@@ -150,6 +151,13 @@ def find_header(header: bytes, name: bytes) -> int:
             return kind_at
         at = after
     return -1
+
+
+def returns_of(header: bytes) -> int:
+    """How often the message has come back to the quorum queue that it is delivered from; 0 where nobody counts."""
+    at = find_header(header, _DELIVERY_COUNT)
+    count = value_at(header, at) if at >= 0 else 0
+    return count if isinstance(count, int) else 0
 
 
 def value_end(header: bytes, kind_at: int, stop: int) -> int:

@@ -4,22 +4,43 @@ Invariant: a queue of ours always has the same arguments, which the promises res
 delivery limit that is large and finite (the default drops healthy messages after 20 returns, none makes RabbitMQ 4.0
 return them to the tail), a consumer timeout of a year (the default takes messages from those who still hold them).
 
+And nobody takes silence for a zero. RabbitMQ answers a passive declare of a quorum queue with (0, 0) where the queue's
+leader does not answer within 250 ms, or where there is none (`rabbit_quorum_queue:stat`, 4.0 to 4.3). So counts come
+out of here only where one of them is not zero. The rest is `Silence`, and what that means is to be proven
+(`router.quiet`, `router.inboxes`).
+
 All this has a connection of its own: a refused declaration or a missing queue closes a channel, which ends a session.
-That connection is our kind and not aio-pika's because of the polls. They are frequent, and run at once they cost
+When that connection is lost, it is opened again and what was asked is asked again: nothing that is done here does harm
+when it is done twice. Only a declaration over which the connection is lost again and again fails, for its caller alone.
+
+It is our kind of connection and not aio-pika's because of the polls. They are frequent, and run at once they cost
 22 us of CPU each against 103 us; and one missing queue is not the answer to all polls on its channel, as it is there.
 """
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from typing import Final, NamedTuple, Self
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from enum import Enum, auto
+from typing import Final, NamedTuple, Self, TypeAlias, TypeVar
 
 from partymq.amqp.channel import Channel
 from partymq.amqp.connection import Connection
+from partymq.amqp.nodes import Endpoint
 from partymq.amqp.replies import NotExecutedError
 from partymq.core.spec import BrokerAddress
-from partymq.errors import BrokerError, ChannelClosedError
+from partymq.errors import (
+    BrokerError,
+    ChannelClosedError,
+    ConnectionLostError,
+    ForeignQueueError,
+    LimitReachedError,
+    LockedQueueError,
+    NoChannelError,
+    PartyMQError,
+)
+
+T = TypeVar("T")
 
 DELIVERY_LIMIT: Final = 1_000_000
 CONSUMER_TIMEOUT: Final = 31_536_000_000
@@ -28,41 +49,91 @@ CONSUMER_TIMEOUT: Final = 31_536_000_000
 DECLARES: Final = 8
 """Quorum queues declared at the same time. Each starts a cluster of its own: with a burst of them a busy broker runs
 out of time over one, answers INTERNAL_ERROR (541) and closes the connection."""
+DECLARE_TRIES: Final = 4
+"""Times that the connection may be lost under one declaration."""
+PROOFS: Final = 4
+"""Leaders asked for an answer at the same time."""
+AGAIN: Final = 0.05
+AGAIN_MAX: Final = 2.0
+"""Seconds between tries to connect again, and to declare again."""
+PATIENCE: Final = 15.0
+"""Seconds for which a lost connection is opened again before whoever asks is told; a session waits for longer."""
+
+LATE: Final = 0.2
+"""Seconds after which zeros are no answer of the queue's: the broker itself gives up after 0.25."""
 
 _NOT_FOUND: Final = 404
+_LOCKED: Final = 405
 _NO_QUEUE: Final = "no queue"
 
 
 class QueueState(NamedTuple):
-    """A queue's ready messages, exactly, and the consumers that are active or left while holding messages."""
+    """A queue's ready messages, exactly, and the consumers that are active or left while holding messages.
+
+    Both are zero only where that is proven.
+    """
 
     ready: int
     consumers: int
 
 
+class Silence(Enum):
+    """Zeros, which prove nothing by themselves: `Topology.poll` says when they are given."""
+
+    ZERO = auto()
+    """At once: the queue is empty and nobody consumes it, or it has no leader at the moment."""
+    LATE = auto()
+    """After the time that the broker gives a queue's leader: it did not answer."""
+
+
+Look: TypeAlias = QueueState | Silence | None
+"""What a look at a queue has shown; None where there is no such queue, which the broker knows without asking it."""
+
+
+def counted(look: QueueState | Silence) -> int | None:
+    """The consumers that were seen; None when nobody knows."""
+    return look.consumers if isinstance(look, QueueState) else None
+
+
 class Topology:
     """Declares, polls and deletes on a connection of its own; make one with `open`."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, *, reopen: Callable[[], Awaitable[Connection]], patience: float) -> None:
         self._connection = connection
+        self._reopen = reopen
+        self._patience = patience
+        self._loop = asyncio.get_running_loop()
         self._polls: Channel | None = None
         self._replacing = asyncio.Lock()
+        self._opening = asyncio.Lock()
         self._declaring = asyncio.Semaphore(DECLARES)
-        self.lost: asyncio.Future[None] = connection.lost
+        self._proving = asyncio.Semaphore(PROOFS)
+        self._closed = False
+        self.away_since: float | None = None
+        """When the connection was found lost, while it cannot be opened again."""
+        self.away_for: PartyMQError | None = None
+        """Why it cannot."""
 
     @classmethod
-    async def open(cls, address: BrokerAddress, *, name: str) -> Self:
-        """Connect; `name` is what the broker's management shows."""
-        return cls(await Connection.open(address, name=name))
+    async def open(
+        cls, address: BrokerAddress, *, name: str, near: Endpoint | None = None, patience: float = PATIENCE
+    ) -> Self:
+        """Connect, to `near` before others; `name` is what the broker's management shows.
 
-    async def watch(self) -> None:
-        """Return when the connection is closed; raise when it is lost."""
-        await asyncio.wait([self.lost])
-        self.lost.result()
+        `patience` is for how many seconds a lost connection is waited for.
+        """
+
+        def connect() -> Awaitable[Connection]:
+            return Connection.open(address, name=name, near=near)
+
+        return cls(await connect(), reopen=connect, patience=patience)
 
     async def close(self) -> None:
         """Close the connection."""
+        self._closed = True
         await self._connection.close()
+
+    # --- declaring
 
     async def declare_quorum(
         self, name: str, *, single_active: bool = False, dead_letter_exchange: str | None = None
@@ -77,8 +148,10 @@ class Topology:
             arguments["x-single-active-consumer"] = True
         if dead_letter_exchange is not None:
             arguments["x-dead-letter-exchange"] = dead_letter_exchange
-        async with self._declaring, self._scratch(f"queue {name!r}") as channel:
-            await channel.declare_queue(name, arguments)
+        async with self._declaring:
+            await self._errand(
+                f"queue {name!r}", lambda channel: channel.declare_queue(name, arguments), tries=DECLARE_TRIES
+            )
 
     async def declare_dead_letters(self, exchange: str, queue: str) -> None:
         """The exchange that takes what consumers reject and drops fences, and the queue behind it.
@@ -86,30 +159,38 @@ class Topology:
         Its one binding holds for messages that carry a stamp (`void` asks only that the header is there). No queue has
         a dead-letter routing key, so a message keeps the name of its inbox.
         """
-        await self.declare_quorum(queue)
-        async with self._scratch(f"exchange {exchange!r}") as channel:
+
+        async def declare(channel: Channel) -> None:
             await channel.declare_exchange(exchange, "headers")
             await channel.bind_queue(queue, exchange, {"x-match": "all-with-x", "x-partymq-epoch": None})
 
+        await self.declare_quorum(queue)
+        await self._errand(f"exchange {exchange!r}", declare, tries=DECLARE_TRIES)
+
     async def declare_detour(self, exchange: str, queue: str) -> None:
         """An exchange that gives `queue`, which exists, all that is published to it, whatever its routing key."""
-        async with self._scratch(f"exchange {exchange!r} to queue {queue!r}") as channel:
+
+        async def declare(channel: Channel) -> None:
             await channel.declare_exchange(exchange, "fanout")
             await channel.bind_queue(queue, exchange, {})
 
+        await self._errand(f"exchange {exchange!r} to queue {queue!r}", declare, tries=DECLARE_TRIES)
+
     async def declare_direct(self, exchange: str) -> None:
         """Declare the exchange to which clients bind queues of their own."""
-        async with self._scratch(f"exchange {exchange!r}") as channel:
-            await channel.declare_exchange(exchange, "direct")
+        await self._errand(
+            f"exchange {exchange!r}", lambda channel: channel.declare_exchange(exchange, "direct"), tries=DECLARE_TRIES
+        )
 
-    async def poll(self, queue: str) -> QueueState | None:
-        """A queue's state, or None when there is no such queue. Polls that run at once share round trips."""
+    # --- looking
+
+    async def poll(self, queue: str) -> Look:
+        """A look at a queue. Those that run at once share round trips."""
         while True:
-            channel = self._polls
-            if channel is None or channel.closed.done():
-                channel = await self._replace_polls()
+            channel = await self._polling()
+            asked = self._loop.time()
             try:
-                return QueueState(*await channel.inspect(queue))
+                return self._look(await channel.inspect(queue), asked)
             except NotExecutedError:
                 continue  # a poll before this one found no queue and took the channel with it
             except ChannelClosedError as error:
@@ -117,16 +198,43 @@ class Topology:
                 if error.code == _NOT_FOUND and _NO_QUEUE in error.text:
                     return None
                 raise _explained(error, f"queue {queue!r}") from error
+            except ConnectionLostError as error:
+                self._mendable(error)
 
-    async def poll_all(self, queues: Sequence[str]) -> list[QueueState | None]:
-        """The states of several queues; with one write and one wait where all of them exist, as they mostly do."""
+    async def poll_all(self, queues: Sequence[str]) -> list[Look]:
+        """Looks at several queues; with one write and one wait where all of them exist, as they mostly do."""
         channel = self._polls
         if channel is not None and not channel.closed.done():
+            asked = self._loop.time()
             try:
-                return [QueueState(*counts) for counts in await channel.inspect_all(queues)]
-            except ChannelClosedError:
+                return [self._look(counts, asked) for counts in await channel.inspect_all(queues)]
+            except (ChannelClosedError, ConnectionLostError):
                 pass  # `poll` says why
         return [await self.poll(queue) for queue in queues]
+
+    def _look(self, counts: tuple[int, int], asked: float) -> QueueState | Silence:
+        if any(counts):
+            return QueueState(*counts)
+        return Silence.ZERO if self._loop.time() - asked < LATE else Silence.LATE
+
+    async def answered(self, queue: str) -> None:
+        """Returns when the leader of one of our single active consumer queues has answered, which proves that it can.
+
+        It is asked to refuse something: `basic.get`, of which its state machine says for such a queue that it is not
+        supported (`rabbit_fifo`, 4.0 to 4.3), once a majority has the question in its log. Nothing of the queue
+        changes, and no consumer notices. The broker logs the refusal. Where there is no leader it closes the connection
+        over the question, so that is one for this alone. Raises a BrokerError when there was no answer.
+        """
+        async with self._proving:
+            connection = await self._reopen()
+            try:
+                async with _channel(connection) as channel:
+                    await channel.get(queue)
+            except ChannelClosedError as error:
+                if error.code != _LOCKED:
+                    raise _explained(error, f"queue {queue!r}") from error
+            finally:
+                await connection.close()
 
     async def queue_type(self, queue: str) -> str | None:
         """The type of a queue (`classic`, `quorum`, `stream`); None where there is none, or we may not ask.
@@ -134,55 +242,119 @@ class Topology:
         No method tells it. But who declares a queue that exists as one of another type is told what it is, and no queue
         of a type that does not exist is ever made.
         """
-        channel = await self._connection.channel()
-        try:
-            await channel.declare_queue(queue, {"x-queue-type": "partymq-asks"})
-        except ChannelClosedError as error:
-            found = re.search(r"'x-queue-type' .* but current is '([\w-]+)'", error.text)
-            return found.group(1) if found else None
-        finally:
-            await channel.close()
-        return None
+
+        async def ask(channel: Channel) -> str | None:
+            try:
+                await channel.declare_queue(queue, {"x-queue-type": "partymq-asks"})
+            except ChannelClosedError as error:
+                found = re.search(r"'x-queue-type' .* but current is '([\w-]+)'", error.text)
+                return found.group(1) if found else None
+            return None
+
+        return await self._errand(f"queue {queue!r}", ask)
+
+    # --- emptying and deleting
 
     async def purge(self, queue: str) -> int:
         """Drop a queue's ready messages; says how many."""
-        async with self._scratch(f"queue {queue!r}") as channel:
-            return await channel.purge(queue)
+        return await self._errand(f"queue {queue!r}", lambda channel: channel.purge(queue))
 
     async def delete(self, queue: str) -> int:
         """Delete a queue with all that is in it; says how many messages were ready. A missing queue is no error."""
-        async with self._scratch(f"queue {queue!r}") as channel:
-            return await channel.delete_queue(queue)
+        return await self._errand(f"queue {queue!r}", lambda channel: channel.delete_queue(queue))
 
     async def delete_exchange(self, exchange: str) -> None:
         """Delete an exchange. A missing one is no error."""
-        async with self._scratch(f"exchange {exchange!r}") as channel:
-            await channel.delete_exchange(exchange)
+        await self._errand(f"exchange {exchange!r}", lambda channel: channel.delete_exchange(exchange))
 
-    async def _replace_polls(self) -> Channel:
-        async with self._replacing:
-            if self._polls is None or self._polls.closed.done():
-                self._polls = await self._connection.channel()
-            return self._polls
+    # --- the connection
 
-    @asynccontextmanager
-    async def _scratch(self, thing: str) -> AsyncIterator[Channel]:
-        """A channel for one errand: the broker closes it when it refuses."""
-        channel = await self._connection.channel()
-        try:
-            yield channel
-        except ChannelClosedError as error:
-            raise _explained(error, thing) from error
-        finally:
+    async def _errand(self, thing: str, work: Callable[[Channel], Awaitable[T]], *, tries: int | None = None) -> T:
+        """Does something on a channel of its own, which the broker closes when it refuses.
+
+        Done again where the connection is lost over it: `tries` times, or as long as it can be opened again.
+        """
+        pause = AGAIN
+        while True:
+            connection = await self._connected()
+            try:
+                async with _channel(connection) as channel:
+                    return await work(channel)
+            except ChannelClosedError as error:
+                raise _explained(error, thing) from error
+            except NoChannelError:
+                pass  # other errands have them all: this one takes its turn
+            except ConnectionLostError as error:
+                self._mendable(error)
+                tries = None if tries is None else tries - 1
+                if tries == 0:
+                    raise BrokerError(f"The broker fails over {thing}: {error}.") from error
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, AGAIN_MAX)
+
+    async def _polling(self) -> Channel:
+        while True:
+            if self._polls is not None and not self._polls.closed.done():
+                return self._polls
+            async with self._replacing:
+                if self._polls is None or self._polls.closed.done():
+                    try:
+                        self._polls = await (await self._connected()).channel()
+                    except NoChannelError:
+                        await asyncio.sleep(AGAIN)
+                    except ConnectionLostError as error:
+                        self._mendable(error)
+
+    def _mendable(self, error: ConnectionLostError) -> None:
+        """Raises the error, unless it means that the connection is lost, which is mended."""
+        if self._closed or not self._connection.lost.done():
+            raise error
+
+    async def _connected(self) -> Connection:
+        """The connection; opened again where it was lost. Raises why it cannot be when patience is at its end."""
+        async with self._opening:
+            pause = AGAIN
+            while self._connection.lost.done() and not self._closed:
+                if self.away_since is None:
+                    self.away_since = self._loop.time()
+                try:
+                    self._connection = await self._reopen()
+                    if self._closed:  # meanwhile
+                        self._connection.abort()
+                except PartyMQError as error:
+                    self.away_for = error
+                    if self._loop.time() - self.away_since > self._patience:
+                        raise
+                    await asyncio.sleep(pause)
+                    pause = min(2 * pause, AGAIN_MAX)
+            self.away_since = self.away_for = None
+            return self._connection
+
+
+@asynccontextmanager
+async def _channel(connection: Connection) -> AsyncIterator[Channel]:
+    """A channel for one errand: the broker closes it when it refuses."""
+    channel = await connection.channel()
+    try:
+        yield channel
+    finally:
+        with suppress(ConnectionLostError):
             await channel.close()
 
 
 def _explained(error: ChannelClosedError, thing: str) -> BrokerError:
+    if (limit := LimitReachedError.said(error.text)) is not None:
+        return limit
     match error.code:
         case 404:
             return BrokerError(f"The broker does not find {thing}: {error.text}.")
+        case 405:
+            return LockedQueueError(
+                f"Somebody else has {thing} to himself: {error.text}. Once its connection is closed, PartyMQ declares "
+                "its own."
+            )
         case 406:
-            return BrokerError(
+            return ForeignQueueError(
                 f"The broker has another {thing} than PartyMQ declares: {error.text}. If nobody needs what is in it, "
                 "delete it, and PartyMQ declares its own."
             )

@@ -8,7 +8,7 @@ Invariant: `decode(encode(ledger)) == ledger`, and a reader refuses what it does
      "owners": [0, 1, -1, ...],             one for each partition
      "transfers": {"<p>": ["<id>", ...]},   where there are any; partition -1 holds the keyless
      "backlogs": [p, ...],                  listed backlogs
-     "handoffs": [{"id", "donor", "phase", "found": [p, ...], "targets": {"<p>": i}}, ...],
+     "handoffs": [{"id", "donor", "phase", "found": [p, ...], "targets": {"<p>": i}, "since": t}, ...],
      "garbage": ["<id>", ...],
      "clients": {"<name>": ["plain"|"managed", ready]},   of the HTTP API, where there are any
      "slots": n, "pins": {"<name>": "..."}}               slots as bits from the lowest on: deflated, base64
@@ -67,6 +67,7 @@ def encode(ledger: Ledger) -> bytes:
                     "phase": h.phase.value,
                     "found": sorted(h.found),
                     "targets": {str(p): index[target] for p, target in h.targets.items()},
+                    "since": h.since,
                 }
                 for h in ledger.handoffs.values()
             ],
@@ -92,6 +93,7 @@ def decode(data: bytes) -> Ledger:
                 phase=Phase(h["phase"]),
                 found=frozenset(h["found"]),
                 targets={int(p): names[i] for p, i in h["targets"].items()},
+                since=float(h.get("since", 0.0)),  # not written before
             )
             for h in body["handoffs"]
         )

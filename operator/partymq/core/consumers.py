@@ -6,9 +6,11 @@ from it (docs/guarantees.md says what still holds with each).
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from partymq.core.names import Names
+
+T = TypeVar("T")
 
 TAKEOVER_PRIORITY: Final = 2147483647
 """The highest there is: a consumer with any other priority can be taken over."""
@@ -32,12 +34,17 @@ class Consumer:
     prefetch: int = 1
     """Most messages that it may hold; 0 is no limit."""
     priority: int = 0
+    session: str = ""
+    """Of the router's own consumer of a journal: which session it is."""
 
     @property
     def foreign(self) -> bool:
         """True unless it is PartyMQ's own."""
         return self.tag != OUR_TAG
 
+
+SESSION_ARGUMENT: Final = "x-partymq-session"
+"""The argument with which a router consumes its journal: who sees it there asks the very broker that it is on."""
 
 _PREFIX_PARTS: Final = 3
 
@@ -51,16 +58,23 @@ class Weakness:
 
     who: str
     what: str
+    passing: bool = False
+    """Whether it may be over in a moment, as when a container starts again: it is told when it was seen twice."""
 
 
-def by_group(consumers: Consumers) -> Mapping[str, Consumers]:
-    """The consumers of each group's own queues, by what the names of these begin with."""
-    groups: dict[str, dict[str, tuple[Consumer, ...]]] = {}
-    for queue, consuming in consumers.items():
+def by_group(queues: Mapping[str, T]) -> Mapping[str, Mapping[str, T]]:
+    """What is known of each group's own queues, by what the names of these begin with."""
+    groups: dict[str, dict[str, T]] = {}
+    for queue, known in queues.items():
         parts = queue.split(".", _PREFIX_PARTS)  # neither a namespace nor a group has a dot in its name
         if len(parts) > _PREFIX_PARTS:
-            groups.setdefault(queue.removesuffix(parts[-1]), {})[queue] = consuming
+            groups.setdefault(queue.removesuffix(parts[-1]), {})[queue] = known
     return groups
+
+
+def shows(journal: Iterable[Consumer], session: str) -> bool:
+    """Whether one of a journal's consumers is this session's."""
+    return any(consumer.tag == OUR_TAG and consumer.session == session for consumer in journal)
 
 
 def weaknesses(names: Names, source: str, consumers: Consumers) -> tuple[Weakness, ...]:
@@ -73,6 +87,8 @@ def weaknesses(names: Names, source: str, consumers: Consumers) -> tuple[Weaknes
         foreign = [consumer for consumer in consuming if consumer.foreign]
         if (pod := names.member_of(queue)) is not None:
             found.update(Weakness(who=pod, what=what) for consumer in foreign for what in _of_pod(pod, consumer))
+            if len(foreign) > 1:
+                found.add(Weakness(who=pod, what=_of_several(queue, foreign), passing=True))
         elif foreign and queue == source:
             found.add(Weakness(who=queue, what=_of_source(queue, foreign)))
         elif foreign and queue != names.dead:
@@ -96,6 +112,14 @@ def _of_pod(pod: str, consumer: Consumer) -> Iterable[str]:
             f"pod {pod} consumes with x-priority {consumer.priority}, the highest there is: its partitions cannot be "
             "taken over while it consumes. Leave x-priority out"
         )
+
+
+def _of_several(queue: str, foreign: Iterable[Consumer]) -> str:
+    return (
+        f"{queue!r} has several consumers ({_places(foreign)}): when one is cancelled while it holds messages, the "
+        "broker gives the next one newer messages first, and two hold a key. Consume an inbox once; more threads or "
+        "connections in one pod do not make it faster than a larger prefetch"
+    )
 
 
 def _of_source(queue: str, foreign: Iterable[Consumer]) -> str:

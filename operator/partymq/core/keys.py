@@ -14,11 +14,12 @@ import mmh3
 def text(value: object) -> bytes | None:
     """The text that stands for a key's value, or None for a missing key.
 
-    Strings are UTF-8 and bytes stay as they are. A number has one text whatever its type: its shortest plain decimal,
-    without exponent, trailing zeros or a negative zero, so `1`, `1.0` and `Decimal("1.00")` are one key and `1e-07` is
-    `0.0000001`. Booleans are `true` and `false`. An empty string is a missing key: a producer that sends one has no
-    key, and all of its messages in one partition would be a surprise. So are strings without a UTF-8 form, NaN,
-    infinities, null, arrays, objects and timestamps.
+    Strings are UTF-8 and bytes stay as they are. A number has one text whatever its type: plain decimal, without
+    exponent, trailing zeros or a negative zero, so `1`, `1.0` and `Decimal("1.00")` are one key and `1e-07` is
+    `0.0000001`. A float's is the shortest that names it or, where it is integral, all digits of that integer. Booleans
+    are `true` and `false`. An empty string is a missing key: a producer that sends one has no key, and all of its
+    messages in one partition would be a surprise. So are strings without a UTF-8 form, NaN, infinities, null, arrays,
+    objects and timestamps.
     """
     match value:
         case bytes() | bytearray():

@@ -54,6 +54,8 @@ class Handoff:
     phase: Phase = Phase.DRAIN
     found: frozenset[int] = frozenset()
     """Partitions of which the transfer holds messages; known from `extracted` on."""
+    since: float = 0.0
+    """When it began, in Unix seconds; 0 where the journal does not say. No transition depends on it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +103,11 @@ class Ledger:
     def transfers(self) -> frozenset[str]:
         """Transfers that some partition lists."""
         return frozenset(t for part in (*self.partitions, self.spread) for t in part.transfers)
+
+    def within(self, transfer: str) -> frozenset[int]:
+        """The partitions that list the transfer."""
+        listed = frozenset(p for p, part in enumerate(self.partitions) if transfer in part.transfers)
+        return listed | {SPREAD} if transfer in self.spread.transfers else listed
 
     @property
     def backlogs(self) -> tuple[int, ...]:
@@ -181,13 +188,23 @@ def list_backlogs(ledger: Ledger, partitions: Iterable[int]) -> Ledger:
     return _change(ledger, {p: replace(ledger.partition(p), backlog=True) for p in partitions})
 
 
-def begin_handoff(ledger: Ledger, *, id: str, donor: str, targets: Mapping[int, str | None]) -> Ledger:  # noqa: A002
-    """Starts to empty the donor's inbox: `targets` has all that it owns, and from here on those partitions wait."""
+def begin_handoff(
+    ledger: Ledger,
+    *,
+    id: str,  # noqa: A002
+    donor: str,
+    targets: Mapping[int, str | None],
+    since: float = 0.0,
+) -> Ledger:
+    """Starts to empty the donor's inbox: `targets` has all that it owns, and from here on those partitions wait.
+
+    `since` is the time, in Unix seconds: what a handoff is given, it is given over all sessions.
+    """
     _require(donor not in ledger.donors, f"{donor} is a donor already")
     _require(id not in ledger.handoffs and id not in ledger.transfers | ledger.garbage, f"handoff {id} is not new")
     _require(set(targets) == set(ledger.owned_by(donor)), f"a handoff of {donor} must have all its partitions")
     _require(set(targets.values()) <= ledger.takers | {None}, "a target is not admitted")
-    handoff = Handoff(id=id, donor=donor, targets=dict(targets))
+    handoff = Handoff(id=id, donor=donor, targets=dict(targets), since=since)
     return list_backlogs(replace(ledger, handoffs={**ledger.handoffs, id: handoff}), targets)
 
 

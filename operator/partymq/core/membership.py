@@ -7,10 +7,14 @@ A member's state follows from four things: its pod, whether its inbox has a cons
 how long it has been away. The first line that applies:
 
     ready and consuming                                Active (owns), Idle (owns nothing)
+    ready, not seen yet, owns                          Active
     gone or terminating, and does not return           Leaving; forgotten once it is gone and owns nothing
     there, owns nothing                                Joining
     away, within its rejoin time                       Absent (owns), Joining (owns nothing, but its name returns)
     away for longer                                    Leaving; forgotten once it is gone and owns nothing
+
+Not seen is not absent: of who owns partitions and was not looked at yet, nobody says that it does not consume, and no
+rejoin time runs out while its inbox does not answer.
 """
 
 from collections.abc import Collection, Mapping
@@ -19,6 +23,9 @@ from enum import StrEnum
 from typing import Final
 
 from partymq.core.report import MemberState
+
+HEARD_AGAIN: Final = 1.0
+"""Seconds that a rejoin time has left at least while an inbox does not answer."""
 
 
 class PodState(StrEnum):
@@ -55,6 +62,8 @@ class Member:
     """When it starts to leave; None unless it is away and may still come back."""
     consuming: bool = False
     """Whether its inbox has a consumer, as far as is known."""
+    seen: bool = False
+    """Whether it was ever known."""
     returns: bool = False
 
 
@@ -71,6 +80,7 @@ class Membership:
         *,
         pods: Collection[Pod],
         consuming: Mapping[str, bool],
+        unheard: Collection[str] = (),
         owners: Collection[str],
         now: float,
         rejoin_seconds: float,
@@ -78,8 +88,9 @@ class Membership:
         """The members after a complete list of pods and the polls so far.
 
         `consuming` has the inboxes of which it is known whether they have a consumer: one that is missing (not polled
-        yet, or taken over by ourselves) keeps its last value, and starts as not consuming. `owners` are the members
-        that own partitions now; one that is neither listed nor known from an earlier list is gone.
+        yet, or taken over by ourselves) keeps its last value, and starts as not consuming.
+        `unheard` are those whose inboxes do not answer now. `owners` are the members that own partitions now; one that
+        is neither listed nor known from an earlier list is gone.
         """
         listed = {pod.name: pod for pod in pods}
         owning = frozenset(owners)
@@ -92,9 +103,12 @@ class Membership:
                 name=name,
                 # The consumer goes with the pod: a successor of its name must be seen consuming itself.
                 consuming=pod is not None and consuming.get(name, before.consuming),
+                seen=before.seen or name in consuming,
                 returns=before.returns if pod is None else pod.returns,
             )
-            moved = _move(after, pod, owns=name in owning, now=now, rejoin_seconds=rejoin_seconds)
+            moved = _move(
+                after, pod, owns=name in owning, heard=name not in unheard, now=now, rejoin_seconds=rejoin_seconds
+            )
             if moved is not None:
                 same = before is not _STRANGER and moved.state is before.state
                 members[name] = moved if same else replace(moved, since=now)
@@ -110,12 +124,12 @@ class Membership:
     @property
     def eligible(self) -> frozenset[str]:
         """Members that may be given partitions."""
-        return self._in(MemberState.ACTIVE, MemberState.IDLE)
+        return self._in(MemberState.ACTIVE, MemberState.IDLE) - self._unseen
 
     @property
     def keeping(self) -> frozenset[str]:
-        """Members that are away for a moment: they keep their partitions and are given no more."""
-        return self._in(MemberState.ABSENT)
+        """Members that are away for a moment, or were not seen yet: they keep what they own and are given no more."""
+        return self._in(MemberState.ABSENT) | self._unseen
 
     def leaving(self, named: Collection[str]) -> frozenset[str]:
         """Of the members that the ledger names, those that shall give up all that they own or hold."""
@@ -126,6 +140,14 @@ class Membership:
         """When to observe again although nothing happens: the first rejoin time that will be over."""
         return min((member.deadline for member in self.members.values() if member.deadline is not None), default=None)
 
+    def away_until(self, at: float) -> frozenset[str]:
+        """Members whose rejoin time will be over then."""
+        return frozenset(m.name for m in self.members.values() if m.deadline is not None and m.deadline <= at)
+
+    @property
+    def _unseen(self) -> frozenset[str]:
+        return frozenset(m.name for m in self.members.values() if m.state is MemberState.ACTIVE and not m.consuming)
+
     def _in(self, *states: MemberState) -> frozenset[str]:
         return frozenset(name for name, member in self.members.items() if member.state in states)
 
@@ -133,14 +155,21 @@ class Membership:
 _STRANGER: Final = Member(name="", state=MemberState.JOINING, since=0.0)
 
 
-def _move(member: Member, pod: Pod | None, *, owns: bool, now: float, rejoin_seconds: float) -> Member | None:
+def _move(
+    member: Member, pod: Pod | None, *, owns: bool, heard: bool, now: float, rejoin_seconds: float
+) -> Member | None:
     """The member in its next state; None when there is nothing left of it."""
     if pod is not None and pod.state is PodState.READY and member.consuming:
         return replace(member, state=MemberState.ACTIVE if owns else MemberState.IDLE, deadline=None)
+    unseen = owns and not member.seen and member.state is not MemberState.LEAVING
+    if pod is not None and pod.state is PodState.READY and unseen:
+        return replace(member, state=MemberState.ACTIVE, deadline=None)
     present = pod is not None and pod.state is not PodState.TERMINATING
     if present and not owns:
         return replace(member, state=MemberState.JOINING, deadline=None)
     deadline = now + rejoin_seconds if member.deadline is None else member.deadline
+    if not heard:
+        deadline = max(deadline, now + HEARD_AGAIN)
     # Who leaves has used its rejoin time up: only being ready and consuming ends that.
     if (present or member.returns) and member.state is not MemberState.LEAVING and now < deadline:
         return replace(member, state=MemberState.ABSENT if owns else MemberState.JOINING, deadline=deadline)

@@ -19,6 +19,8 @@ MAX_NAME: Final = 255
 """Bytes in an AMQP short string."""
 
 _LABEL: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+PREFIX: Final = "partymq."
+"""What every name of PartyMQ's begins with."""
 
 
 def check_group(group: GroupId) -> None:
@@ -43,7 +45,7 @@ class Names:
     @property
     def prefix(self) -> str:
         """What all names of the group, and no others, begin with."""
-        return f"partymq.{self.group.namespace}.{self.group.name}."
+        return f"{PREFIX}{self.group.namespace}.{self.group.name}."
 
     @property
     def journal(self) -> str:

@@ -37,6 +37,10 @@ NOT_SEEN: Final = Condition(
     ok=False, known=False, reason="NotSeen", message="the consumers have not been looked at yet"
 )
 """Of the condition ConsumersSafe, before the first look."""
+QUEUES_NOT_SEEN: Final = Condition(
+    ok=False, known=False, reason="NotSeen", message="the queues and their policies have not been looked at yet"
+)
+"""Of the condition QueuesSafe, likewise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +100,7 @@ class GroupReport:
     balanced: Condition
     counters: Counters
     consumers_safe: Condition = NOT_SEEN
+    queues_safe: Condition = QUEUES_NOT_SEEN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

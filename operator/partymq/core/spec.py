@@ -36,8 +36,8 @@ class Tls:
 class BrokerAddress:
     """Where the broker is and who we are there; `tls` None means plain TCP.
 
-    `management_uri` says where its management API is if not at the usual port of the same host; it may name another
-    user.
+    `others` are more nodes of the same broker, host and port. `management_uri` says where its management API is if not
+    at the usual port of the same hosts; it may name another user.
     """
 
     host: str
@@ -47,6 +47,17 @@ class BrokerAddress:
     vhost: str = "/"
     tls: Tls | None = None
     management_uri: str = field(default="", repr=False)
+    others: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def nodes(self) -> tuple[tuple[str, int], ...]:
+        """All nodes, host and port."""
+        return ((self.host, self.port), *self.others)
+
+    @property
+    def where(self) -> str:
+        """The nodes, for people."""
+        return ", ".join(f"{f'[{host}]' if ':' in host else host}:{port}" for host, port in self.nodes)
 
 
 class KeyFrom(StrEnum):
@@ -141,5 +152,7 @@ class GroupConfig:
     """The highest epoch that the resource's status has shown: an empty journal is then a lost one."""
     known_members: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Members that the status has shown, with their partitions: what a lost journal is rebuilt with."""
+    uid: str = ""
+    """The PartitionGroup's; empty outside of a cluster. Routers of another one of this name are not to be there."""
     clients: ClientsSpec | None = None
     """None where the group serves no clients of the HTTP API."""

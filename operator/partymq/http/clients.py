@@ -173,16 +173,29 @@ def _hostname(request: web.Request) -> str:
 
 async def _managed(request: web.Request) -> bool:
     body = await request.read()
+    if request.query:
+        raise ProblemError(
+            400,
+            f'The query has {_quoted(sorted(request.query))}, and bind reads none: send the body {{"managed": true}}.',
+        )
     if not body.strip():
         return False
     try:
         asked: Any = orjson.loads(body)
     except orjson.JSONDecodeError:
         raise ProblemError(400, 'The body is no JSON: send none, or {"managed": true}.') from None
+    if isinstance(asked, dict) and (unknown := sorted(asked.keys() - {"managed"})):
+        raise ProblemError(
+            400, f'The body has the unknown field {_quoted(unknown)}: send no body, or {{"managed": true}}.'
+        )
     managed = asked.get("managed", False) if isinstance(asked, dict) else None
     if not isinstance(managed, bool):
         raise ProblemError(422, 'The body must be empty or an object such as {"managed": true}.')
     return managed
+
+
+def _quoted(names: list[str]) -> str:
+    return ", ".join(repr(name[:60]) for name in names[:3])
 
 
 def _unknown(name: str) -> ProblemError:

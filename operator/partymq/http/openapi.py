@@ -25,6 +25,7 @@ def _problem(description: str) -> dict[str, Any]:
 
 
 _COMMON: Final = {
+    "400": _problem("The path is no UTF-8."),
     "401": _problem("The bearer token is missing or wrong (only where the server has one)."),
     "422": _problem("The name cannot be a client's."),
     "503": _problem("This server does not route the group now; `Retry-After` says when to ask again."),
@@ -32,7 +33,7 @@ _COMMON: Final = {
 
 
 def _operation(summary: str, answers: dict[str, Any], **more: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON
-    return {"summary": summary, **more, "responses": {**answers, **_COMMON}}
+    return {"summary": summary, **more, "responses": {**_COMMON, **answers}}
 
 
 def _parameter(name: str, **more: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON
@@ -56,7 +57,7 @@ _CLIENT_PATHS: Final[dict[str, Any]] = {
             "Announce a client",
             {
                 "200": _answer("Where it gets its messages", "Binding"),
-                "400": _problem("The body is no JSON."),
+                "400": _problem("The body is no JSON or has a field that is not known."),
                 "409": _problem("It is pending already, or bound as another kind."),
             },
             description=(
@@ -115,7 +116,7 @@ _WAITING: Final = {"type": "string", "description": "What it waits for; only whi
 _OWNER: Final = {"type": ["string", "null"]}
 
 _SCHEMAS: Final[dict[str, Any]] = {
-    "Bind": _object([], managed={"type": "boolean", "default": False}),
+    "Bind": {**_object([], managed={"type": "boolean", "default": False}), "additionalProperties": False},
     "Binding": _object(
         ["routingKey", "exchange"],
         routingKey=_TEXT,

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Final
+from urllib.parse import unquote_to_bytes
 
 from aiohttp import web
 
@@ -53,6 +54,8 @@ def problem(status: int, detail: str, reason: str = "") -> web.Response:
 async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Turns whatever a handler raises into a problem."""
     try:
+        if not _is_utf8(request.rel_url.raw_path):
+            raise ProblemError(400, "The path is no UTF-8 once its %XX are decoded: encode it as UTF-8, then quote it.")
         return await handler(request)
     except ProblemError as error:
         return problem(error.status, str(error))
@@ -67,3 +70,11 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
     except Exception:
         log.exception("%s %s failed", request.method, request.path)
         return problem(500, "PartyMQ has a defect: please report what its log says.")
+
+
+def _is_utf8(path: str) -> bool:
+    try:
+        unquote_to_bytes(path).decode()
+    except UnicodeError:
+        return False
+    return True

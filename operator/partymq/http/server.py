@@ -1,21 +1,27 @@
 """The process's own HTTP endpoints: probes and metrics, and whatever it serves beside them.
 
 Invariant: an answer is made from what is in memory: a probe never waits for the broker, the API server or another
-thread.
+thread. What somebody sends that is no HTTP is answered with 400, and fills no log.
 """
 
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any, Final
 
 from aiohttp import web
+from aiohttp.http import HttpProcessingError
 from aiohttp.typedefs import Middleware
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from partymq.errors import InvalidSpecError
 
 log = logging.getLogger(__name__)
+
+STRANGERS_EVERY: Final = 60.0
+"""Seconds between two lines about what is no HTTP."""
 
 Check = Callable[[], str]
 """What is wrong, as a sentence; empty if nothing is."""
@@ -47,7 +53,9 @@ async def serve(
     """
     application = web.Application(middlewares=tuple(middlewares), client_max_size=max_body)
     application.add_routes(routes)
-    runner = web.AppRunner(application, handle_signals=False, access_log=None, shutdown_timeout=1.0)
+    runner = web.AppRunner(
+        application, handle_signals=False, access_log=None, shutdown_timeout=1.0, logger=_ServerLog(what)
+    )
     await runner.setup()
     try:
         try:
@@ -62,6 +70,34 @@ async def serve(
         yield bound
     finally:
         await runner.cleanup()
+
+
+class _ServerLog(logging.LoggerAdapter[logging.Logger]):
+    """What aiohttp logs; of what is no HTTP (a TLS hello, a port scan) a line now and then in place of a traceback."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(logging.getLogger("aiohttp.server"))
+        self._what = what
+        self._told = float("-inf")
+
+    def debug(self, msg: object, *args: object, exc_info: Any = None, **more: Any) -> None:  # noqa: ANN401 - as in logging
+        if not self._stranger(exc_info, args):
+            super().debug(msg, *args, exc_info=exc_info, **more)
+
+    def exception(self, msg: object, *args: object, exc_info: Any = True, **more: Any) -> None:  # noqa: ANN401
+        if not self._stranger(exc_info, args):
+            super().exception(msg, *args, exc_info=exc_info, **more)
+
+    def _stranger(self, error: object, args: tuple[object, ...]) -> bool:
+        if not isinstance(error, HttpProcessingError):
+            return False
+        if time.monotonic() - self._told >= STRANGERS_EVERY:
+            self._told = time.monotonic()
+            why = " ".join(error.message.split())[:120]
+            log.info(
+                "%s sent what is no HTTP to %s (plain HTTP, no TLS): %s", args[0] if args else "?", self._what, why
+            )
+        return True
 
 
 def probes(views: Views) -> list[web.RouteDef]:

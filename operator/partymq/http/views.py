@@ -34,9 +34,13 @@ def client(name: str, routing: Routing, names: Names, spec: ClientsSpec) -> dict
         if state is MemberState.IDLE and shown["partitions"]:  # it was looked at before the last plan
             state = MemberState.ACTIVE
         shown |= {"queue": names.inbox(name), "state": state.value.lower()}
+        if trouble := routing.troubles.of(names.inbox(name)):
+            shown["waitingFor"] = trouble
     else:
         slots = ledger.pins.get(name, 0).bit_count()
         shown |= {"routingKey": spec.routing_key(name), "exchange": spec.exchange, "slots": slots}
+        if trouble := routing.troubles.of(f"client {name}"):
+            shown["waitingFor"] = trouble
     return shown
 
 
@@ -82,8 +86,8 @@ def _state(routing: Routing, p: int, part: Partition) -> dict[str, str]:
     lane = routing.lanes[p]
     if lane.mode is Mode.DIRECT:
         return {"state": "direct"}
-    full = lane.owner is not None and lane.owner.full
-    return {
-        "state": "waiting",
-        "waitingFor": f"{part.owner} to work off its inbox" if full else "older messages to be given out first",
-    }
+    names, owner = routing.names, lane.owner
+    why = routing.troubles.of(names.backlog(p))
+    if not why and owner is not None and owner.full:
+        why = routing.troubles.of(names.inbox(owner.name)) or f"{owner.name} to work off its inbox"
+    return {"state": "waiting", "waitingFor": why or "older messages to be given out first"}

@@ -25,6 +25,7 @@ from partymq.kube.membership import pods_of
 from partymq.kube.replicas import LeaseApi, Replicas
 from partymq.kube.resource import Body, Resource, resource
 from partymq.kube.sources import rival
+from partymq.kube.strays import Strays
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +75,7 @@ class Controller:
         self._namespaces = namespaces
         self._inherited = inherited
         self._recorder = Recorder(api, identity)
+        self._strays = Strays(self._tell_pod)
         self._replicas = Replicas(api, identity=identity, namespaces=namespaces, on_change=self._reconsider)
         self._groups: dict[GroupId, _Running] = {}
         self._releases: dict[GroupId, asyncio.Task[None]] = {}
@@ -96,11 +98,14 @@ class Controller:
         self._dirty.add(namespace)
         self._woken.set()
 
-    def pod_changed(self, namespace: str, pod: str, group: str | None) -> None:
-        """A pod was created, changed or deleted; `group` is the one that it names now."""
+    def pod_changed(self, namespace: str, pod: str, claim: str | None) -> None:
+        """A pod was created, changed or deleted; `claim` is what it says now of the group that it joins."""
         for name, running in self._groups.items():
-            if name.namespace == namespace and (name.name == group or running.group.knows(pod)):
+            if name.namespace == namespace and (name.name == claim or running.group.knows(pod)):
                 self.wake(namespace)
+        if claim is not None and GroupId(namespace=namespace, name=claim) not in self._groups:
+            self._strays.saw(namespace, pod, claim, asyncio.get_running_loop().time())
+            self._woken.set()  # not to list anything now, but to do so when it is due
 
     async def removed(self, group: GroupId, uid: str) -> None:
         """Return when nothing of a group that is being deleted is left to do."""
@@ -149,6 +154,11 @@ class Controller:
         for running in self._groups.values():
             running.group.reconsider()
 
+    def _tell_pod(self, namespace: str, name: str, uid: str, notice: Notice) -> None:
+        """Every replica sees the pod, one of them tells it."""
+        if self._replicas.speaker(GroupId(namespace=namespace, name=name)) == self._identity:
+            self._recorder.tell_pod(namespace, name, uid, notice)
+
     def _rival(self, resource: Resource, broker: BrokerAddress) -> GroupId | None:
         others = ((running.group.resource, running.group.address) for running in self._groups.values())
         return rival(resource, broker, others)
@@ -164,7 +174,7 @@ class Controller:
         relist_at, failures = loop.time(), 0
         while True:
             everything = loop.time() >= relist_at
-            dirty, self._dirty = self._dirty, set()
+            dirty, self._dirty = self._dirty | self._strays.overdue(loop.time()), set()
             self._woken.clear()
             try:
                 await (self._list_all(tasks) if everything else self._list(tasks, dirty))
@@ -186,7 +196,7 @@ class Controller:
                     self._releases[gone] = tasks.create_task(self._release(gone), name=f"{gone}: release")
                 self._inherited = frozenset()
             with suppress(TimeoutError):
-                async with asyncio.timeout_at(relist_at):
+                async with asyncio.timeout_at(min(relist_at, self._strays.due)):
                     await self._woken.wait()
                     await asyncio.sleep(DEBOUNCE)
 
@@ -209,6 +219,7 @@ class Controller:
         for body in await self._api.list_groups(None):
             groups[body["metadata"]["namespace"]].append(body)
         known = {name.namespace for name in self._groups} | {namespace for namespace, _ in self._removals}
+        known |= self._strays.namespaces
         for namespace in sorted(groups.keys() | known):
             await self._observe(tasks, namespace, groups[namespace], listed_at)
 
@@ -229,7 +240,7 @@ class Controller:
         self, tasks: asyncio.TaskGroup, namespace: str, bodies: Sequence[Body], listed_at: float
     ) -> None:
         """Make the groups of one namespace what this list says."""
-        pods = await self._api.list_pods(namespace) if bodies else []
+        pods = await self._api.list_pods(namespace) if bodies or namespace in self._strays.namespaces else []
         resources = {read.group: read for read in map(resource, bodies)}
         uids = {read.uid for read in resources.values()}
         for name, running in [*self._groups.items()]:
@@ -239,6 +250,7 @@ class Controller:
             running = self._groups.get(name) or self._add(tasks, read)
             listed, refused = pods_of(name, pods)
             running.group.observe(read, listed, refused, listed_at=listed_at)
+        self._strays.observe(namespace, pods, self._groups.keys(), asyncio.get_running_loop().time())
         for (where, uid), done in [*self._removals.items()]:
             if where == namespace and uid not in uids:
                 done.set()

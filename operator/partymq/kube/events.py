@@ -1,4 +1,4 @@
-"""Kubernetes Events about a group, as `kubectl describe` shows them.
+"""Kubernetes Events about groups and pods, as `kubectl describe` shows them.
 
 Invariant: the same thing said again is the same Event with a higher count, also after a restart of the operator;
 telling never makes anybody wait, and what cannot be told within a few minutes is dropped.
@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 _COMPONENT: Final = "partymq"
 _CAPACITY: Final = 1_024
 """Characters of a message, as the API server takes them, and Events in the queue."""
+_LONGEST: Final = 230
+"""Characters of a name in an Event's name, which has 253 at most."""
 _TRIES: Final = 6
 
 
@@ -41,9 +43,22 @@ class EventsApi(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Told:
-    group: GroupId
+class _Subject:
+    """What an Event is about."""
+
+    api_version: str
+    kind: str
+    namespace: str
+    name: str
     uid: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Told:
+    subject: _Subject
     notice: Notice
     at: float
 
@@ -59,9 +74,19 @@ class Recorder:
         self._idle = asyncio.Event()
 
     def tell(self, group: GroupId, uid: str, notice: Notice) -> None:
-        """Queue an Event and log it."""
-        log.log(logging.WARNING if notice.warning else logging.INFO, "%s: %s: %s", group, notice.reason, notice.message)
-        self._queue.append(_Told(group=group, uid=uid, notice=notice, at=time.time()))
+        """Queue an Event about a group and log it."""
+        version = f"{API_GROUP}/{API_VERSION}"
+        self._add(_Subject(api_version=version, kind=KIND, namespace=group.namespace, name=group.name, uid=uid), notice)
+
+    def tell_pod(self, namespace: str, name: str, uid: str, notice: Notice) -> None:
+        """Queue an Event about a pod and log it."""
+        self._add(_Subject(api_version="v1", kind="Pod", namespace=namespace, name=name, uid=uid), notice)
+
+    def _add(self, subject: _Subject, notice: Notice) -> None:
+        log.log(
+            logging.WARNING if notice.warning else logging.INFO, "%s: %s: %s", subject, notice.reason, notice.message
+        )
+        self._queue.append(_Told(subject=subject, notice=notice, at=time.time()))
         self._idle.clear()
         self._told.set()
 
@@ -84,41 +109,44 @@ class Recorder:
                 await self._once(told)
             except ApiError as error:
                 if 400 <= error.status < 500 and error.status not in (409, 429):
-                    log.warning("%s: an Event was lost: %s", told.group, error)
+                    log.warning("%s: an Event was lost: %s", told.subject, error)
                     return
                 await asyncio.sleep(min(2.0**attempt, 15.0))
             else:
                 return
-        log.warning("%s: an Event was lost, the API server takes none: %s", told.group, told.notice.message)
+        log.warning("%s: an Event was lost, the API server takes none: %s", told.subject, told.notice.message)
 
     async def _once(self, told: _Told) -> None:
         event = self._event(told)
         name = event["metadata"]["name"]
         try:
-            await self._api.create_event(told.group.namespace, event)
+            await self._api.create_event(told.subject.namespace, event)
         except ApiError as error:
             if error.status != 409:
                 raise
-            known = await self._api.read_event(told.group.namespace, name)
+            known = await self._api.read_event(told.subject.namespace, name)
             await self._api.patch_event(
-                told.group.namespace,
+                told.subject.namespace,
                 name,
                 {"count": (known.get("count") or 1) + 1, "lastTimestamp": timestamp(told.at)},
             )
 
     def _event(self, told: _Told) -> dict[str, Any]:
-        notice, group = told.notice, told.group
-        digest = hashlib.sha256(f"{told.uid}\0{notice.reason}\0{notice.message}".encode()).hexdigest()[:16]
+        notice, subject = told.notice, told.subject
+        digest = hashlib.sha256(f"{subject.uid}\0{notice.reason}\0{notice.message}".encode()).hexdigest()[:16]
         return {
             "apiVersion": "v1",
             "kind": "Event",
-            "metadata": {"name": f"{group.name}.{digest}", "namespace": group.namespace},
+            "metadata": {
+                "name": f"{subject.name[:_LONGEST].rstrip('.-')}.{digest}",
+                "namespace": subject.namespace,
+            },
             "involvedObject": {
-                "apiVersion": f"{API_GROUP}/{API_VERSION}",
-                "kind": KIND,
-                "namespace": group.namespace,
-                "name": group.name,
-                "uid": told.uid,
+                "apiVersion": subject.api_version,
+                "kind": subject.kind,
+                "namespace": subject.namespace,
+                "name": subject.name,
+                "uid": subject.uid,
             },
             "type": "Warning" if notice.warning else "Normal",
             "reason": notice.reason,

@@ -269,7 +269,14 @@ class Group:
         self._epoch = known
         members = known_members(self._resource.status)
         self._router.configure(
-            GroupConfig(group=group, spec=spec, broker=broker, known_epoch=known, known_members=members)
+            GroupConfig(
+                group=group,
+                spec=spec,
+                broker=broker,
+                known_epoch=known,
+                known_members=members,
+                uid=self._resource.uid,
+            )
         )
         self._applied = (spec, broker)
 

@@ -12,8 +12,8 @@ from kubernetes.aio import client
 
 from partymq.kube.client import connection_info
 from partymq.kube.controller import Controller
-from partymq.kube.membership import group_of
 from partymq.kube.resource import API_GROUP, API_VERSION, PLURAL, resource
+from partymq.kube.strays import claim_of
 
 FINALIZER: Final = f"{API_GROUP}/finalizer"
 
@@ -39,7 +39,7 @@ def registry(controller: Controller, login: client.Configuration) -> kopf.Operat
 
     @kopf.on.event("", "v1", "pods", registry=handlers)
     async def pod_changed(body: kopf.Body, **_: object) -> None:
-        controller.pod_changed(body["metadata"]["namespace"], body["metadata"]["name"], group_of(body))
+        controller.pod_changed(body["metadata"]["namespace"], body["metadata"]["name"], claim_of(body))
 
     return handlers
 

@@ -26,7 +26,7 @@ def rival(
         if other.group != resource.group
         and _source(other) == source
         and not other.deleting
-        and (_secret(other) == _secret(resource) or (address is not None and _place(address) == _place(broker)))
+        and (_secret(other) == _secret(resource) or (address is not None and _same_broker(address, broker)))
     ]
     first = min(same, key=_rank, default=None)
     return first.group if first is not None and _rank(first) < _rank(resource) else None
@@ -50,5 +50,5 @@ def _secret(resource: Resource) -> object:
     return resource.group.namespace, (broker.get("connectionSecret") or {}).get("name")
 
 
-def _place(address: BrokerAddress) -> tuple[str, int, str]:
-    return address.host, address.port, address.vhost
+def _same_broker(one: BrokerAddress, other: BrokerAddress) -> bool:
+    return one.vhost == other.vhost and not set(one.nodes).isdisjoint(other.nodes)

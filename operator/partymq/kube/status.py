@@ -129,6 +129,7 @@ def _conditions(view: View, previous: Iterable[Mapping[str, Any]], now: float) -
         "BrokerConnected": report.broker_connected if report else None,
         "Balanced": report.balanced if report else None,
         "ConsumersSafe": report.consumers_safe if report else None,
+        "QueuesSafe": report.queues_safe if report else None,
     }
     unknown = _NOT_TRIED if view.problem else _STARTING
     conditions = []

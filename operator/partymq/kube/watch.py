@@ -63,4 +63,5 @@ async def _first(good: asyncio.Event, bad: asyncio.Event) -> bool:
     finally:
         for wait in waits:
             wait.cancel()
+        await asyncio.gather(*waits, return_exceptions=True)
     return not bad.is_set()

@@ -1,7 +1,8 @@
 """Deleting a group's queues when the group is deleted.
 
 Invariant: nothing is deleted while somebody else is the group's router, and under `DeleteEmpty` no message is: a queue
-that holds any, or from which a client holds any, stays, and is named to whoever asked.
+stays, and is named to whoever asked, unless it is proven that it holds none and no client holds any of it. The proof is
+that of a handoff: it is taken over, and a fence comes back with nothing before it. Zeros are none (`amqp.topology`).
 
 What there is to delete is what the journal says: members whose pods are long gone may have an inbox, and transfers may
 stand between the two. The journal goes last, and only when nothing is left that it speaks of, so that a removal which
@@ -12,21 +13,23 @@ import asyncio
 from collections.abc import Collection
 
 from partymq.amqp.connection import Connection
-from partymq.amqp.topology import Topology
+from partymq.amqp.topology import QueueState, Topology, counted
 from partymq.core.ledger import Ledger, empty
 from partymq.core.names import SPREAD, Names
 from partymq.core.spec import DeletionPolicy, GroupConfig
 from partymq.errors import BrokerError
 from partymq.router.journal import Journal
 from partymq.router.link import Link
-from partymq.router.publisher import Outlet
-from partymq.router.quiet import await_quiet
+from partymq.router.outlet import Outlet
+from partymq.router.quiet import await_alone
 from partymq.router.takeover import Takeover
 
 JOURNAL_WITHIN = 15.0
 """Seconds in which another router has to let go of the journal."""
-INBOX_WITHIN = 3.0
-"""Seconds in which the client of an inbox has to show that it holds nothing."""
+PROVEN_WITHIN = 3.0
+"""Seconds in which a queue, and its clients, have to show that they hold nothing."""
+PROOFS = 16
+"""Queues that are taken over at the same time: each takes a channel."""
 
 
 async def remove_group(
@@ -40,15 +43,13 @@ async def remove_group(
     names = Names(config.group)
     topology = await Topology.open(config.broker, name=f"{title} topology")
     try:
-        if await topology.poll(names.journal) is None:
-            # Never routed, or removed before: there can be no more than this.
-            ledger = empty(config.spec.partitions)
-            return await _Removal(topology, names, ledger, policy, link=None).run(members)
         connection = await Connection.open(config.broker, name=title)
         try:
             link = Link(connection)
-            ledger = await _take_journal(link, config, names)
-            left = await _Removal(topology, names, ledger, policy, link=link).run(members)
+            ledger = empty(config.spec.partitions)  # never routed, or removed before: there can be no more than this
+            if await topology.poll(names.journal) is not None:
+                ledger = await _take_journal(link, config, names)
+            left = await _Removal(topology, names, ledger, policy, link).run(members)
             await connection.close()
             return left
         finally:
@@ -61,7 +62,7 @@ async def _take_journal(link: Link, config: GroupConfig, names: Names) -> Ledger
     """The newest ledger; from here on nobody else is the router, until the connection is closed."""
     outlet = Outlet(link, await link.channel())
     await outlet.open()
-    journal = Journal(outlet=outlet, queue=names.journal)
+    journal = Journal(outlet=outlet, queue=names.journal, uid=config.uid)
     await journal.attach(lambda: None)  # it is us who delete it
     try:
         async with asyncio.timeout(JOURNAL_WITHIN):
@@ -74,14 +75,13 @@ async def _take_journal(link: Link, config: GroupConfig, names: Names) -> Ledger
 
 
 class _Removal:
-    def __init__(
-        self, topology: Topology, names: Names, ledger: Ledger, policy: DeletionPolicy, *, link: Link | None
-    ) -> None:
+    def __init__(self, topology: Topology, names: Names, ledger: Ledger, policy: DeletionPolicy, link: Link) -> None:
         self._topology = topology
         self._names = names
         self._ledger = ledger
         self._policy = policy
         self._link = link
+        self._proofs = asyncio.Semaphore(PROOFS)
 
     async def run(self, members: Collection[str]) -> tuple[str, ...]:
         names, ledger = self._names, self._ledger
@@ -89,11 +89,9 @@ class _Removal:
         inboxes = {names.inbox(member) for member in {*members, *ledger.members, *ledger.donors, *owners}}
         transfers = [names.transfer(id) for id in {*ledger.transfers, *ledger.handoffs, *ledger.garbage}]  # noqa: A001
         backlogs = [names.backlog(p) for p in (SPREAD, *range(len(ledger.partitions)))]
-        await await_quiet(self._topology, [names.outlets, *transfers, *backlogs])
-        stay = await asyncio.gather(
-            *(self._delete(queue) for queue in (*transfers, *backlogs, names.dead)),
-            *(self._delete(inbox, client=True) for inbox in inboxes),
-        )
+        await self._outlive_outlets()
+        queues = (*transfers, *backlogs, names.dead, *inboxes)
+        stay = await asyncio.gather(*(self._delete(queue) for queue in queues))
         left = tuple(sorted(filter(None, stay)))
         if not left:
             await self._topology.delete(names.outlets)
@@ -103,33 +101,45 @@ class _Removal:
             await self._topology.delete_exchange(names.exchange)
         return left
 
-    async def _delete(self, queue: str, *, client: bool = False) -> str | None:
-        """None once the queue is gone; `client` says that others than routers may hold messages of it."""
+    async def _outlive_outlets(self) -> None:
+        """Returns when no earlier session can publish any more."""
+        outlets = self._names.outlets
+        if await self._topology.poll(outlets) is None:
+            return
+        channel = await self._link.channel()
+        await channel.consume(outlets, lambda *_message: None)
+        await await_alone(self._topology, outlets)
+        await channel.close()
+
+    async def _delete(self, queue: str) -> str | None:
+        """The queue, if it stays."""
         state = await self._topology.poll(queue)
         if state is None:
             return None
-        if self._policy is DeletionPolicy.DELETE_EMPTY:
-            held = client and state.consumers and not await self._holds_nothing(queue)
-            if state.ready or held:
-                return queue
-        await self._topology.delete(queue)
-        return None
+        if self._policy is DeletionPolicy.DELETE:
+            await self._topology.delete(queue)
+            return None
+        if isinstance(state, QueueState) and state.ready:
+            return queue
+        async with self._proofs:
+            return None if await self._deleted_empty(queue) else queue
 
-    async def _holds_nothing(self, inbox: str) -> bool:
-        """Whether the inbox is proven empty, with nothing of it in a client's hands."""
-        if self._link is None:
-            return False
+    async def _deleted_empty(self, queue: str) -> bool:
+        """Deletes the queue if it is proven empty, with nothing of it in a client's hands; it is ours meanwhile."""
 
-        async def consumers() -> int:
-            state = await self._topology.poll(inbox)
-            return 0 if state is None else state.consumers
+        async def consumers() -> int | None:
+            state = await self._topology.poll(queue)
+            return 0 if state is None else counted(state)
 
         takeover = await Takeover.attach(
-            link=self._link, inbox=inbox, epoch=self._ledger.epoch, consumer_count=consumers
+            link=self._link, inbox=queue, epoch=self._ledger.epoch, consumer_count=consumers
         )
         try:
-            async with asyncio.timeout(INBOX_WITHIN):
-                return not await takeover.collect()
+            async with asyncio.timeout(PROVEN_WITHIN):
+                if await takeover.collect():
+                    return False
+            await takeover.delete_inbox()
+            return True
         except TimeoutError:
             return False
         finally:

@@ -6,26 +6,33 @@ knows nothing of.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from functools import partial
+from itertools import chain
 
 from partymq.amqp.channel import Returned
 from partymq.amqp.stamp import read_stamp
 from partymq.core.clients import ClientKind
-from partymq.core.ledger import Ledger
+from partymq.core.ledger import Ledger, list_backlogs
 from partymq.core.membership import Pod, PodState
 from partymq.core.names import Names
 from partymq.core.pinning import ConflictError, bind, leave, ready
 from partymq.core.spec import ClientsSpec
-from partymq.errors import ClientGoneError
+from partymq.errors import ClientGoneError, ForeignQueueError
+from partymq.router.gate import Gate
 from partymq.router.inboxes import Inboxes
 from partymq.router.journal import Change, Journal
 from partymq.router.lanes import Lane, Member
 from partymq.router.link import Link
-from partymq.router.publisher import UNLIMITED, Publisher
+from partymq.router.outlet import UNLIMITED
+from partymq.router.publisher import Publisher
+from partymq.router.reluctant import Message
+from partymq.router.segments import Flow
 from partymq.router.slots import Slots
 
 INBOX_RETRY = 0.05
+OVERTAKEN_AFTER = 0.25
+"""Seconds that all plain clients wait for the confirms of one that leaves, so that its keys keep their place."""
 
 
 class SessionClients:
@@ -42,6 +49,7 @@ class SessionClients:
         inboxes: Inboxes,
         hold: Callable[[Collection[Lane]], Awaitable[None]],
         lanes: Mapping[int, Lane],
+        request: Callable[[Lane], None],
         on_ledger: Callable[[Ledger], None],
         on_gone: Callable[[str], None],
         source_returned: Callable[[int], bool],
@@ -55,12 +63,16 @@ class SessionClients:
         self._inboxes = inboxes
         self._hold = hold
         self._lanes = lanes
+        self._request = request
         self._on_ledger = on_ledger
         self._on_gone = on_gone
         self._source_returned = source_returned
         self._is_pod = is_pod
         self._sinks: dict[str, Member] = {}
-        self.slots = Slots(lanes=lanes, journal=journal, client=self.sink)
+        self._leaving: set[str] = set()
+        self._gate = gate = Gate()
+        publisher.keepers.append(gate)
+        self.slots = Slots(lanes=lanes, journal=journal, gate=gate, client=self.sink)
         link.explain_return = self._explain_return
 
     def sink(self, name: str) -> Member:
@@ -70,12 +82,17 @@ class SessionClients:
             sink = self._publisher.sink(self._spec.routing_key(name), exchange=self._spec.exchange)
             member = self._sinks[name] = Member(name, sink, UNLIMITED)
             member.consuming = True
+            self._gate.cover(sink)
         return member
+
+    def named(self, exchange: str, routing_key: str) -> str | None:
+        """The plain client whose queue is reached by these."""
+        return self._spec.client_of(routing_key) if exchange == self._spec.exchange else None
 
     @property
     def ready(self) -> list[Member]:
         """Plain clients that take messages."""
-        return [self.sink(name) for name in sorted(self._journal.ledger.plain_ready)]
+        return [self.sink(name) for name in sorted(self._journal.ledger.plain_ready - self._leaving)]
 
     @property
     def pods(self) -> tuple[Pod, ...]:
@@ -84,14 +101,24 @@ class SessionClients:
         return tuple(Pod(name=name, state=PodState.READY) for name in sorted(ledger.clients.keys() - ledger.plain))
 
     async def bind(self, name: str, kind: ClientKind) -> None:
-        """Raises `ConflictError`; a managed client's inbox is there on return."""
+        """Raises `ConflictError`, or why the broker refuses an inbox; a managed client's is there on return."""
         if self._is_pod(name):
             raise ConflictError(f"{name} is the name of a pod that has joined this group: bind under another name.")
-        await self._write(partial(bind, name=name, kind=kind))
+        change = partial(bind, name=name, kind=kind)
         if kind is ClientKind.MANAGED:
-            while name not in self._inboxes.members:  # one of that name may just be about to be deleted
-                await self._inboxes.ensure([name])
+            change(self._journal.ledger)  # what is a conflict gets no inbox
+            await self._inbox(name)
+        await self._write(change)
+        if kind is ClientKind.MANAGED:
+            while name not in self._inboxes.members:  # one of that name was just about to be deleted
+                await self._inbox(name)
                 await asyncio.sleep(INBOX_RETRY if name not in self._inboxes.members else 0)
+
+    async def _inbox(self, name: str) -> None:
+        try:
+            await self._inboxes.ensure(name)
+        except ForeignQueueError as error:
+            raise ConflictError(f"{name} cannot be given an inbox: {error} Then bind again.") from error
 
     async def make_ready(self, name: str) -> None:
         """Raises `ConflictError`."""
@@ -106,21 +133,55 @@ class SessionClients:
                 pinned |= self._journal.ledger.pins.get(name, 0)
             slots.take(pinned)
             plain = self._journal.ledger.plain.intersection(names)
+            self._leaving |= plain
+            self._on_ledger(self._journal.ledger)  # what has no key is given to others from here on
             owners = [self._sinks[name] for name in plain if name in self._sinks]
-            await self._hold([lane for lane in self._lanes.values() if lane.owner in owners])
-            await self._publisher.confirmed()
-            await self._write(partial(leave, names=names))
+            for owner in owners:
+                self._gate.uncover(owner.sink)
+            hurry = asyncio.get_running_loop().call_later(OVERTAKEN_AFTER, self._gate.disperse)
+            lines = [self._publisher.reluctant(owner.sink) for owner in owners]
+            for line in lines:
+                line.pause()
+            try:
+                await self._publisher.until(lambda: not any(line.under_way for line in lines))
+                left = self._take_back(chain.from_iterable(line.take() for line in lines))
+                await self._hold([lane for lane in self._lanes.values() if lane.owner in owners])
+                # What it had no room for stands in backlogs then: whoever is given those partitions gets that first.
+                await self._write(lambda ledger: list_backlogs(leave(ledger, names), partitions=left))
+                for line in lines:
+                    self._publisher.release(line)
+            finally:
+                hurry.cancel()
+                self._gate.holds = True
+                self._leaving -= plain
             slots.give_up(pinned)
             for name in plain:
                 slots.forget(name)
                 self._sinks.pop(name, None)
+
+    def _take_back(self, messages: Iterable[Message]) -> tuple[int, ...]:
+        """What a client that leaves was not given waits before all else; returns the partitions of what arrived."""
+        partitions = set()
+        for message in messages:
+            if not message.arrived:
+                assert isinstance(message.origin, Flow)
+                message.origin.next_sink = None
+                message.origin.take_back(message.tag, message.header, message.body)
+                continue
+            stamp = read_stamp(message.header)
+            assert stamp is not None
+            partitions.add(stamp.partition)
+            self._lanes[stamp.partition].take_back(message.tag, message.header, message.body)
+        for p in partitions:
+            self._request(self._lanes[p])
+        return tuple(sorted(partitions))
 
     async def _write(self, change: Change) -> None:
         self._on_ledger(await self._journal.write(change))
 
     def _explain_return(self, message: Returned) -> bool:
         """A client's queue is gone, or was never bound: its messages stay in the source, the next session drops it."""
-        name = self._spec.client_of(message.routing_key) if message.exchange == self._spec.exchange else None
+        name = self.named(message.exchange, message.routing_key)
         if name is None:
             return False
         self._on_gone(name)

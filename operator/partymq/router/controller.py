@@ -17,6 +17,8 @@ from partymq.router.inboxes import Inboxes
 from partymq.router.journal import Journal
 from partymq.router.pace import CHECK_EVERY, Pace
 
+DECIDES_SOON = 3.0
+"""Seconds before the end of a rejoin time from which on it has to be known how an inbox is."""
 OBSERVE_EVERY = 1.0
 """Seconds between looks at the membership when nothing wakes us, but in a calm."""
 
@@ -114,9 +116,11 @@ class Controller:
         await self._inboxes.expect([pod.name for pod in pods if pod.state is not PodState.TERMINATING])
         ledger, now = self._journal.ledger, time.monotonic()
         before = self.membership
+        self._inboxes.doubt(before.away_until(now + DECIDES_SOON))
         after = before.observe(
             pods=pods,
-            consuming={m.name: m.consuming for m in self._inboxes.members.values() if not m.closed},
+            consuming=self._inboxes.consuming,
+            unheard=self._inboxes.unheard(),
             owners={part.owner for part in ledger.partitions if part.owner is not None} - ledger.plain,
             now=now,
             rejoin_seconds=self._spec.rejoin_seconds,

@@ -19,7 +19,7 @@ from partymq.amqp.connection import Connection
 from partymq.amqp.deadletter import DeadMessage, KeyOf, describe, revived, routing_key_of
 from partymq.amqp.frames import publish_frame
 from partymq.amqp.stamp import fence_header, read_fence, read_stamp
-from partymq.amqp.topology import Topology
+from partymq.amqp.topology import QueueState, Silence, Topology
 from partymq.core.names import Names
 from partymq.core.spec import BrokerAddress, GroupId
 from partymq.errors import AccessRefusedError, BrokerError, SourceMissingError
@@ -27,6 +27,8 @@ from partymq.router.link import Link
 
 PREFETCH = 500
 PREFETCH_MAX = 65_535
+LOOKS = 3
+"""Before an empty queue is taken for one: a busy one may look like that."""
 QUIET = 0.3
 """Seconds without a delivery after which an empty queue is at its end."""
 LAST_CONFIRMS = 5.0
@@ -88,7 +90,7 @@ class DeadQueue:
             state = await topology.poll(names.dead)
             if state is None:
                 raise BrokerError(
-                    f"There is no queue {names.dead!r} on {address.host}:{address.port} (virtual host "
+                    f"There is no queue {names.dead!r} on {address.where} (virtual host "
                     f"{address.vhost!r}): is the group's name right, and was the group ever routed there?"
                 )
             connection = await Connection.open(address, name=title)
@@ -102,7 +104,7 @@ class DeadQueue:
                         channel=await link.channel(),
                         address=address,
                         names=names,
-                        there=state.ready,
+                        there=await _depth(topology, names.dead),
                         key_of=key_of,
                     )
                     watch.cancel()
@@ -182,8 +184,8 @@ class DeadQueue:
                     break
                 except TimeoutError:
                     state = await self._topology.poll(self._names.dead)
-                    if arrived.empty() and (state is None or state.ready == 0):
-                        return  # somebody else has taken the rest
+                    if arrived.empty() and (state is None or (isinstance(state, QueueState) and not state.ready)):
+                        return  # somebody else has taken the rest: we consume, so a true answer counts us at least
             yield dead
 
     @asynccontextmanager
@@ -203,6 +205,18 @@ class DeadQueue:
             yield exchange
         finally:
             await self._topology.delete_exchange(exchange)
+
+
+async def _depth(topology: Topology, queue: str) -> int:
+    """The queue's ready messages; BrokerError while its leader does not answer."""
+    for _ in range(LOOKS):
+        state = await topology.poll(queue)
+        if isinstance(state, QueueState):
+            return state.ready
+        await asyncio.sleep(QUIET)
+    if state is Silence.LATE:
+        raise BrokerError(f"The queue {queue!r} does not answer: it has no leader now, or is busy. Try again.")
+    return 0
 
 
 class _Outgoing:
@@ -239,7 +253,8 @@ class _Outgoing:
         """Returns when all that was published has arrived and all acknowledgements took effect, or something failed.
 
         The broker does not confirm acknowledgements, and drops those that it has not handed to the queue yet when the
-        channel is closed; but it hands them over before what the channel publishes to the same queue later.
+        channel is closed; but it has handed over all of them when it confirms what the channel published to the same
+        queue last (see `fences`).
         """
         await self._settled()
         frame = publish_frame(self._channel.number, "", self._dead)

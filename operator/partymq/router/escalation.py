@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from partymq.amqp.management import Management
+from partymq.amqp.management import Management, prove
 from partymq.core import ranges
 from partymq.core.consumers import Consumer
 from partymq.core.names import Names
@@ -117,6 +117,12 @@ class Escalation:
         )
         try:
             async with Management(self._config.broker) as management:
+                await prove(
+                    management,
+                    address=self._config.broker,
+                    journal=self._names.journal,
+                    session=self._journal.session,
+                )
                 consumers = await management.consumers(inbox)
                 closed = [
                     connection

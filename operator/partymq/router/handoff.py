@@ -11,23 +11,30 @@ import contextlib
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 
-from partymq.amqp.stamp import Stamp
-from partymq.amqp.topology import QueueState, Topology
+from partymq.amqp.rewrite import passable
+from partymq.amqp.topology import QueueState, Silence, Topology, counted
 from partymq.core.ledger import Handoff, LedgerError, Phase, begin_handoff, commit, extracted
 from partymq.core.names import Names
 from partymq.errors import BrokerError
 from partymq.router.inboxes import Inboxes
+from partymq.router.insist import insist
 from partymq.router.journal import Journal
 from partymq.router.lanes import Lane, Member
 from partymq.router.link import Link
+from partymq.router.order import Message, in_order
 from partymq.router.points import Checkpoint, Point
 from partymq.router.publisher import Publisher
 from partymq.router.release import Releaser
+from partymq.router.reluctant import Message as Refused
 from partymq.router.takeover import Takeover
+from partymq.router.troubles import Troubles
 
 FINISHES_WITHIN = 0.1
 """Seconds that a donor is given to work off its inbox, if it looks as if that were enough."""
 FINISH_LOOK = 0.005
+REFUSED_FIRST = 0.1
+REFUSED_MOST = 10.0
+"""Seconds between tries with a transfer that refuses messages."""
 BEFORE_TAKEOVER = "the confirms of what was sent before"
 
 COMMITS_WITHIN = 2.0
@@ -35,23 +42,31 @@ COMMITS_WITHIN = 2.0
 
 
 class Progress:
-    """One handoff under way, as people see it."""
+    """One handoff under way, as people see it. Its time counts from when it was begun, by whichever session."""
 
-    __slots__ = ("begun", "donor", "final", "id", "since", "takeover", "task")
+    __slots__ = ("begun", "donor", "final", "id", "since", "takeover", "task", "trouble", "unneeded")
 
-    def __init__(self, id: str, donor: str) -> None:  # noqa: A002
+    def __init__(self, id: str, donor: str, since: float = 0.0) -> None:  # noqa: A002
+        """`since` is when another session began it, in Unix seconds; 0 for now, or where that is not known."""
+        now = time.time()
         self.id = id
         self.donor = donor
-        self.since = time.time()
-        self.begun = time.monotonic()
+        self.since = min(since or now, now)  # that session's clock may have been ahead of ours
+        self.begun = time.monotonic() - (now - self.since)
         self.takeover: Takeover | None = None
         self.task: asyncio.Task[None] | None = None
         self.final = False
         """True from just before `extracted` is written: it is then run through its commit."""
+        self.trouble = ""
+        """What is wrong with a queue that it needs."""
+        self.unneeded = asyncio.Event()
+        """Set when there is nothing that its transfer would be for."""
 
     @property
     def waiting_for(self) -> str:
         """What it cannot go on without."""
+        if self.trouble:
+            return self.trouble
         return BEFORE_TAKEOVER if self.takeover is None else self.takeover.waiting_for
 
     @property
@@ -73,6 +88,7 @@ class Handoffs:
         names: Names,
         inboxes: Inboxes,
         releaser: Releaser,
+        troubles: Troubles,
         lanes: Mapping[int, Lane],
         present: Callable[[str], bool],
         on_commit: Callable[[Progress, int], None],
@@ -86,6 +102,7 @@ class Handoffs:
         self._names = names
         self._inboxes = inboxes
         self._releaser = releaser
+        self._troubles = troubles
         self._lanes = lanes
         self._present = present
         self._on_commit = on_commit
@@ -104,7 +121,7 @@ class Handoffs:
 
     def resume(self, handoff: Handoff) -> None:
         """Goes on with a handoff that an earlier session has begun."""
-        self._add(Progress(handoff.id, handoff.donor), None)
+        self._add(Progress(handoff.id, handoff.donor, handoff.since), None)
 
     def _add(self, progress: Progress, targets: Mapping[int, str | None] | None) -> None:
         if self._stopping:
@@ -144,11 +161,17 @@ class Handoffs:
         donor = self._inboxes.members[progress.donor]
         resumed = targets is None
         try:
+            if donor.barred:
+                progress.trouble = f"the inbox of {donor.name}: {self._troubles.of(self._names.inbox(donor.name))}"
+                await self._inboxes.usable(donor)
+                progress.trouble = ""
             if targets is not None:
                 await self._releaser.hold(self._lanes[p] for p in self._journal.ledger.owned_by(progress.donor))
                 with contextlib.suppress(LedgerError):  # out of date: the partitions stay, a new plan is made
                     await self._journal.write(
-                        lambda ledger: begin_handoff(ledger, id=progress.id, donor=progress.donor, targets=targets)
+                        lambda ledger: begin_handoff(
+                            ledger, id=progress.id, donor=progress.donor, targets=targets, since=progress.since
+                        )
                     )
             if progress.id in self._journal.ledger.handoffs:
                 self._reached(Point.DRAIN)
@@ -164,6 +187,7 @@ class Handoffs:
             if progress.takeover is not None:
                 await progress.takeover.close()
             del self.running[progress.donor]
+            self._over(progress)
             donor.closed = False
             donor.starved.clear()
         self._inboxes.wake(donor)
@@ -172,14 +196,19 @@ class Handoffs:
     async def _finished(self, donor: Member) -> bool:
         """Lets a donor that is fast enough work its inbox off: what is copied instead goes through the broker twice.
 
-        True when the inbox is empty; what its client holds is not in it any more.
+        True when the inbox looks empty (what its client holds is not in it any more). Nothing rests on that: if it is
+        not, a transfer is declared later.
         """
         inbox, now = self._names.inbox(donor.name), asyncio.get_running_loop().time
-        begun, first = now(), (state := await self._state(inbox)).ready
-        wait = FINISH_LOOK
+        begun, state = now(), await self._state(inbox)
+        if isinstance(state, Silence):
+            return True
+        first, wait = state.ready, FINISH_LOOK
         while state.ready and state.consumers:
             await asyncio.sleep(wait)
             state = await self._state(inbox)
+            if isinstance(state, Silence):
+                return False
             rate = (first - state.ready) / (now() - begun)
             if state.ready > rate * (begun + FINISHES_WITHIN - now()):
                 return False
@@ -187,7 +216,27 @@ class Handoffs:
         return not state.ready
 
     async def _declare(self, progress: Progress) -> None:
-        await self._topology.declare_quorum(self._names.transfer(progress.id))
+        """Returns when the transfer is there, or is not needed and was refused."""
+        transfer = self._names.transfer(progress.id)
+
+        await insist(
+            lambda: self._topology.declare_quorum(transfer),
+            refused=lambda error: self._refused(progress, error),
+            enough=progress.unneeded,
+        )
+        self._over(progress)
+
+    def _refused(self, progress: Progress, error: BrokerError) -> None:
+        effect = f"What {progress.donor} hands off waits"
+        self._troubles.refused(self._names.transfer(progress.id), error, effect=effect)
+        progress.trouble = f"its transfer: {error}"
+        progress.final = False  # it may be given up: nothing is journaled yet
+        if self._stopping and progress.task is not None:
+            progress.task.cancel()
+
+    def _over(self, progress: Progress) -> None:
+        progress.trouble = ""
+        self._troubles.over(self._names.transfer(progress.id))
 
     async def _empty(self, progress: Progress, declared: asyncio.Task[None] | None, *, resumed: bool) -> None:
         inbox = self._names.inbox(progress.donor)
@@ -198,26 +247,49 @@ class Handoffs:
             consumer_count=lambda: self._consumers(inbox),
         )
         self._reached(Point.ATTACHED)
-        found = await takeover.collect()
+        ledger = self._journal.ledger
+        found = in_order(await takeover.collect(), partitions=len(ledger.partitions), newest=ledger.epoch)
         self._reached(Point.COLLECTED)
+        # Whether anything had been redelivered only the session knew that copied it.
+        haunted = self._link.makes_zombies
         if self._journal.ledger.handoffs[progress.id].phase is Phase.DRAIN:
+            haunted = takeover.may_leave_a_zombie
             progress.final = bool(found)
             if found:
                 await (declared or self._declare(progress))
-                partitions = await self._extract(progress.id, found, resumed=resumed)
+                progress.final = True
+                partitions = await self._extract(progress, found, resumed=resumed)
+                progress.final = True
                 await self._journal.write(lambda ledger: extracted(ledger, id=progress.id, found=partitions))
                 self._reached(Point.EXTRACTED)
         progress.final = True
+        progress.unneeded.set()
         await takeover.settle()
         self._reached(Point.SETTLED)
         if declared is not None:
             await declared  # what comes into being after the commit would not be deleted
-        await self._commit(progress, takeover)
+        gone = not self._present(progress.donor)
+        if haunted and progress.donor in commit(self._journal.ledger, id=progress.id, drop=gone).members:
+            await self._renew(progress, takeover)
+        await self._commit(progress, takeover, gone=gone)
 
-    async def _consumers(self, inbox: str) -> int:
-        return (await self._state(inbox)).consumers
+    async def _renew(self, progress: Progress, takeover: Takeover) -> None:
+        """Deletes the inbox, which is empty, and declares it anew: who consumes it is told, and a zombie is gone.
 
-    async def _state(self, inbox: str) -> QueueState:
+        Before the commit, so that a successor knows that it has to be done; the inbox itself it declares at its start.
+        """
+        donor = self._inboxes.members[progress.donor]
+        late = takeover.late
+        await takeover.delete_inbox()
+        await self._inboxes.renew(donor)
+        for _, header, body in late:
+            donor.sink.publish(passable(header), body)
+        await self._publisher.settled(donor.sink)
+
+    async def _consumers(self, inbox: str) -> int | None:
+        return counted(await self._state(inbox))
+
+    async def _state(self, inbox: str) -> QueueState | Silence:
         state = await self._topology.poll(inbox)
         if state is None:
             raise BrokerError(f"{inbox} was deleted while it was being taken over")
@@ -225,39 +297,60 @@ class Handoffs:
 
     async def _extract(
         self,
-        handoff: str,
-        found: Iterable[tuple[Stamp | None, bytes, bytes]],
+        progress: Progress,
+        found: Collection[Message],
         *,
         resumed: bool,
     ) -> Collection[int]:
         """Copies what was collected to the transfer, in order; returns the partitions that are in it."""
-        transfer = self._names.transfer(handoff)
+        transfer = self._names.transfer(progress.id)
         if resumed:
             await self._topology.purge(transfer)  # an earlier session's copy may be there in part
-        to_transfer, to_dead = self._publisher.sink(transfer), self._publisher.sink(self._names.dead)
-        partitions: set[int] = set()
+        refused: list[Refused] = []
+        to_transfer = self._publisher.sink(transfer, refused=refused.append)
+        to_dead = self._publisher.sink(self._names.dead)
         for stamp, header, body in found:
             if stamp is None:
-                to_dead.publish(header, body)
-            else:
-                partitions.add(stamp.partition)
-                to_transfer.publish(header, body)
-        self._reached(Point.COPYING)
-        await self._publisher.settled(to_transfer, to_dead)
+                to_dead.publish(passable(header), body)
+        partitions = {stamp.partition for stamp, _, _ in found if stamp is not None}
+        pause = REFUSED_FIRST
+        while True:
+            for stamp, header, body in found:
+                if stamp is not None:
+                    to_transfer.publish(passable(header), body)
+            self._reached(Point.COPYING)
+            await self._publisher.settled(to_transfer, to_dead)
+            if not refused:
+                break
+            # What came after it may have been taken: the copy is made anew, for it has to be in order.
+            refused.clear()
+            error = BrokerError(f"{transfer} refuses messages (basic.nack): `rabbitmqctl list_policies` may say why")
+            self._refused(progress, error)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, REFUSED_MOST)
+            await self._topology.purge(transfer)
         self._reached(Point.COPIED)
+        self._over(progress)
         return partitions
 
-    async def _commit(self, progress: Progress, takeover: Takeover) -> None:
+    async def _commit(self, progress: Progress, takeover: Takeover, *, gone: bool) -> None:
         handoff = self._journal.ledger.handoffs[progress.id]
         leftovers = handoff.found - handoff.targets.keys()
         async with self._releaser.holding(self._lanes[p] for p in leftovers):
             if leftovers:
                 await self._publisher.confirmed()
-            gone = not self._present(progress.donor)
             ledger = await self._journal.write(lambda ledger: commit(ledger, id=progress.id, drop=gone))
             self._reached(Point.COMMITTED)
             self._on_commit(progress, sum(target != progress.donor for target in handoff.targets.values()))
         if gone and progress.donor not in ledger.members:
             self._inboxes.forget(progress.donor)
+            await self._bury(takeover.late)
             await takeover.delete_inbox()
             self._inboxes.deleted(progress.donor)
+
+    async def _bury(self, late: Iterable[Message]) -> None:
+        """What somebody else puts into an inbox that is about to be deleted goes to nobody."""
+        to_dead = self._publisher.sink(self._names.dead)
+        for _, header, body in late:
+            to_dead.publish(passable(header), body)
+        await self._publisher.settled(to_dead)

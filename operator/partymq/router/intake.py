@@ -1,26 +1,56 @@
 """When the source is read.
 
 Invariant: the source is read only while there is somebody to give its messages to, nobody else reads it, and the
-backlogs have room; otherwise its messages stand in it, unread, and no acknowledgement timeout runs.
+backlogs have room; otherwise its messages stand in it, unread, and no acknowledgement timeout runs. One that the broker
+deletes by itself when it is not read is not read at all.
+
+That nobody else reads it is proven by a count of one's own: we consume first, and hand on what comes only when exactly
+one consumer is counted. Zeros would prove nothing (`amqp.topology`).
 """
 
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterable
 
-from partymq.amqp.topology import QueueState, Topology
+from partymq.amqp.topology import Look, QueueState, Silence, Topology
 from partymq.core.spec import GroupSpec
-from partymq.errors import PartyMQError, SourceIsStreamError, SourceMissingError, SourceSharedError
+from partymq.errors import (
+    ConnectionLostError,
+    LockedQueueError,
+    PartyMQError,
+    SourceAtRiskError,
+    SourceIsStreamError,
+    SourceMissingError,
+    SourceSharedError,
+    SourceSilentError,
+    SourceTransientError,
+)
 from partymq.router.lanes import Lane
 from partymq.router.link import Link
 from partymq.router.pace import Pace
 from partymq.router.points import Checkpoint
 from partymq.router.publisher import Publisher
-from partymq.router.source import KeyReader, Lanes, OnMissing, Source
+from partymq.router.quiet import await_alone
+from partymq.router.source import PREFETCH, KeyReader, Lanes, OnMissing, Source
+from partymq.router.sourcekind import SourceKind, exclusive
 
 RETRY = 0.02
 RETRY_MAX = 0.5
 """Seconds between looks at a source that is not as it should be."""
+COUNT_RETRY = 0.005
+COUNT_RETRY_MAX = 0.25
+"""Seconds between looks at a source that was just opened or closed."""
+ZERO_FOR = 0.3
+"""Seconds for which a source says at once that it is empty, before it is opened to be counted: to take messages while
+somebody holds older ones, and to give them back, would put them before these."""
+OPEN_AGAIN = 0.5
+OPEN_AGAIN_MAX = 60.0
+"""Seconds until a source is opened again where another consumer was counted then: what we were given meanwhile has gone
+back, which a quorum queue counts as a delivery."""
+SILENT_AFTER = 5.0
+"""Seconds after which people are told that a source does not answer."""
+SHOWN_FOR = 5.0
+"""Seconds for which the last figure is shown while the source is silent, as an empty one is, too."""
 FOREIGN_AFTER = 5.0
 """Seconds after which a consumer is somebody else's rather than the session's before us."""
 STREAM = "stream"
@@ -41,6 +71,7 @@ class Intake:
         spec: GroupSpec,
         link: Link,
         topology: Topology,
+        kind: SourceKind,
         publisher: Publisher,
         lanes: Lanes,
         hashed: int,
@@ -48,14 +79,18 @@ class Intake:
         read_key: KeyReader,
         on_missing: OnMissing,
         on_oversized: Callable[[int, bytes, bytes], None],
+        on_returns: Callable[[int], None],
+        at_risk: str,
         backlog: Callable[[], int],
         pace: Pace,
         trouble: Callable[[PartyMQError | None], None],
         checkpoint: Checkpoint,
     ) -> None:
+        """`at_risk` is why the source is not to be read, if it is not."""
         self._spec = spec
         self._link = link
         self._topology = topology
+        self.kind = kind
         self._publisher = publisher
         self._lanes = lanes
         self._hashed = hashed
@@ -63,6 +98,8 @@ class Intake:
         self._read_key = read_key
         self._on_missing = on_missing
         self._on_oversized = on_oversized
+        self._on_returns = on_returns
+        self._at_risk = at_risk
         self._backlog = backlog
         self._pace = pace
         self._trouble = trouble
@@ -75,6 +112,13 @@ class Intake:
         self._members = False
         self._closed = False
         self._foreign_since: float | None = None
+        self._others = 0
+        """Other consumers, as they were last counted."""
+        self._open_at = float("-inf")
+        self._open_again = OPEN_AGAIN
+        self._zero_since: float | None = None
+        self._told = float("-inf")
+        """When the source last gave an answer."""
         self._stream_until = float("-inf")
         self._loop = asyncio.get_running_loop()
         self._limit_seen = 0.0
@@ -84,6 +128,8 @@ class Intake:
         """Messages that stand in the source; None while it does not exist."""
         self.full = False
         """True while the backlogs are at their limit."""
+        self.opened = False
+        """True once the source was read."""
 
     @property
     def open(self) -> bool:
@@ -110,8 +156,7 @@ class Intake:
         wait = RETRY
         while True:
             before = self.ready, self.routed, self.open
-            async with self._changing:
-                self._settled = await self._look()
+            self._settled = await self._look()
             if not self._settled or before != (self.ready, self.routed, self.open):
                 self._pace.stir()
             if self._settled:
@@ -151,21 +196,57 @@ class Intake:
     async def _look(self) -> bool:
         self.full = self._over_limit
         if self.full:
-            await self._shut()  # before anything that takes a moment
-        state = await self._pace.poll(self._spec.source_queue)
-        self.ready = None if state is None else state.ready
-        trouble = self._problem(state)
+            async with self._changing:
+                await self._shut()  # before anything that takes a moment
+        state, refusal = await self._see()
+        self._show(state)
+        async with self._changing:
+            return await self._act(state, refusal)
+
+    def _show(self, state: Look) -> None:
+        now = self._loop.time()
+        if isinstance(state, QueueState):
+            self._told = now
+            self.ready = state.ready
+        elif state is None:
+            self.ready = None
+        elif now - self._told > SHOWN_FOR:
+            self.ready = 0
+
+    async def _act(self, state: Look, refusal: SourceTransientError | None) -> bool:
+        trouble = refusal or self._problem(state)
         self._trouble(trouble)
-        usable = trouble is None and state is not None and self._members and not self._spec.paused and not self.full
+        # Whether somebody who was counted is still there, an empty source does not tell: it has to be tried.
+        usable = trouble is None or (isinstance(trouble, SourceSharedError) and isinstance(state, Silence))
+        usable = usable and state is not None and self._wanted
         if self._closed or not usable:
             await self._shut()
             doubtful = trouble is not None or self._foreign_since is not None or self.full  # as time goes on it changes
             return not doubtful and (self._spec.paused or not self._members)
         if self._source is not None:
             return True
-        if state is not None and state.consumers:
+        if isinstance(state, QueueState) and state.consumers:
             return False  # the session before us has not been settled, or somebody else's consumer: time tells
-        self._source = source = Source(
+        if self._loop.time() < self._open_at or not self._seems_empty(state):
+            return False
+        return await self._open()
+
+    def _seems_empty(self, state: Look) -> bool:
+        """False while the source is silent because it is busy, or has only just begun to be."""
+        now = self._loop.time()
+        if state is not Silence.ZERO:
+            self._zero_since = None
+            return state is not Silence.LATE
+        self._zero_since = now if self._zero_since is None else self._zero_since
+        return now - self._zero_since >= ZERO_FOR
+
+    @property
+    def _wanted(self) -> bool:
+        """True while the source would be read."""
+        return self._members and not self._spec.paused and not self.full
+
+    async def _open(self) -> bool:
+        source = Source(
             link=self._link,
             publisher=self._publisher,
             lanes=self._lanes,
@@ -174,60 +255,151 @@ class Intake:
             read_key=self._read_key,
             on_missing=self._on_missing,
             on_oversized=self._on_oversized,
+            on_returns=self._on_returns,
             base=self._base,
             checkpoint=self._checkpoint,
         )
-        await source.open(self._spec.source_queue)
-        self._link.on_chunk(self._look_at_limit)
-        if not await self._consumers() and await self._is_stream():
-            self._stream_until = self._loop.time() + STREAM_AGAIN
-            await self._shut()
+        self.opened = True
+        try:
+            await source.open(self._spec.source_queue)
+        except ConnectionLostError as error:
+            if self._link.failure is not None:
+                raise
+            self._trouble(error)  # a connection for it cannot be had: all else goes on
             return False
+        if not await self._is_alone():
+            await source.abandon()
+            return False
+        self._open_again = OPEN_AGAIN
+        self._foreign_since = None
+        self._trouble(None)
+        self._source = source
+        self._link.on_chunk(self._look_at_limit)
+        source.begin()
         return True
+
+    async def _is_alone(self) -> bool:
+        """True once our consumer of the source is counted, and no other."""
+        begun, asked, wait = self._loop.time(), False, COUNT_RETRY
+        while not self._closed:
+            state = await self._topology.poll(self._spec.source_queue)
+            if isinstance(state, QueueState) and state.consumers:
+                self._others = state.consumers - 1
+                if not self._others:
+                    return True
+                self._foreign_since = self._loop.time() if self._foreign_since is None else self._foreign_since
+                self._open_at = self._loop.time() + self._open_again
+                self._open_again = min(2 * self._open_again, OPEN_AGAIN_MAX)
+                return False
+            if not asked and state is not None:  # we are not counted
+                asked = True
+                if await self._is_stream():
+                    self._stream_until = self._loop.time() + STREAM_AGAIN
+                    return False
+            if self._loop.time() - begun > SILENT_AFTER:
+                self._trouble(self._silent())
+            await asyncio.sleep(wait)
+            wait = min(2 * wait, COUNT_RETRY_MAX)
+        return False
+
+    def _silent(self) -> PartyMQError:
+        return SourceSilentError(
+            f"the source queue {self._spec.source_queue!r} does not answer: it has no leader now, or is very busy "
+            "(`rabbitmq-queues quorum_status` tells). Routing starts when it does"
+        )
+
+    async def _see(self) -> tuple[Look, SourceTransientError | None]:
+        """The source's state, and why it is not to be read although it is there."""
+        queue = self._spec.source_queue
+        try:
+            state = await self._pace.poll(queue)
+        except LockedQueueError:
+            return None, exclusive(queue)
+        if state is None:
+            self.kind.forget()
+        elif self._source is None:
+            return state, await self.kind.refusal(opening=self._wanted)
+        return state, None
 
     async def _is_stream(self) -> bool:
         """Whether a queue that does not count its consumer is a stream; that it does not, is how streams are noticed.
 
-        Asked only then: the broker logs the question as an error. Who may not ask is told so by the missing count.
+        Asked only then: the broker logs the question as an error. Who may not ask learns it from a second look.
         """
-        return await self._topology.queue_type(self._spec.source_queue) in (STREAM, None)
+        kind = await self._topology.queue_type(self._spec.source_queue)
+        if kind is not None:
+            return kind == STREAM
+        state = await self._topology.poll(self._spec.source_queue)
+        return isinstance(state, QueueState) and not state.consumers
 
     async def _shut(self) -> None:
         if self._source is not None:
             source = self._source
             self._link.off_chunk(self._look_at_limit)
-            await source.close(self._consumers)
+            await source.close(self._settled_at_broker)
             self._source = None
             self._routed += source.routed
             self._base = source.end
 
-    async def _consumers(self) -> int:
-        state = await self._topology.poll(self._spec.source_queue)
-        return 0 if state is None else state.consumers
+    async def _settled_at_broker(self, gave_back: bool) -> None:
+        """Returns when the source counts no consumer any more.
 
-    def _problem(self, state: QueueState | None) -> PartyMQError | None:
+        An empty one says nothing of that: another consumer of ours is counted beside. Not where something was given
+        back, for that one could be given newer messages first; the source is then not empty.
+        """
+        while (state := await self._topology.poll(self._spec.source_queue)) is not None:
+            if isinstance(state, QueueState):
+                if not state.consumers:
+                    return
+            elif not gave_back:
+                await self._count_another()
+                return
+            await asyncio.sleep(COUNT_RETRY)
+
+    async def _count_another(self) -> None:
+        queue = self._spec.source_queue
+        channel = await self._link.channel()
+        try:
+            await channel.consume(queue, _leave, prefetch=PREFETCH, on_cancel=self._link.cancelled(queue))
+            await await_alone(self._topology, queue)
+        finally:
+            await channel.close()
+
+    def _problem(self, state: Look) -> PartyMQError | None:
         queue = self._spec.source_queue
         if state is None:
             return SourceMissingError(
                 f"the source queue {queue!r} does not exist: declare it, or mend spec.source.queue; "
                 "routing starts as soon as it is there"
             )
-        others = state.consumers - (1 if self._source is not None else 0)
+        if self._at_risk:
+            return SourceAtRiskError(
+                f"the source queue {queue!r} is not read any more, because at a delivery limit (20, where nobody set "
+                f"another) the broker would drop what is in it: {self._at_risk}. Mend that, then pause the group and "
+                "let it go on. docs/troubleshooting.md says more"
+            )
         now = self._loop.time()
         if now < self._stream_until:
             return SourceIsStreamError(
                 f"the source queue {queue!r} is a stream: acknowledging takes nothing out of it, so its messages "
                 "cannot be handed on once and for all. Name a classic or a quorum queue in spec.source.queue"
             )
-        if others <= 0:
-            self._foreign_since = None
-            return None
-        if self._foreign_since is None:
-            self._foreign_since = now
-        if self._source is None and now - self._foreign_since < FOREIGN_AFTER:
+        if isinstance(state, QueueState):
+            self._others = max(0, state.consumers - (1 if self._source is not None else 0))
+            if not self._others:
+                self._foreign_since = None
+            elif self._foreign_since is None:
+                self._foreign_since = now
+        elif state is Silence.ZERO and not self._wanted:
+            self._foreign_since = None  # nothing is read now; who opens it counts
+        if self._foreign_since is None or (self._source is None and now - self._foreign_since < FOREIGN_AFTER):
             return None
         return SourceSharedError(
-            f"the source queue {queue!r} has {others} other consumer{'s' if others > 1 else ''}: they would take "
-            "messages out of the order; stop them, and routing starts by itself. The condition ConsumersSafe names "
-            "them where the management API can be asked"
+            f"the source queue {queue!r} has {self._others} other consumer{'s' if self._others > 1 else ''}: they "
+            "would take messages out of the order; stop them, and routing starts by itself. The condition "
+            "ConsumersSafe names them where the management API can be asked"
         )
+
+
+def _leave(_tag: int, _origin: bytes, _header: bytes, _body: bytes) -> None:
+    """Not for us: it goes back when the channel is closed."""

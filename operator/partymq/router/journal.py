@@ -7,12 +7,14 @@ Whoever is the journal's active consumer is the router. A write that is confirme
 somebody else: this session has been replaced and stops.
 
 Sessions that stand by show that they are there with marks, which the router reads and takes away. A mark may say that
-its process had best route the group; the router then decides whether to make way.
+its process had best route the group; the router then decides whether to make way. A mark names the PartitionGroup, too:
+one of another cluster, with the same names on the same virtual host, is told apart by that.
 """
 
 import asyncio
+import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import orjson
@@ -20,9 +22,13 @@ import orjson
 from partymq.amqp.connection import body_payload
 from partymq.amqp.frames import body_frames, plain_header, publish_frame
 from partymq.core import codec
+from partymq.core.consumers import SESSION_ARGUMENT
 from partymq.core.ledger import Ledger, LedgerError, succeed
 from partymq.errors import SessionOverError
-from partymq.router.publisher import UNLIMITED, Outlet, Sink
+from partymq.router.outlet import UNLIMITED, Outlet, Sink
+from partymq.router.reluctant import Message
+
+LOG = logging.getLogger(__name__)
 
 Change = Callable[[Ledger], Ledger]
 
@@ -30,6 +36,9 @@ BACK_WITHIN = 2.0
 """Seconds from confirm to coming back; measured 0.7 ms."""
 KEEPALIVE = 20.0
 """Seconds between writes at least: a router that was replaced notices."""
+REFUSED_FIRST = 0.1
+REFUSED_MOST = 5.0
+"""Seconds between tries with a journal that refuses a ledger."""
 MARK_EVERY = 5.0
 """Seconds between marks while another session is the router: it swallows ours."""
 
@@ -44,19 +53,28 @@ class Journal:
         queue: str,
         wants: Callable[[], str] = str,
         on_wanted: Callable[[str], None] = lambda _identity: None,
+        uid: str = "",
+        identity: str = "",
+        on_rival: Callable[[str], None] = lambda _identity: None,
     ) -> None:
         """`wants` is asked for each mark: the identity that had best route the group, if that is ours, or nothing.
 
-        `on_wanted` is called with what a mark of another session says, while this one is the router.
+        `on_wanted` is called with what a mark of another session says, while this one is the router; `on_rival` with
+        the identity of one whose PartitionGroup has another `uid` than ours.
         """
+        self._uid = uid
+        self._identity = identity
+        self._on_rival = on_rival
         self._channel = outlet.channel
         self._outlet = outlet
         self._wants = wants
         self._on_wanted = on_wanted
         self._queue = queue
-        self._sink = Sink(outlet, publish_frame(outlet.channel.number, "", queue), UNLIMITED)
+        self._sink = Sink(outlet, publish_frame(outlet.channel.number, "", queue), UNLIMITED, refused=self._on_refused)
+        self._refused = False
         self._header = plain_header
-        self._writer = secrets.token_hex(8)
+        self.session = self._writer = secrets.token_hex(8)
+        """What the broker's management shows of our consumer: nobody else's has it."""
         self._received: asyncio.Queue[tuple[int, bytes]] = asyncio.Queue()
         self._changes: list[tuple[Change, asyncio.Future[Ledger]]] = []
         self._wake = asyncio.Event()
@@ -73,13 +91,20 @@ class Journal:
 
     async def attach(self, on_cancel: Callable[[], None]) -> None:
         """Starts to consume the journal; other sessions may stand before us."""
-        await self._channel.consume(self._queue, self._on_delivery, on_cancel=on_cancel)
+        arguments = {SESSION_ARGUMENT: self.session}
+        await self._channel.consume(self._queue, self._on_delivery, arguments=arguments, on_cancel=on_cancel)
 
     def _on_delivery(self, tag: int, _origin: bytes, _header: bytes, body: bytes) -> None:
         payload = body_payload(body)
         self._received.put_nowait((tag, payload))
-        if self._ledger is not None and _is_mark(payload) and (identity := orjson.loads(payload).get("wants")):
+        if self._ledger is not None and _is_mark(payload):
+            self._on_mark(orjson.loads(payload))
+
+    def _on_mark(self, mark: Mapping[str, str]) -> None:
+        if identity := mark.get("wants"):
             self._on_wanted(identity)
+        if mark.get("of", self._uid) != self._uid:  # older versions do not say it
+            self._on_rival(mark.get("who", ""))
 
     async def win(self, *, on_standby: Callable[[], None]) -> Ledger | None:
         """Waits until this session is the active consumer; returns the newest ledger there is, if there is one."""
@@ -108,7 +133,8 @@ class Journal:
         return best
 
     def _mark(self) -> bytes:
-        mark = orjson.dumps({"mark": secrets.token_hex(8), "by": self._writer, "wants": self._wants()})
+        names = {"by": self._writer, "who": self._identity, "of": self._uid}
+        mark = orjson.dumps({"mark": secrets.token_hex(8), **names, "wants": self._wants()})
         self._publish(mark)
         return mark
 
@@ -157,8 +183,7 @@ class Journal:
     async def _write(self, ledger: Ledger) -> Ledger:
         ledger = replace(ledger, version=ledger.version + 1)
         payload = codec.encode(ledger)
-        self._publish(payload)
-        await self._outlet.barrier()
+        await self._store(payload)
         try:
             async with asyncio.timeout(BACK_WITHIN):
                 while True:
@@ -175,6 +200,22 @@ class Journal:
             self._channel.ack(tag - 1, multiple=True)
         self._ledger = ledger
         return ledger
+
+    async def _store(self, payload: bytes) -> None:
+        """Publishes a ledger until the journal has taken it."""
+        pause = REFUSED_FIRST
+        while True:
+            self._refused = False
+            self._publish(payload)
+            await self._outlet.barrier()
+            if not self._refused:
+                return
+            LOG.warning("%s refuses a ledger (basic.nack), which is published again", self._queue)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, REFUSED_MOST)
+
+    def _on_refused(self, _message: Message) -> None:
+        self._refused = True
 
     def _publish(self, payload: bytes) -> None:
         self._sink.publish(self._header(len(payload)), body_frames(payload))

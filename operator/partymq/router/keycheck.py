@@ -3,7 +3,7 @@
 Invariant: what is told comes from the messages that this process has routed; an Event is for what was not so before.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from partymq.core.report import Counters, Notice
 from partymq.core.spec import KeySpec, OnMissing
@@ -21,21 +21,35 @@ class KeyCheck:
         self._on_notice = on_notice
         self._routed = self._keyless = 0
         self._missing = False
+        self._cause = ""
+        self._seen: Mapping[str, int] = {}
 
-    def look(self, counters: Counters, key: KeySpec) -> str:
-        """What is wrong as of the last messages, in a sentence's end; empty while nothing is."""
+    def look(self, counters: Counters, key: KeySpec, causes: Mapping[str, int]) -> str:
+        """What is wrong as of the last messages, in a sentence's end; empty while nothing is.
+
+        `causes` says how often each reason was seen in this session.
+        """
         routed, keyless = counters.routed - self._routed, counters.keyless - self._keyless
         if routed >= ENOUGH:
             self._routed, self._keyless = counters.routed, counters.keyless
+            self._explain(causes)
             self._judge(min(keyless, routed), routed, key)
-        return f"most of them have no usable key ({_place(key)}) and {_fate(key)}" if self._missing else ""
+        if not self._missing:
+            return ""
+        return f"most of them have no usable key ({_place(key)}){self._cause} and {_fate(key)}"
+
+    def _explain(self, causes: Mapping[str, int]) -> None:
+        new = {cause: times - self._seen.get(cause, 0) for cause, times in causes.items()}
+        if max(new.values(), default=0) > 0:
+            self._cause = f", mostly because {max(new, key=new.__getitem__)},"
+        self._seen = dict(causes)
 
     def _judge(self, keyless: int, routed: int, key: KeySpec) -> None:
         missing = keyless >= MOST * routed
         if missing and not self._missing:
             text = (
-                f"{keyless} of the last {routed} messages have no usable key ({_place(key)}) and {_fate(key)}; "
-                "mend spec.key or the producers, unless this is meant"
+                f"{keyless} of the last {routed} messages have no usable key ({_place(key)}){self._cause} and "
+                f"{_fate(key)}; mend spec.key or the producers, unless this is meant"
             )
             self._on_notice(Notice(warning=True, reason="KeysMissing", message=text))
         if self._missing and not missing:

@@ -4,14 +4,21 @@ Invariant: such a message is as safe as any other (stamped, confirmed, backlogge
 is not kept.
 """
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Final
 
-from partymq.amqp.rewrite import bare
-from partymq.core.spec import OnMissing
+from partymq.amqp.keymissing import why_missing
+from partymq.amqp.rewrite import bare, passable
+from partymq.core.spec import KeySpec, OnMissing
 from partymq.router.lanes import Lane, Member
-from partymq.router.publisher import Publisher, Sink
+from partymq.router.outlet import Sink
+from partymq.router.publisher import Publisher
 from partymq.router.segments import SegmentReader
+
+SAMPLED: Final = 15
+"""One in sixteen messages without a key is looked at for the reason, the first among them."""
 
 
 class Keyless:
@@ -23,19 +30,22 @@ class Keyless:
         lane: Lane,
         publisher: Publisher,
         members: Mapping[str, Member],
-        on_missing: OnMissing,
+        key: KeySpec,
         dead: str,
         header_max: int,
     ) -> None:
         self._lane = lane
         self._members = members
         self._dead = publisher.sink(dead)
-        self._spreads = on_missing is OnMissing.SPREAD
+        self._key = key
+        self._spreads = key.on_missing is OnMissing.SPREAD
         self._header_max = header_max
         self._admitted: list[Member] = []
         self._turn = 0
         self.missing = 0
         """Messages that had no usable key."""
+        self.causes: Counter[str] = Counter()
+        """Why a few of them had none."""
         self.dead = 0
         """Messages that went to the dead queue, for whatever reason."""
 
@@ -47,6 +57,8 @@ class Keyless:
     def arrival(self, tag: int, seq: int, origin: bytes, header: bytes, body: bytes) -> None:
         """Hands on a message of the source that has no key."""
         self.missing += 1
+        if self.missing & SAMPLED == 1:
+            self.causes[why_missing(self._key, header, body)] += 1
         lane = self._lane
         stamped = lane.stamp(header, seq, origin)
         if len(stamped) > self._header_max:
@@ -68,9 +80,9 @@ class Keyless:
         self._dead.arrival(bare(header), body, tag)
 
     def bury(self, header: bytes, body: bytes, reader: SegmentReader, tag: int) -> None:
-        """Moves what has no stamp, and so was never routed by us, to the dead queue."""
+        """Moves what has no stamp for its segment, and so was never put there by us, to the dead queue."""
         self.dead += 1
-        self._dead.publish(header, body, origin=_Stray(reader), tag=tag)
+        self._dead.publish(passable(header), body, origin=_Stray(reader), tag=tag)
 
     def next_sink(self) -> Sink | None:
         """The next member's inbox that takes a message, in turns."""
@@ -89,4 +101,15 @@ class _Stray:
     reader: SegmentReader
 
     def confirmed(self, tag: int) -> None:
-        self.reader.channel.ack(tag)
+        self.reader.fences.ack(tag)
+
+    def stays(self, tag: int) -> None:
+        """It fits nowhere: unacknowledged, it stays in the segment."""
+
+    def keeps(self, _tag: int) -> bool:
+        """Whether the segment is still read."""
+        return not self.reader.closed
+
+    def leaves(self, tag: int) -> None:
+        """It is in the dead queue after all."""
+        self.reader.fences.ack(tag)

@@ -7,27 +7,42 @@ Parked arrivals are in memory, still unacknowledged at the source: parking is on
 journal write or a fence; whatever lasts longer goes to the backlog.
 """
 
+from bisect import insort
 from collections import deque
 from collections.abc import Callable
 from enum import Enum, auto
+from operator import itemgetter
+from typing import Final
 
 from partymq.amqp.stamp import Stamper
 from partymq.core.window import Credit
-from partymq.router.publisher import Sink
+from partymq.router.outlet import UNLIMITED, Sink
+
+REFUSED_FIRST: Final = 0.1
+REFUSED_MOST: Final = 5.0
+"""Seconds between tries with an inbox that refuses messages."""
 
 
 class Member:
     """A member's inbox as a destination."""
 
     __slots__ = (
+        "answered_at",
+        "asked_at",
+        "barred",
+        "cautious",
         "closed",
         "consuming",
         "credit",
         "full",
         "name",
         "news",
+        "pause",
         "polled_at",
         "ready",
+        "refuses_until",
+        "room",
+        "silent_since",
         "sink",
         "starved",
         "was_full",
@@ -38,19 +53,34 @@ class Member:
         self.name = name
         self.credit = Credit(window)
         self.sink = sink
+        self.room = UNLIMITED
+        """Bytes that its inbox is to hold at most."""
         self.closed = False
         """True while it is a donor: nothing is published to its inbox, for whatever reason."""
+        self.barred = False
+        """True while its inbox could not be declared: nothing is published to it or read from it."""
+        self.cautious = False
+        """True once its inbox has refused a message: it is given one at a time."""
+        self.refuses_until = 0.0
+        self.pause = 0.0
+        """Seconds until the next try, when it refused the last time."""
         self.full = False
         """True from a poll that showed no room until one that shows half of it."""
         self.ready = 0
         self.was_full = False
         """`full` before the last poll."""
         self.consuming = False
+        """Whether somebody consumes it, as far as was seen: `heard_since` says how old that is."""
+        self.silent_since: float | None = None
+        """When it was asked for the first of the looks that gave zeros, which prove nothing; None after an answer."""
+        self.asked_at = self.answered_at = float("-inf")
+        """When its leader was last asked to show that it answers, and when it did."""
         self.news = False
         """True when the last poll saw a consumer come or go."""
         self.worked = False
         """True when something had happened between the last two polls."""
         self.polled_at: float | None = None
+        """When it was last known how it is."""
         self.starved: list[Lane] = []
         """Lanes that wait for the next poll."""
 
@@ -61,18 +91,44 @@ class Member:
 
     def polled(self, *, ready: int, consuming: bool, uncounted: int, now: float) -> None:
         """Takes in what a poll saw; `uncounted` is what it may not have counted."""
+        self.silent_since = None
         self.ready = ready
         self.news = consuming != self.consuming
-        self.worked = self.news or self.written
+        written = self.written
+        self.worked = self.news or written
         self.consuming = consuming
         before = self.sink.left
+        self.credit.weigh(messages=self.credit.left - before, weight=self.sink.weight, room=self.room)
+        self.sink.weight = 0
         self.credit.polled(ready=ready, uncounted=uncounted)
-        if self.polled_at is not None:
+        if self.polled_at is not None and not self.cautious:
             self.credit.observe_rate(consumed=self.credit.left - before, seconds=now - self.polled_at)
         self.polled_at = now
-        self.sink.left = self.credit.left
         self.was_full = self.full
         self.full = ready >= self.credit.window or (self.full and not self.credit.may_release)
+        if self.cautious:
+            self._creep(now, accepted=written)
+        self.sink.left = self.credit.left
+
+    def _creep(self, now: float, *, accepted: bool) -> None:
+        """An inbox that has refused a message: it is given the next one when it has taken the one before."""
+        if now < self.refuses_until:
+            self.full = True
+        elif accepted:
+            self.pause = 0.0
+        self.credit.left = 0 if self.full or self.sink.unconfirmed else min(1, self.credit.left)
+
+    def heard_since(self, at: float) -> bool:
+        """True when it was known at that time, or later, how its inbox is."""
+        return self.polled_at is not None and self.polled_at >= at
+
+    def refused(self, now: float) -> None:
+        """Its inbox refuses messages: there is no room for a while."""
+        self.cautious = self.full = True
+        if now >= self.refuses_until:
+            self.pause = min(max(REFUSED_FIRST, 2 * self.pause), REFUSED_MOST)
+            self.refuses_until = now + self.pause
+        self.sink.left = self.credit.left = 0
 
     @property
     def written(self) -> bool:
@@ -82,7 +138,8 @@ class Member:
     @property
     def idle(self) -> bool:
         """True while its inbox is empty, has a consumer that was there before, and gets nothing."""
-        return self.consuming and not (self.closed or self.ready or self.worked or self.written)
+        busy = self.closed or self.ready or self.worked or self.written
+        return self.consuming and self.silent_since is None and not busy
 
     @property
     def takes(self) -> bool:
@@ -127,6 +184,11 @@ class Lane:
         self.parked.append((tag, header, body))
         if len(self.parked) == 1:
             self._on_park(self)
+
+    def take_back(self, tag: int, header: bytes, body: bytes) -> None:
+        """An arrival was refused by the queue that it went to: it keeps its place, and waits."""
+        self.stop(Mode.WAITING)
+        insort(self.parked, (tag, header, body), key=itemgetter(0))
 
     def stop(self, mode: Mode) -> None:
         """Changes the mode; arrivals are parked until `resume`."""

@@ -1,27 +1,58 @@
-"""The data connection of one session, and the one way to fail.
+"""The data connection of one session, the one that its source is read through, and the one way to fail.
 
-Invariant: any surprise on it (closed, a channel closed by the broker, a return, a nack, a cancel) ends the session:
-nothing is retried locally, what was unfinished is settled by the broker alone (design, section 6).
+Invariant: any surprise on either (closed, a channel closed by the broker, a return, a nack, a cancel) ends the session,
+and both of them: nothing is retried locally, what was unfinished is settled by the broker alone (design, section 6).
 """
 
 import asyncio
 from collections.abc import Callable
+from typing import Final
 
 from partymq.amqp.channel import Channel, Returned
 from partymq.amqp.connection import Connection
 from partymq.amqp.frames import FRAME_OVERHEAD, HEADER_GROWTH
+from partymq.amqp.nodes import Endpoint
 from partymq.amqp.replies import settle
-from partymq.errors import BrokerError
+from partymq.errors import BrokerError, LimitReachedError, NoChannelError
+from partymq.router.budget import Budget
+from partymq.router.inflow import Dial, Inflow
+
+CHANNEL_RETRY = 0.05
+ASIDE_RETRY = 1.0
+"""Seconds between tries to have one more channel, or connection."""
+ZOMBIES_SINCE: Final = (4, 3)
 
 
 class Link:
-    """The session's connection, with a single place where its failures arrive."""
+    """The session's connections, with a single place where their failures arrive."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, *, dial: Dial | None = None, budget: Budget | None = None) -> None:
+        """`dial` opens another connection, and is told what for; what messages weigh is counted in `budget`."""
         self._connection = connection
+        self._once: list[Callable[[], None]] = []
+        connection.add_chunk_hook(self._chunk_over)
+        self._dial = dial
+        self.budget = budget or Budget()
+        self._inflow: Inflow | None = None
+        self._asides: set[Connection] = set()
+        self._arrivals: tuple[Callable[[], None], ...] = ()
+        connection.on_congested = self._on_congested
+        connection.lost.add_done_callback(lambda _lost: self._abort_inflow())
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.explain_return: Callable[[Returned], bool] = lambda _: False
         """Says whether a message that came back was to be expected, and is taken care of."""
+        self.on_short: Callable[[LimitReachedError | None], None] = lambda _: None
+        """Told when something waits for a channel or a connection, and when it has one."""
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where the data connection is."""
+        return self._connection.endpoint
+
+    @property
+    def makes_zombies(self) -> bool:
+        """Whether the broker serves a consumer again that died while it was taken over: see `takeover`."""
+        return self._connection.server_version >= ZOMBIES_SINCE
 
     @property
     def header_max(self) -> int:
@@ -40,14 +71,103 @@ class Link:
         """Calls back when `blocked` changes."""
         self._connection.on_blocked = callback
 
+    @property
+    def channel_max(self) -> int:
+        """The most channels that the session may have."""
+        return self._connection.channel_max
+
+    async def channel_in_turn(self) -> Channel:
+        """As `channel`, but when all that the broker allows are open, waits for one to be closed."""
+        while True:
+            try:
+                channel = await self.channel()
+            except NoChannelError as error:
+                self.on_short(error)
+                await asyncio.sleep(CHANNEL_RETRY)
+            else:
+                self.on_short(None)
+                return channel
+
     async def channel(self) -> Channel:
         """A new channel; should the broker close it, the session is over."""
         channel = await self._connection.channel()
         channel.closed.add_done_callback(self._channel_closed)
-        channel.on_return(self._on_return)
+        channel.on_return(self.returned)
         return channel
 
-    def _on_return(self, message: Returned) -> None:
+    async def inflow(self) -> Inflow:
+        """A connection to read a source through; there is one at a time, and `shut_inflow` closes it."""
+        assert self._dial is not None, "this link is not made for a source"
+        assert self._inflow is None, "a source is closed before another one is opened"
+        connection = await self._dial("source")
+        channel = await self._only_channel(connection)
+        self._inflow = inflow = Inflow(connection, channel, self.budget)
+        for hook in self._arrivals:
+            connection.add_chunk_hook(hook)
+        if self._connection.lost.done():
+            inflow.abort()
+        return inflow
+
+    async def aside(self) -> tuple[Connection, Channel]:
+        """A channel on a connection of its own, for a reader that may have to wait; who asks closes both.
+
+        When the broker allows no more connections, waits until it does.
+        """
+        assert self._dial is not None, "this link is not made for that"
+        while True:
+            try:
+                connection = await self._dial("backlog")
+            except LimitReachedError as error:
+                self.on_short(error)
+                await asyncio.sleep(ASIDE_RETRY)
+            else:
+                self.on_short(None)
+                break
+        connection.lost.add_done_callback(lambda _lost: self._asides.discard(connection))
+        self._asides.add(connection)
+        channel = await self._only_channel(connection)
+        if self._connection.lost.done():
+            connection.abort()
+        return connection, channel
+
+    async def _only_channel(self, connection: Connection) -> Channel:
+        """Opens it; should the broker close either, the session is over."""
+        connection.lost.add_done_callback(self._inflow_lost)
+        try:
+            channel = await connection.channel()
+        except BaseException:
+            connection.abort()
+            raise
+        channel.closed.add_done_callback(self._inflow_lost)
+        return channel
+
+    async def shut_inflow(self) -> None:
+        """Closes it, and gives back what is unacknowledged."""
+        if self._inflow is not None:
+            await self._inflow.close()
+            self._inflow = None
+
+    def _inflow_lost(self, lost: "asyncio.Future[None]") -> None:
+        if not lost.cancelled() and (error := lost.exception()) is not None and not self._connection.lost.done():
+            self.fail(error)
+
+    def _abort_inflow(self) -> None:
+        if self._inflow is not None:
+            self._inflow.abort()
+        for connection in tuple(self._asides):
+            connection.abort()
+
+    def _on_congested(self, on: bool) -> None:
+        if self._inflow is not None:
+            self._inflow.congested(on)
+
+    def abort(self) -> None:
+        """Drops both connections as they are."""
+        self._abort_inflow()
+        self._connection.abort()
+
+    def returned(self, message: Returned) -> None:
+        """A message came back, whatever connection it left by; its confirm comes after this."""
         if not self.explain_return(message):
             self.fail(BrokerError(f"{message}; starting again"))
 
@@ -62,19 +182,39 @@ class Link:
         """
         if not self._failed.done():
             settle(self._failed, error)
-            self._connection.abort()
+            self.abort()
 
     def cancelled(self, queue: str) -> Callable[[], None]:
         """What to do when the broker cancels the consumer of `queue`."""
         return lambda: self.fail(BrokerError(f"the broker ended our consumer of {queue}: was the queue deleted?"))
 
     def on_chunk(self, hook: Callable[[], None]) -> None:
-        """Calls `hook` once for every chunk that was read and processed."""
+        """Calls `hook` once for every chunk that was read from the data connection and processed."""
         self._connection.add_chunk_hook(hook)
+
+    def on_arrivals(self, hook: Callable[[], None]) -> None:
+        """Calls `hook` once for every chunk that was read from a source and processed."""
+        self._arrivals = (*self._arrivals, hook)
+        if self._inflow is not None:
+            self._inflow.connection.add_chunk_hook(hook)
 
     def off_chunk(self, hook: Callable[[], None]) -> None:
         """The opposite of `on_chunk`."""
         self._connection.remove_chunk_hook(hook)
+
+    def after_chunk(self, callback: Callable[[], None]) -> None:
+        """Calls `callback` once, when the chunk that is being read was processed."""
+        self._once.append(callback)
+
+    def ring(self) -> None:
+        """Calls the hooks now: something was settled that did not come over this connection."""
+        self._connection.ring()
+
+    def _chunk_over(self) -> None:
+        if self._once:
+            callbacks, self._once = self._once, []
+            for callback in callbacks:
+                callback()
 
     @property
     def failure(self) -> BaseException | None:

@@ -17,6 +17,8 @@ class Listener:
     """Something is in the way of routing (and this goes on), or not any more."""
     wanted: Callable[[str], None]
     """A process of that identity stands by and had best be the router."""
+    rival: Callable[[str], None]
+    """A process of that identity stands by for another PartitionGroup of this name; called again and again."""
     changed: Callable[[], None]
     """The picture has changed."""
     notice: Callable[[Notice], None]

@@ -13,7 +13,7 @@ import asyncio
 import math
 from collections.abc import Callable, Sequence
 
-from partymq.amqp.topology import QueueState, Topology
+from partymq.amqp.topology import Look, Topology
 
 LOOK_EVERY = 0.5
 IDLE_EVERY = 1.8
@@ -38,9 +38,9 @@ class Pace:
         self._sleeping: asyncio.Future[None] = self._loop.create_future()
         self._busy = asyncio.Event()
         self._busy.set()
-        self._seen: dict[str, QueueState | None] = {}
+        self._seen: dict[str, Look] = {}
         self._calm_queues: Sequence[str] = ()
-        self._calm_states: Sequence[QueueState | None] = ()
+        self._calm_states: Sequence[Look] = ()
         self._on_look: list[Callable[[], None]] = []
         self._on_work: list[Callable[[], None]] = []
         self.calm = False
@@ -54,7 +54,7 @@ class Pace:
         """Has `callback` called when a calm ends."""
         self._on_work.append(callback)
 
-    async def poll(self, queue: str) -> QueueState | None:
+    async def poll(self, queue: str) -> Look:
         """Looks at a queue, on behalf of somebody who is then told when it is not like that any more."""
         state = self._seen[queue] = await self._topology.poll(queue)
         return state

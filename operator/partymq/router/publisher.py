@@ -1,159 +1,33 @@
 """What a session publishes leaves through a few channels, its outlets; a queue is always reached through the same one.
 
-Invariants: what was published to a queue and is not confirmed is known, in order. When a session's hold on the journal
-and all of its outlets are gone, nothing that it published can still be on its way.
+Invariant: when a session's hold on the journal and all of its outlets are gone, nothing that it published can still be
+on its way.
 
-For the second, the first outlet is the channel that consumes the journal, and the others consume the queue `outlets`,
+For that, the first outlet is the channel that consumes the journal, and the others consume the queue `outlets`,
 which is always empty: a channel is one process at the broker, which handles what it was sent before it ends and takes
-its consumer with it. So a successor that sees no consumer there publishes after everything that came before it (design,
-section 3). Several, because one such process is what limits the throughput of a broker with cores to spare.
+its consumer with it. So a successor that counts no consumers there but its own publishes after everything that came
+before it (design, section 3). Several, because one such process is what limits the throughput of a broker with cores to
+spare.
 """
 
 import asyncio
-from typing import Final, Protocol
+import secrets
+from collections.abc import Callable, Collection
+from typing import Final
 
 from partymq.amqp.channel import Channel
 from partymq.amqp.frames import publish_frame
-from partymq.errors import BrokerError
+from partymq.amqp.stamp import fence_header
+from partymq.errors import BrokerError, ChannelClosedError
 from partymq.router.link import Link
+from partymq.router.outlet import UNLIMITED, Arriving, Keeper, Outlet, Sink
+from partymq.router.reluctant import Message, Reluctant
 
 OUTLETS: Final = 4
 """Besides the journal's; more than a broker of a few cores can keep busy gain nothing."""
-UNLIMITED: Final = 1 << 60
 STALLED_AFTER: Final = 60.0
 """Seconds for which one publish may stay unconfirmed: as long as RabbitMQ itself waits for the leader of a queue."""
 LOOK_EVERY: Final = 15.0
-
-
-class Settled(Protocol):
-    """Where a published message came from; told once that the broker has it."""
-
-    def confirmed(self, tag: int) -> None: ...
-
-
-class Outlet:
-    """One channel that publishes with confirms. `arrival` is the per-message path: no task, future or lock."""
-
-    def __init__(self, link: Link, channel: Channel) -> None:
-        self._link = link
-        self._send = channel.publish
-        self.channel = channel
-        self.sent = 0
-        """The sequence number of the last publish."""
-        self._low = 1
-        self._arrivals: dict[int, tuple[int, Sink]] = {}
-        self._others: dict[int, tuple[Sink, Settled | None, int]] = {}
-        self._barriers: list[tuple[int, asyncio.Future[None]]] = []
-        self._source: Settled | None = None
-
-    async def open(self) -> None:
-        """Puts the channel into confirm mode."""
-        await self.channel.confirm_select(self._on_confirm, self._on_nack)
-
-    @property
-    def unconfirmed(self) -> int:
-        """Messages that are published and not confirmed."""
-        return len(self._arrivals) + len(self._others)
-
-    @property
-    def oldest(self) -> int | None:
-        """The sequence number of the first publish that is not confirmed."""
-        self._advance()
-        return self._low if self._low <= self.sent else None
-
-    def serve(self, source: Settled) -> None:
-        """Makes `source` the origin of arrivals; the one before has nothing unconfirmed."""
-        assert not self._arrivals
-        self._source = source
-
-    def arrival(self, sink: "Sink", header: bytes, body: bytes, tag: int) -> None:
-        """Publishes to `sink` what the source delivered under `tag`."""
-        self.sent = sent = self.sent + 1
-        self._arrivals[sent] = tag, sink
-        sink.unconfirmed += 1
-        self._send(sink.frame, header, body)
-
-    def publish(self, sink: "Sink", header: bytes, body: bytes, origin: Settled | None, tag: int) -> None:
-        """Publishes anything else; `origin` is told when it is confirmed."""
-        self.sent = sent = self.sent + 1
-        self._others[sent] = sink, origin, tag
-        sink.unconfirmed += 1
-        self._send(sink.frame, header, body)
-
-    def forget_arrival(self, tag: int) -> bool:
-        """The unconfirmed message that the source delivered under `tag` came back: its confirm means nothing."""
-        found = next(((sent, sink) for sent, (arrived, sink) in self._arrivals.items() if arrived == tag), None)
-        if found is None:
-            return False
-        sent, sink = found
-        sink.unconfirmed -= 1
-        del self._arrivals[sent]
-        return True
-
-    def barrier(self) -> asyncio.Future[None]:
-        """Done when everything published so far is confirmed."""
-        barrier: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._barriers.append((self.sent, barrier))
-        self._advance()
-        return barrier
-
-    def _on_confirm(self, tag: int, multiple: bool) -> None:
-        if multiple:
-            for sequence in range(self._low, tag + 1):
-                self._settle(sequence)
-            self._low = max(self._low, tag + 1)
-        else:
-            self._settle(tag)
-        if self._barriers:
-            self._advance()
-
-    def _settle(self, sequence: int) -> None:
-        arrival = self._arrivals.pop(sequence, None)
-        if arrival is not None:
-            tag, sink = arrival
-            sink.unconfirmed -= 1
-            self._source.confirmed(tag)  # type: ignore[union-attr] # an arrival has a source
-        elif (other := self._others.pop(sequence, None)) is not None:
-            sink, origin, tag = other
-            sink.unconfirmed -= 1
-            if origin is not None:
-                origin.confirmed(tag)
-
-    def _advance(self) -> None:
-        low = self._low
-        while low <= self.sent and low not in self._arrivals and low not in self._others:
-            low += 1
-        self._low = low
-        while self._barriers and self._barriers[0][0] < low:
-            _, barrier = self._barriers.pop(0)
-            if not barrier.done():
-                barrier.set_result(None)
-
-    def _on_nack(self, tag: int, multiple: bool) -> None:  # noqa: ARG002 - the fields of the method
-        self._link.fail(BrokerError(f"the broker could not store publish {tag} (basic.nack): a queue has failed"))
-
-
-class Sink:
-    """A queue to publish to: by which outlet and frame, and how many messages it may take before somebody looks."""
-
-    __slots__ = ("frame", "left", "outlet", "unconfirmed")
-
-    def __init__(self, outlet: Outlet, frame: bytes, left: int) -> None:
-        self.outlet = outlet
-        self.frame = frame
-        self.left = left
-        self.unconfirmed = 0
-        """Messages that are published and not confirmed: a poll may not have counted them."""
-
-    def arrival(self, header: bytes, body: bytes, tag: int) -> None:
-        """Publishes what the source delivered under `tag`."""
-        self.left -= 1
-        self.outlet.arrival(self, header, body, tag)
-
-    def publish(self, header: bytes, body: bytes, *, origin: Settled | None = None, tag: int = 0) -> None:
-        """Publishes anything else; `origin` is told when it is confirmed."""
-        self.left -= 1
-        self.outlet.publish(self, header, body, origin, tag)
 
 
 class Publisher:
@@ -165,34 +39,110 @@ class Publisher:
         """The outlet of the journal alone: its writes wait for nothing else."""
         self._outlets: list[Outlet] = []
         self._by_queue: dict[tuple[str, str], Outlet] = {}
+        self.keepers: list[Keeper] = []
+        self.on_reluctant: Callable[[Reluctant], None] = lambda _: None
+        """Told when a queue refuses a message, and when it has taken all that it had refused."""
+        self._reluctant: list[Reluctant] = []
         self._seen: dict[Outlet, tuple[int, float]] = {}
         """The oldest unconfirmed publish of each outlet, and since when it is."""
+        self.refused = False
+        """True when the broker has closed an outlet: it did not like what was published."""
 
     async def open(self, queue: str) -> None:
-        """Opens the outlets, as consumers of `queue`, which no earlier session's outlets consume any more."""
+        """Opens the outlets, as consumers of `queue`; nothing is published before nobody else consumes it."""
         for _ in range(OUTLETS):
             channel = await self._link.channel()
             await channel.consume(queue, _nothing, on_cancel=self._link.cancelled(queue))
+            channel.closed.add_done_callback(self._closed)
             outlet = Outlet(self._link, channel)
             await outlet.open()
             self._outlets.append(outlet)
 
-    def sink(self, queue: str, *, exchange: str = "", left: int = UNLIMITED) -> Sink:
-        """The way to a queue: by its name or, where an exchange is named, by a routing key."""
+    def _closed(self, closed: "asyncio.Future[None]") -> None:
+        if not closed.cancelled() and isinstance(closed.exception(), ChannelClosedError):
+            self.refused = True
+
+    @property
+    def outlets(self) -> Collection[Outlet]:
+        """All but the journal's."""
+        return self._outlets
+
+    @property
+    def unconfirmed(self) -> int:
+        """Messages that are published and not confirmed."""
+        return sum(outlet.unconfirmed for outlet in self._outlets)
+
+    def sink(
+        self,
+        queue: str,
+        *,
+        exchange: str = "",
+        left: int = UNLIMITED,
+        refused: Callable[[Message], None] | None = None,
+    ) -> Sink:
+        """The way to a queue: by its name or, where an exchange is named, by a routing key.
+
+        What the queue refuses is kept and sent again, one message at a time, unless `refused` takes care of it.
+        """
         outlet = self._by_queue.get((exchange, queue))
         if outlet is None:
             outlet = self._outlets[len(self._by_queue) % OUTLETS]
             self._by_queue[exchange, queue] = outlet
-        return Sink(outlet, publish_frame(outlet.channel.number, exchange, queue), left)
+        sink = Sink(outlet, publish_frame(outlet.channel.number, exchange, queue), left, exchange=exchange, queue=queue)
+        sink.refused = refused or (lambda message: self.reluctant(sink).refuse(message))
+        return sink
 
-    def serve(self, source: Settled) -> None:
+    def reluctant(self, sink: Sink) -> Reluctant:
+        """Has the sink's messages published one at a time from here on."""
+        way = sink.way
+        if isinstance(way, Reluctant):
+            return way
+        assert isinstance(way, Outlet)
+        reluctant = Reluctant(sink, way, on_change=lambda changed: self.on_reluctant(changed))
+        if sink.outlet is way:
+            sink.outlet = reluctant
+        sink.way = reluctant
+        self.keepers.append(reluctant)
+        self._reluctant.append(reluctant)
+        return reluctant
+
+    def release(self, reluctant: Reluctant) -> None:
+        """Its queue is not published to any more."""
+        reluctant.close()
+        self.keepers.remove(reluctant)
+        self._reluctant.remove(reluctant)
+
+    @property
+    def kept(self) -> int:
+        """Arrivals that their queues have refused, or that wait behind those."""
+        return sum(reluctant.arrivals for reluctant in self._reluctant)
+
+    def pause(self) -> None:
+        """Sends nothing more of what was refused: it goes back to where it came from."""
+        for reluctant in self._reluctant:
+            reluctant.pause()
+
+    async def mark(self, queue: str) -> None:
+        """Puts a fence into a segment, which its next reader takes away; returns when it is confirmed."""
+        sink = self.sink(queue)
+        sink.publish(fence_header(f"mark {secrets.token_hex(8)}", expires=False), b"")
+        await self.settled(sink)
+
+    def serve(self, source: Arriving) -> None:
         """Makes `source` the origin of arrivals; the one before has nothing unconfirmed."""
         for outlet in self._outlets:
             outlet.serve(source)
 
     def forget_arrival(self, tag: int) -> bool:
         """See `Outlet`; False when no outlet knows of it."""
-        return any(outlet.forget_arrival(tag) for outlet in self._outlets)
+        if any(outlet.forget_arrival(tag) for outlet in self._outlets):
+            return True
+        return any(reluctant.forget_arrival(tag) for reluctant in self._reluctant)
+
+    def drop_arrivals(self) -> None:
+        """The source takes back what it has delivered and nobody was sent."""
+        for keeper in self.keepers:
+            keeper.drop_arrivals()
 
     async def confirmed(self) -> None:
         """Returns when everything published so far is confirmed."""
@@ -201,10 +151,14 @@ class Publisher:
 
     async def settled(self, *sinks: Sink) -> None:
         """Returns when all that was published to these is confirmed; nothing more is published to them meanwhile."""
+        await self.until(lambda: not any(sink.unconfirmed for sink in sinks))
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Returns when a condition holds that confirms bring about."""
         settled = asyncio.Event()
 
         def look() -> None:
-            if not any(sink.unconfirmed for sink in sinks):
+            if condition():
                 settled.set()
 
         look()
@@ -229,7 +183,7 @@ class Publisher:
 
     def stalled(self, now: float) -> bool:
         """Whether a publish has been waiting for its confirm in all looks of so many seconds, none of them blocked."""
-        outlets = () if self._link.blocked else (self.journal, *self._outlets)
+        outlets = () if self._link.blocked else (self.journal, *(o for o in self._outlets if not o.diverted))
         waiting = {outlet: oldest for outlet in outlets if (oldest := outlet.oldest) is not None}
         self._seen = {
             outlet: self._seen[outlet] if outlet in self._seen and self._seen[outlet][0] == oldest else (oldest, now)
@@ -239,6 +193,8 @@ class Publisher:
 
     async def close(self) -> None:
         """Closes the outlets; all they published is confirmed."""
+        for reluctant in self._reluctant:
+            reluctant.close()
         for outlet in self._outlets:
             await outlet.channel.close()
 

@@ -1,25 +1,62 @@
-"""Waiting until what an earlier session consumed is back in its queues.
+"""Waiting until nobody but us consumes a queue.
 
-Invariant: no queue is read or purged while an earlier session may still hold messages of it: the journal's succession
-does not prove that the old session's other queues have settled (design, section 6).
+Invariant: a queue counts as quiet only by an answer with something in it, for zeros are no answer (`amqp.topology`).
+Who consumes it himself counts himself; in a segment, which must not be read meanwhile, a fence is put that counts.
+
+No queue is read or purged while an earlier session may still hold messages of it: the journal's succession does not
+prove that the old session's other queues have settled (design, section 6).
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 
-from partymq.amqp.topology import Topology
+from partymq.amqp.topology import QueueState, Silence, Topology
 
 RETRY = 0.02
 RETRY_MAX = 1.0
+MARK_AGAIN = 2.0
+"""Seconds after which a queue that is still silent gets another fence: somebody may have read the one before."""
 
 
-async def await_quiet(topology: Topology, queues: Iterable[str], *, others: int = 0) -> None:
-    """Returns when none of `queues` has a consumer, or no more than so many others that are known."""
-    await asyncio.gather(*(_settle(topology, queue, others) for queue in queues))
-
-
-async def _settle(topology: Topology, queue: str, others: int) -> None:
+async def await_alone(topology: Topology, queue: str, *, own: int = 1) -> None:
+    """Returns when so many consumers are counted, which are ours and attached, and nobody else's."""
     wait = RETRY
-    while (state := await topology.poll(queue)) is not None and state.consumers > others:
+    while True:
+        state = await topology.poll(queue)
+        if state is None or (isinstance(state, QueueState) and state.consumers == own):
+            return
         await asyncio.sleep(wait)
         wait = min(2 * wait, RETRY_MAX)
+
+
+async def await_unread(topology: Topology, queues: Iterable[str], *, mark: Callable[[str], Awaitable[None]]) -> None:
+    """Returns when none of these segments has a consumer; `mark` puts a fence into one, confirmed."""
+    await asyncio.gather(*(_unread(topology, queue, mark) for queue in queues))
+
+
+async def _unread(topology: Topology, queue: str, mark: Callable[[str], Awaitable[None]]) -> None:
+    now = asyncio.get_running_loop().time
+    wait, marked = RETRY, float("-inf")
+    while (state := await topology.poll(queue)) is not None:
+        if isinstance(state, Silence):
+            if now() - marked > MARK_AGAIN:
+                await mark(queue)
+                marked = now()
+                continue
+        elif not state.consumers:
+            return
+        await asyncio.sleep(wait)
+        wait = min(2 * wait, RETRY_MAX)
+
+
+async def is_consumed(topology: Topology, inbox: str) -> bool:
+    """Whether somebody consumes an inbox; waits until its leader answers."""
+    silent = False
+    while (state := await topology.poll(inbox)) is not None:
+        if isinstance(state, QueueState):
+            return state.consumers > 0
+        if silent and state is Silence.ZERO:
+            return False  # silent before and after its leader has answered
+        await topology.answered(inbox)
+        silent = True
+    return False

@@ -4,7 +4,7 @@ Invariant: nothing is routed before every message that was between the source an
 in one transfer, in the order of its stamps, and no client holds any of it.
 
 Without the journal nobody knows for certain who was given what, so every inbox is taken over, as a handoff does it, and
-every transfer is read. What was in them goes, by stamp and each stamp once, into one new transfer, which then stands
+every transfer is read. What was in them goes, by stamp and without repeats, into one new transfer, which then stands
 before the backlogs. A crash at any moment leaves the journal empty: the next session does it again, and the copies that
 it finds fall together by their stamps. Owners are taken from what is known; a wrong one does no harm, as no inbox holds
 anything.
@@ -18,10 +18,11 @@ import contextlib
 import secrets
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 
-from partymq.amqp.management import Management
-from partymq.amqp.stamp import Stamp
-from partymq.amqp.topology import Topology
+from partymq.amqp.management import Management, prove
+from partymq.amqp.rewrite import passable
+from partymq.amqp.topology import Topology, counted
 from partymq.core.clients import Client, ClientKind
 from partymq.core.ledger import Ledger, Partition
 from partymq.core.names import SPREAD, Names
@@ -29,7 +30,10 @@ from partymq.core.report import Notice
 from partymq.core.spec import GroupConfig
 from partymq.errors import BrokerError, JournalLostError, PartyMQError
 from partymq.router.link import Link
+from partymq.router.order import NEWEST, Message, in_order
 from partymq.router.publisher import Publisher
+from partymq.router.quiet import is_consumed
+from partymq.router.reluctant import Message as Refused
 from partymq.router.takeover import Takeover
 
 LEAP = 1000
@@ -37,11 +41,11 @@ LEAP = 1000
 IDS = ("0.0", "0.1", "0.2")
 """Transfers of recoveries: no session has epoch 0. A recovery reads those that exist and writes the first that does
 not; with a crash in between there are two, never three."""
+SHOWN_TRIES = 20
+"""So often is the API asked for this session's own consumer, which it shows within five seconds."""
 PROBED_EPOCHS = 3
 PROBED_HANDOFFS = 64
 """Where nobody lists the queues, transfers are looked for by the names that the last sessions may have used."""
-
-Message = tuple[Stamp | None, bytes, bytes]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -58,25 +62,34 @@ class Remains:
 
 
 async def look(
-    config: GroupConfig, *, names: Names, topology: Topology, members: Collection[str], pods: Collection[str]
+    config: GroupConfig,
+    *,
+    names: Names,
+    topology: Topology,
+    session: str,
+    members: Collection[str],
+    pods: Collection[str],
 ) -> Remains:
-    """What there is of a group without a journal.
+    """What there is of a group without a journal, which `session` consumes.
 
-    The management API lists it. Without that API each name that may be is asked for: of inboxes, those of `members` and
-    `pods`. Raises `JournalLostError` where there are none.
+    The management API lists it, if it is that broker's. Without that API each name that may be is asked for: of
+    inboxes, those of `members` and `pods`. Raises `JournalLostError` where there are none.
     """
-    remains = await _find(config, names=names, topology=topology, members={*members, *pods})
+    remains = await _find(config, names=names, topology=topology, session=session, members={*members, *pods})
     if config.clients is not None:
         for name in set(remains.inboxes).difference(pods):
             # Of a client that consumes it, or of a pod that is gone.
-            if (state := await topology.poll(names.inbox(name))) is not None and state.consumers:
+            if await is_consumed(topology, names.inbox(name)):
                 remains.managed.append(name)
     return remains
 
 
-async def _find(config: GroupConfig, *, names: Names, topology: Topology, members: Collection[str]) -> Remains:
+async def _find(
+    config: GroupConfig, *, names: Names, topology: Topology, session: str, members: Collection[str]
+) -> Remains:
     try:
         async with Management(config.broker) as management:
+            await prove(management, address=config.broker, journal=names.journal, session=session, tries=SHOWN_TRIES)
             remains = _sorted_out(names, await management.queues(), config.spec.partitions)
             if config.clients is not None:
                 with contextlib.suppress(BrokerError):  # it is for people to know
@@ -152,7 +165,8 @@ class Recovery:
         names, self._plain = self._names, remains.plain
         await self._topology.declare_dead_letters(names.dlx, names.dead)
         queues = [*map(names.inbox, remains.inboxes), *map(names.transfer, remains.transfers)]
-        found = _merged(await asyncio.gather(*(self._collect(queue) for queue in queues)))
+        parts = await asyncio.gather(*(self._collect(queue) for queue in queues))
+        found = in_order(chain.from_iterable(parts), partitions=self._config.spec.partitions, newest=NEWEST)
         self.messages = len(found)
         transfer = next(one for one in IDS if one not in remains.transfers)
         within = await self._copy(found, names.transfer(transfer))
@@ -214,35 +228,26 @@ class Recovery:
             )
         )
 
-    async def _consumers(self, queue: str) -> int:
+    async def _consumers(self, queue: str) -> int | None:
         state = await self._topology.poll(queue)
         if state is None:
             raise BrokerError(f"{queue} was deleted while the journal was being rebuilt")
-        return state.consumers
+        return counted(state)
 
     async def _copy(self, found: Collection[Message], transfer: str) -> frozenset[int]:
         """Copies what was found, confirmed; returns the partitions that are in it."""
         if not found:
             return frozenset()
         await self._topology.declare_quorum(transfer)
-        to_transfer, to_dead = self._publisher.sink(transfer), self._publisher.sink(self._names.dead)
+        refused: list[Refused] = []
+        to_transfer = self._publisher.sink(transfer, refused=refused.append)
+        to_dead = self._publisher.sink(self._names.dead)
         for stamp, header, body in found:
-            (to_dead if stamp is None else to_transfer).publish(header, body)
-        await self._publisher.confirmed()
+            (to_dead if stamp is None else to_transfer).publish(passable(header), body)
+        await self._publisher.settled(to_transfer, to_dead)
+        if refused:  # in part it is there: the next session reads it, and writes another one
+            raise BrokerError(f"{transfer} refuses messages (basic.nack): `rabbitmqctl list_policies` may say why")
         return frozenset(stamp.partition for stamp, _, _ in found if stamp is not None)
-
-
-def _merged(parts: Iterable[Collection[Message]]) -> list[Message]:
-    """All messages by stamp, each stamp once; unstamped ones first."""
-    strays: list[Message] = []
-    found: dict[tuple[int, int, int], Message] = {}
-    for message in (message for part in parts for message in part):
-        stamp = message[0]
-        if stamp is None:
-            strays.append(message)
-        else:
-            found.setdefault((stamp.epoch, stamp.seq, stamp.partition), message)
-    return [*strays, *(found[key] for key in sorted(found))]
 
 
 def _owners(known: Mapping[str, Iterable[int]], inboxes: Collection[str]) -> dict[int, str]:

@@ -107,7 +107,7 @@ class Registry:
             session = self._session()
             if session is None or session.serving is None:
                 continue
-            late = self._late(session.serving)
+            late = await self._late(session.serving)
             if late:
                 log.warning("%s expired: nothing was heard of them", ", ".join(late))
                 with suppress(NotRoutingError):
@@ -139,7 +139,7 @@ class Registry:
             finally:
                 over.cancel()
                 doing.cancel()
-                await asyncio.wait({over, doing})
+                await asyncio.gather(over, doing, return_exceptions=True)
 
     def _hear(self, name: str) -> None:
         self._renew()
@@ -150,7 +150,8 @@ class Registry:
             self._of = self._session()
             self._heard = {}
 
-    def _late(self, routing: Routing) -> list[str]:
+    async def _late(self, routing: Routing) -> list[str]:
+        """Who is to be unbound: also of a managed client's inbox it must be known that nobody consumes it."""
         self._renew()
         now = asyncio.get_running_loop().time()
         clients = routing.journal.ledger.clients
@@ -158,4 +159,8 @@ class Registry:
         for name, client in clients.items():
             if client.kind is ClientKind.MANAGED and routing.inboxes.occupied(name):
                 self._heard[name] = now
-        return [name for name, at in self._heard.items() if now - at > self.spec.expires_after]
+        late = [name for name, at in self._heard.items() if now - at > self.spec.expires_after]
+        managed = [name for name in late if clients[name].kind is ClientKind.MANAGED]
+        vacant = await asyncio.gather(*(routing.inboxes.ascertain(name) for name in managed))
+        kept = {name for name, is_vacant in zip(managed, vacant, strict=True) if not is_vacant}
+        return [name for name in late if name not in kept]

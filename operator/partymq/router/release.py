@@ -2,11 +2,13 @@
 
 Invariant: of a partition, only the first segment that is not proven empty flows; arrivals go direct only when the
 backlog is proven empty while they were parked. A held partition releases nothing (design, section 4).
+
+Backlogs are read over the data connection, until one's messages are too heavy to be kept there: see `_move_aside`.
 """
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -18,10 +20,11 @@ from partymq.router.backlogs import Backlogs
 from partymq.router.journal import Journal
 from partymq.router.lanes import Lane, Mode
 from partymq.router.link import Link
+from partymq.router.outlet import Sink
 from partymq.router.pace import Pace
 from partymq.router.points import Checkpoint, Point
-from partymq.router.publisher import Publisher, Sink
-from partymq.router.quiet import await_quiet
+from partymq.router.publisher import Publisher
+from partymq.router.quiet import await_unread
 from partymq.router.segments import BACKLOG_PREFETCH, Flow, SegmentReader, Stray
 
 NEAR = 64
@@ -36,6 +39,8 @@ TIDY_EVERY = 1.0
 """Seconds between journal writes that only forget segments: a listed empty one is harmless."""
 READERS = 1000
 """Segments read at the same time; each needs a channel, of which a connection has 2047."""
+OTHERS = 8
+"""Channels that readers leave to the journal, the outlets, the source and takeovers, where the broker allows few."""
 
 
 class Releaser:
@@ -76,9 +81,15 @@ class Releaser:
         self._left: set[str] = set()
         """Segments of which a reader was closed, and may not be gone yet."""
         self._opening: dict[str, asyncio.Task[SegmentReader]] = {}
-        self._slots = asyncio.Semaphore(READERS)
+        self._slots = asyncio.Semaphore(max(1, min(READERS, link.channel_max - OTHERS)))
+        self._heavy: list[tuple[Lane, SegmentReader]] = []
+        """Readers that have more than their part of the budget."""
+        self._aside: set[str] = set()
+        """Backlogs that are read over a connection of their own."""
         self._closing = False
         self._emptied: dict[int, set[str]] = {}
+        self._passed: dict[int, set[str]] = {}
+        """Transfers in which nothing is left of a partition but what fits nowhere: they stay listed."""
         self._wake = asyncio.Event()
         self._released = 0
         self._released_from_backlogs = 0
@@ -90,9 +101,9 @@ class Releaser:
 
     @property
     def released_from_backlogs(self) -> int:
-        """Of these, the ones that stood in a backlog."""
+        """Of these, the ones that stood in a backlog, and fences there, which polls had counted as messages."""
         readers = self._readers.values()
-        return self._released_from_backlogs + sum(reader.released for reader in readers if not reader.whole)
+        return self._released_from_backlogs + sum(reader.taken for reader in readers if not reader.whole)
 
     def wake(self) -> None:
         """Something has changed that may let a partition be released."""
@@ -103,6 +114,8 @@ class Releaser:
         flows = [flow for reader in self._readers.values() for flow in reader.flows if flow.pending]
         while flows:
             flows = [flow for flow in flows if flow.step() and flow.pending]
+        for reader in self._readers.values():
+            reader.weigh()
 
     async def run(self) -> None:
         """Starts releases where they may start, and forgets segments that are empty."""
@@ -119,6 +132,9 @@ class Releaser:
             await asyncio.gather(*self._opening.values(), return_exceptions=True)
 
     def _start(self, tasks: asyncio.TaskGroup) -> None:
+        heavy, self._heavy = self._heavy, []
+        for lane, reader in heavy:
+            tasks.create_task(self._move_aside(lane, reader), name=f"move {reader.queue} aside")
         held = self._journal.ledger.held
         for lane in self._lanes.values():
             if self._may_release(lane) and lane.index not in held:
@@ -134,6 +150,8 @@ class Releaser:
         # While it closes, a second reader of a segment would overtake what the first one gives back.
         if self._closing or lane.mode is not Mode.WAITING or lane.index in self._tasks or self._held[lane.index]:
             return False
+        if not self._backlogs.usable(lane.index):
+            return False
         if lane.index == SPREAD:
             return self._pending(lane)
         return lane.owner is not None and not lane.owner.closed and not lane.owner.full
@@ -142,8 +160,8 @@ class Releaser:
         return bool(self._transfers(lane)) or self._backlogs.may_hold(lane.index)
 
     def _transfers(self, lane: Lane) -> list[str]:
-        emptied = self._emptied.get(lane.index, set())
-        return [t for t in self._journal.ledger.partition(lane.index).transfers if t not in emptied]
+        done = self._emptied.get(lane.index, set()) | self._passed.get(lane.index, set())
+        return [t for t in self._journal.ledger.partition(lane.index).transfers if t not in done]
 
     async def hold(self, lanes: Iterable[Lane]) -> None:
         """Stops the releases of these partitions; what readers hold stays in them, and arrivals go to backlogs."""
@@ -174,11 +192,13 @@ class Releaser:
     async def _release(self, lane: Lane) -> None:
         for transfer in self._transfers(lane):
             async with self._slots:
-                reader = await self._reader(self._names.transfer(transfer), prefetch=MAX_PREFETCH)
+                within = self._journal.ledger.within(transfer)
+                reader = await self._reader(self._names.transfer(transfer), within, prefetch=MAX_PREFETCH)
                 flow = self._open(reader, lane)
                 await reader.exhaust(flow)
                 flow.next_sink = None
-            self._emptied.setdefault(lane.index, set()).add(transfer)
+            done = self._passed if flow.staying else self._emptied
+            done.setdefault(lane.index, set()).add(transfer)
         if self._backlogs.may_hold(lane.index):
             async with self._slots:
                 reader = await self._empty_backlog(lane)
@@ -190,24 +210,54 @@ class Releaser:
 
     async def _empty_backlog(self, lane: Lane) -> SegmentReader:
         """Returns with the backlog proven empty and the arrivals parked."""
-        reader = await self._reader(self._names.backlog(lane.index), prefetch=BACKLOG_PREFETCH)
+        backlog, on_heavy = self._names.backlog(lane.index), partial(self._on_heavy, lane)
+        reader = await self._reader(backlog, {lane.index}, prefetch=BACKLOG_PREFETCH, on_heavy=on_heavy)
         flow = self._open(reader, lane)
         while True:
             trip = await reader.approach(flow, near=NEAR)
+            if flow.staying:  # never empty: what comes goes through it, until the partition is held or the session ends
+                await asyncio.get_running_loop().create_future()
             lane.stop(Mode.SWITCHING)
             self._reached(Point.SWITCHING)
             try:
                 async with asyncio.timeout(max(SWITCH_WITHIN, min(SWITCH_TRIPS * trip, SWITCH_MOST))):
                     await self._publisher.settled(self._backlogs.sink(lane.index))
                     await reader.exhaust(flow)
+                if not flow.staying:
+                    self._backlogs.prove(lane.index)
+                    flow.next_sink = None
+                    return reader
             except TimeoutError:  # its owner takes its time: the source must not wait for it
-                lane.stop(Mode.WAITING)
-                if lane.parked:
-                    self._backlogs.request(lane)
-            else:
-                self._backlogs.prove(lane.index)
-                flow.next_sink = None
-                return reader
+                pass
+            lane.stop(Mode.WAITING)
+            if lane.parked:
+                self._backlogs.request(lane)
+
+    def _on_heavy(self, lane: Lane, reader: SegmentReader) -> None:
+        """What waits for the partition's owner weighs too much: it goes back at once, to be read with more patience."""
+        self._held[lane.index] += 1
+        if (task := self._tasks.get(lane.index)) is not None:
+            task.cancel()
+        reader.drop()
+        self._heavy.append((lane, reader))
+        self._wake.set()
+
+    async def _move_aside(self, lane: Lane, reader: SegmentReader) -> None:
+        """Closes the reader; the next one of this backlog has a connection of its own, and can wait on that.
+
+        It comes when the owner has room: what waits for one that is stuck takes no memory.
+        """
+        try:
+            await self.hold([lane])
+            if (opening := self._opening.get(reader.queue)) is not None:
+                await opening
+            await self._publisher.until(lambda: not reader.unconfirmed)
+            await reader.prove()
+            self._aside.add(reader.queue)
+            await self._close(reader)
+        finally:
+            self._held[lane.index] -= 1
+            self._wake.set()
 
     def _open(self, reader: SegmentReader, lane: Lane) -> Flow:
         flow = reader.flow(lane.index)
@@ -216,18 +266,33 @@ class Releaser:
         self._reached(Point.RELEASING)
         return flow
 
-    async def _reader(self, queue: str, *, prefetch: int) -> SegmentReader:
+    async def _reader(
+        self,
+        queue: str,
+        partitions: Collection[int],
+        *,
+        prefetch: int,
+        on_heavy: Callable[[SegmentReader], None] | None = None,
+    ) -> SegmentReader:
         if queue in self._left:
             # The broker says that a channel is closed before the queue takes back what that held; until it does,
             # another reader is given what stands behind.
-            await await_quiet(self._topology, [queue])
+            await await_unread(self._topology, [queue], mark=self._publisher.mark)
             self._left.discard(queue)
         if (reader := self._readers.get(queue)) is not None:
             return reader
         opening = self._opening.get(queue)
         if opening is None:
             opening = self._opening[queue] = asyncio.create_task(
-                SegmentReader.open(link=self._link, queue=queue, prefetch=prefetch, on_stray=self._on_stray)
+                SegmentReader.open(
+                    link=self._link,
+                    queue=queue,
+                    partitions=partitions,
+                    prefetch=prefetch,
+                    on_stray=self._on_stray,
+                    aside=queue in self._aside,
+                    on_heavy=on_heavy,
+                )
             )
             opening.add_done_callback(partial(self._opened, queue))
         # A release that is stopped here, however often, leaves the reader to the next one: half opened and forgotten,
@@ -265,16 +330,18 @@ class Releaser:
         queue = self._names.transfer(transfer)
         if (reader := self._readers.get(queue)) is not None:
             await self._close(reader)
-        channel = await self._link.channel()
+        channel = await self._link.channel_in_turn()
         await channel.delete_queue(queue)
         self._left.discard(queue)
         await channel.close()
 
     async def _close(self, reader: SegmentReader) -> None:
+        if self._readers.get(reader.queue) is not reader:
+            return  # another task closes it
         del self._readers[reader.queue]
         self._left.add(reader.queue)
         self._released += reader.released
-        self._released_from_backlogs += 0 if reader.whole else reader.released
+        self._released_from_backlogs += 0 if reader.whole else reader.taken
         await reader.close()
 
     async def close(self) -> None:

@@ -11,7 +11,9 @@ from collections.abc import Callable
 from partymq.core.report import Condition, Counters, GroupReport, HandoffReport, MemberReport, MemberState, Notice
 from partymq.core.spec import GroupConfig
 from partymq.errors import PartyMQError
+from partymq.router import conditions
 from partymq.router.census import Census
+from partymq.router.conditions import listed
 from partymq.router.keycheck import KeyCheck
 from partymq.router.pace import CHECK_EVERY
 from partymq.router.routing import Routing
@@ -19,9 +21,6 @@ from partymq.router.scrutiny import Scrutiny
 from partymq.router.session import Session
 
 _NOTHING = Counters()
-_SHOWN = 5
-"""Handoffs that a condition names."""
-
 REPORT_EVERY = 0.5
 """Seconds between pictures while things change that nobody tells of: depths, counters, ages."""
 RESTART = 2.0
@@ -58,6 +57,8 @@ class Reporter:
         self._states: dict[str, tuple[MemberState, float]] = {}
         self._told: dict[str, MemberState] | None = None
         self._ended = float("-inf")
+        self._rivals: set[str] = set()
+        """Those that were told."""
         self.known_members: frozenset[str] = frozenset()
         self.owned: dict[str, tuple[int, ...]] = {}
         """All members with their partitions, when this process routed the group last."""
@@ -91,6 +92,19 @@ class Reporter:
         if str(error) != str(self._trouble):
             self._trouble = error
             self._changed.set()
+
+    def rival(self, identity: str) -> None:
+        """A router of another PartitionGroup of this name stands by at our journal."""
+        if identity in self._rivals:
+            return
+        self._rivals.add(identity)
+        self._notice(
+            "SecondPartyMQ",
+            f"another PartyMQ ({identity}) stands by for another group of this namespace and name: another cluster, or "
+            "`partymq serve`, uses the same virtual host. It takes over if this one stops, and its pods get nothing "
+            "meanwhile. Give each cluster a virtual host of its own, or rename one of the groups",
+            warning=True,
+        )
 
     def changed(self) -> None:
         """The picture has changed."""
@@ -178,6 +192,12 @@ class Reporter:
         ledger = routing.journal.ledger
         members = self._members(routing)
         assigned = sum(part.owner is not None for part in ledger.partitions)
+        safe = self._scrutiny.look(
+            self._config,
+            session=routing.journal.session,
+            now=time.monotonic(),
+            askable=routing.intake.kind.may_ask,
+        )
         return GroupReport(
             routing=True,
             epoch=ledger.epoch,
@@ -192,7 +212,8 @@ class Reporter:
             broker_connected=connected,
             balanced=self._balanced(routing),
             counters=self._counters(routing),
-            consumers_safe=self._scrutiny.condition(self._config),
+            consumers_safe=safe.consumers,
+            queues_safe=safe.queues,
         )
 
     @property
@@ -200,69 +221,55 @@ class Reporter:
         return not self._standby and self._error is None and time.monotonic() < self._ended + RESTART
 
     def _connected(self, routing: Routing | None) -> Condition:
-        if routing is not None or self._standby or self._trouble is not None:
+        if routing is not None or self._standby or self._trouble is not None or self._blocked:
             return Condition(ok=True, reason="Connected", message="the broker answers")
         if self._error is not None:
             return Condition(ok=False, reason=self._error.reason, message=str(self._error))
         return Condition(ok=False, reason="Connecting", message="connecting to the broker")
 
+    @property
+    def _blocked(self) -> bool:
+        return self._session is not None and self._session.blocked
+
     def _idle(self, connected: Condition) -> Condition:
+        if self._blocked:
+            return conditions.BLOCKED
         if self._trouble is not None:  # on its way to routing, and waiting for something
             return Condition(ok=False, reason=self._trouble.reason, message=str(self._trouble))
         if not self._standby:
             return connected
-        return Condition(
-            ok=False,
-            reason="Standby",
-            message="another router holds this group's journal; this one waits until it is gone. If no pod of this "
-            "operator routes the group, a second PartyMQ uses the same broker, namespace and group name: in the "
-            f"broker's management its connection is called `partymq {self._config.group} ...`. Stop it, or rename "
-            "the group",
-        )
+        return conditions.standby(self._config)
 
     def _ready(self, routing: Routing, *, anybody: bool) -> Condition:
         if self._trouble is not None:
             return Condition(ok=False, reason=self._trouble.reason, message=str(self._trouble))
-        if routing.blocked:
-            return Condition(
-                ok=False,
-                reason="BrokerBlocked",
-                message="the broker takes no messages: it is short of memory or disk (`rabbitmqctl status` shows the "
-                "alarm). Nothing is lost; routing goes on when the alarm is over",
-            )
+        if self._blocked:
+            return conditions.BLOCKED
         if self._config.spec.paused:
             return Condition(ok=False, reason="Paused", message="spec.paused is true: the source is not read")
         if not anybody:
-            return Condition(ok=False, reason="NoMembers", message=self._nobody())
+            return Condition(ok=False, reason="NoMembers", message=conditions.nobody(self._config))
         if routing.intake.full:
-            return Condition(
-                ok=False,
-                reason="BacklogFull",
-                message="members are slower than producers: the backlogs are at spec.backlog.limit and the source "
-                "waits. Add pods",
-            )
+            return conditions.BACKLOG_FULL
+        if kept := routing.careful.kept:
+            return conditions.refused(kept)
         message = "messages are routed"
-        if wrong := self._keycheck.look(self._counters(routing), self._config.spec.key):
+        if routing.careful.engaged:
+            message += conditions.ONE_AT_A_TIME
+        if troubles := routing.troubles.now:
+            message += f", but {listed([trouble.message for trouble in troubles])}"
+        if wrong := self._keycheck.look(self._counters(routing), self._config.spec.key, routing.keyless.causes):
             message += f"; {wrong}"
         return Condition(ok=True, reason="Routing", message=message)
 
-    def _nobody(self) -> str:
-        if self._config.clients is not None:
-            return (
-                "no client is bound and ready, or consumes its inbox: messages wait in the source. Clients bind over "
-                "HTTP; in a cluster pods opt in with the annotation partymq.io/group, too"
-            )
-        return (
-            "no pod is ready and consumes its inbox: messages wait in the source. Pods opt in with the annotation "
-            f"partymq.io/group: {self._config.group.name}"
-        )
-
     def _balanced(self, routing: Routing) -> Condition:
         if routing.controller.balanced:
+            if troubles := routing.troubles.now:
+                text = listed([trouble.message for trouble in troubles])
+                return Condition(ok=False, reason=troubles[0].reason, message=text)
             return Condition(ok=True, reason="Balanced", message="every member owns its share")
         if overdue := routing.escalation.overdue:
-            more = f"; and {len(overdue) - _SHOWN} more" if len(overdue) > _SHOWN else ""
-            return Condition(ok=False, reason="HandoffOverdue", message="; ".join(overdue[:_SHOWN]) + more)
+            return Condition(ok=False, reason="HandoffOverdue", message=listed(overdue))
         count = len(routing.handoffs.running)
         if count:
             text = f"{count} handoff{'' if count == 1 else 's'} under way"
@@ -324,7 +331,7 @@ class Reporter:
         return Counters(
             routed=before.routed + routing.intake.routed,
             keyless=before.keyless + routing.keyless.missing,
-            dead=before.dead + routing.keyless.dead,
+            dead=before.dead + routing.keyless.dead + routing.careful.aside,
             backlogged=before.backlogged + routing.backlogs.appended,
             released=before.released + routing.releaser.released,
             handoffs=self._handoffs,
@@ -336,7 +343,7 @@ class Reporter:
     def _transitions(self, before: GroupReport | None, after: GroupReport) -> None:
         was = None if before is None else (before.ready.ok, before.ready.reason)
         if was != (after.ready.ok, after.ready.reason) and after.ready.reason != "Connecting":
-            self._notice(after.ready.reason, after.ready.message, warning=_is_wrong(after.ready))
+            self._notice(after.ready.reason, after.ready.message, warning=conditions.is_wrong(after.ready))
         if after.routing:
             self._member_transitions(after)
 
@@ -355,7 +362,3 @@ class Reporter:
 
     def _notice(self, reason: str, message: str, *, warning: bool = False) -> None:
         self.notice(Notice(warning=warning, reason=reason, message=message))
-
-
-def _is_wrong(ready: Condition) -> bool:
-    return not ready.ok and ready.reason not in ("Standby", "Paused", "NoMembers")

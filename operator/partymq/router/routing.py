@@ -6,14 +6,16 @@ change only here and in `release`.
 
 import asyncio
 from collections.abc import Callable, Collection, Coroutine, Iterator
-from itertools import chain
 
+from partymq.amqp.stamp import read_stamp
 from partymq.amqp.topology import Topology
 from partymq.core.ledger import Ledger
 from partymq.core.membership import Membership
 from partymq.core.names import SPREAD, Names
 from partymq.core.spec import GroupConfig
+from partymq.errors import LimitReachedError
 from partymq.router.backlogs import Backlogs
+from partymq.router.careful import Careful
 from partymq.router.clients import SessionClients
 from partymq.router.controller import Controller
 from partymq.router.escalation import Escalation, Remembered
@@ -29,8 +31,15 @@ from partymq.router.pace import Pace
 from partymq.router.points import Checkpoint
 from partymq.router.publisher import Publisher
 from partymq.router.release import Releaser
-from partymq.router.segments import SegmentReader
-from partymq.router.source import KeyReader
+from partymq.router.reluctant import Message, Reluctant
+from partymq.router.segments import Flow, SegmentReader
+from partymq.router.source import PREFETCH, KeyReader
+from partymq.router.sourcekind import AskManagement, SourceKind
+from partymq.router.troubles import Troubles
+
+REFUSES = "QueueRefuses"
+CHANNELS = "channels"
+"""A trouble's name: it is no queue's."""
 
 
 class Routing:
@@ -48,15 +57,23 @@ class Routing:
         read_key: KeyReader,
         listener: Listener,
         remembered: Remembered,
+        ask_management: AskManagement,
         on_gone: Callable[[str], None],
+        careful: Careful,
+        at_risk: str,
         checkpoint: Checkpoint,
     ) -> None:
         spec, ledger = config.spec, journal.ledger
         self._link = link
         self._publisher = publisher
+        self.careful = careful
+        careful.reading = lambda: self.intake.open
         self._listener = listener
-        self._names = names
+        self.names = names
         self.journal = journal
+        self.troubles = troubles = Troubles(on_notice=listener.notice, on_change=listener.changed)
+        link.on_short = self._on_short
+        publisher.on_reluctant = self._on_reluctant
         self.pace = pace = Pace(topology, queues=lambda: (spec.source_queue, *self.inboxes.queues))
         partitions = range(len(ledger.partitions))
         self.lanes = {p: Lane(p, ledger.epoch, self._on_park) for p in (*partitions, SPREAD)}
@@ -65,19 +82,28 @@ class Routing:
             names=names,
             publisher=publisher,
             window=spec.inbox_window,
+            room=link.budget.inboxes,
             pace=pace,
+            troubles=troubles,
             on_polled=self._on_polled,
+            on_refused=self._on_refused,
         )
         self.keyless = Keyless(
             lane=self.lanes[SPREAD],
             publisher=publisher,
             members=self.inboxes.members,
-            on_missing=spec.key.on_missing,
+            key=spec.key,
             dead=names.dead,
             header_max=link.header_max,
         )
         self.backlogs = Backlogs(
-            topology=topology, names=names, journal=journal, publisher=publisher, on_open=self._on_open
+            topology=topology,
+            names=names,
+            journal=journal,
+            publisher=publisher,
+            troubles=troubles,
+            on_open=self._on_open,
+            on_found=lambda: self.releaser.wake(),
         )
         self.releaser = Releaser(
             link=link,
@@ -101,6 +127,7 @@ class Routing:
             names=names,
             inboxes=self.inboxes,
             releaser=self.releaser,
+            troubles=troubles,
             lanes=self.lanes,
             present=lambda member: self.controller.present(member),
             on_commit=self._on_commit,
@@ -136,6 +163,7 @@ class Routing:
                 inboxes=self.inboxes,
                 hold=self.releaser.hold,
                 lanes=self.lanes,
+                request=self.backlogs.request,
                 on_ledger=self._on_ledger,
                 on_gone=on_gone,
                 source_returned=lambda seq: self.intake.returned(seq),
@@ -145,6 +173,7 @@ class Routing:
             spec=spec,
             link=link,
             topology=topology,
+            kind=SourceKind(queue=spec.source_queue, topology=topology, management=ask_management),
             publisher=publisher,
             lanes=self.clients.slots if self.clients is not None else [self.lanes[p] for p in partitions],
             hashed=self.clients.slots.count if self.clients is not None else len(partitions),
@@ -152,6 +181,8 @@ class Routing:
             read_key=read_key,
             on_missing=self.keyless.arrival,
             on_oversized=self.keyless.oversized,
+            on_returns=careful.counted,
+            at_risk=at_risk,
             backlog=lambda: self.waiting,
             pace=pace,
             trouble=listener.trouble,
@@ -163,21 +194,16 @@ class Routing:
         """Messages in the backlogs."""
         return self.backlogs.entered - self.releaser.released_from_backlogs
 
-    @property
-    def blocked(self) -> bool:
-        """True while the broker takes no messages."""
-        return self._link.blocked
-
     async def prepare(self) -> None:
         """Declares what the ledger names; what an earlier session held has settled."""
         ledger = self.journal.ledger
-        await self.inboxes.ensure(ledger.members)
+        await self.inboxes.restore(ledger.members)
         await self.backlogs.declare(ledger.backlogs)
 
     def resume(self) -> None:
         """Goes on where the ledger says."""
         self._link.on_chunk(self.inboxes.look)
-        self._link.on_blocked(self._listener.changed)
+        self._link.on_arrivals(self.inboxes.look)
         self.journal.on_change = self.pace.stir
         self.pace.on_work(self._listener.changed)
         self._on_ledger(self.journal.ledger)
@@ -203,8 +229,50 @@ class Routing:
         """Gives everything back so that nothing is repeated."""
         await self.intake.close()
         await self.handoffs.stop()
+        self._publisher.pause()
         await self.releaser.close()
         await self._publisher.confirmed()
+
+    def _on_short(self, error: LimitReachedError | None) -> None:
+        if error is None:
+            self.troubles.over(CHANNELS)
+        else:
+            self.troubles.refused(CHANNELS, error, effect="What needs one of its own waits for it")
+
+    def _on_refused(self, member: Member, message: Message) -> None:
+        """A member's inbox has refused a message: it waits, and before what comes after it."""
+        member.refused(asyncio.get_running_loop().time())
+        if message.arrived:
+            stamp = read_stamp(message.header)
+            assert stamp is not None
+            lane = self.lanes[stamp.partition]
+            lane.take_back(message.tag, message.header, message.body)
+            self.backlogs.request(lane)
+        else:
+            assert isinstance(message.origin, Flow)  # nothing else gives to inboxes
+            message.origin.take_back(message.tag, message.header, message.body)
+        self._wait_for(member)
+        inbox = self.names.inbox(member.name)
+        self.troubles.meet(inbox, reason=REFUSES, message=f"{_refuses(inbox)}. What is for {member.name} waits")
+        self.pace.stir()
+
+    def _on_reluctant(self, reluctant: Reluctant) -> None:
+        exchange, queue = reluctant.sink.exchange, reluctant.sink.queue
+        client = self.clients.named(exchange, queue) if self.clients is not None else None
+        what = queue if client is None else f"client {client}"
+        if not reluctant.kept:
+            self.troubles.over(what)
+        elif client is None:
+            self.troubles.meet(what, reason=REFUSES, message=f"{_refuses(queue)}. What is for it waits")
+        else:
+            self.troubles.meet(
+                what,
+                reason="ClientFull",
+                message=f"{client} has no room: the queue that is bound to {exchange} with routing key {queue} refuses "
+                "messages (basic.nack), as one does that is at its length limit (x-overflow: reject-publish) or has "
+                f"failed. Let it be consumed, raise its limit, or unbind {client}: what is for it waits, and others go "
+                f"on until {PREFETCH} of its messages wait",
+            )
 
     def _on_park(self, lane: Lane) -> None:
         if lane.mode is Mode.WAITING:
@@ -222,6 +290,8 @@ class Routing:
         for lane in starved:
             if lane.mode is Mode.DIRECT and lane.owner is member and not lane.resume(member.sink):
                 member.starved.append(lane)
+        if member.cautious and not (member.full or member.pause):
+            self.troubles.over(self.names.inbox(member.name))
         if member.full:
             member.starved.clear()
             self._wait_for(member)
@@ -243,7 +313,7 @@ class Routing:
 
     def _go_direct(self, lane: Lane) -> None:
         owner = lane.owner
-        if owner is None or owner.closed:  # keyless messages have none; a donor's handoff has just begun
+        if owner is None or owner.closed or owner.barred:  # keyless messages have none; a handoff has just begun
             lane.stop(Mode.WAITING)
             if lane.parked:
                 self.backlogs.request(lane)
@@ -275,7 +345,7 @@ class Routing:
 
     def _all_lanes(self) -> Iterator[Lane]:
         """Every lane that may have parked arrivals."""
-        return chain(self.lanes.values(), self.clients.slots.waiting if self.clients is not None else ())
+        return iter(self.lanes.values())
 
     def _on_commit(self, progress: Progress, moved: int) -> None:
         self._on_ledger(self.journal.ledger)
@@ -313,3 +383,10 @@ class Routing:
     def _on_stray(self, header: bytes, body: bytes, reader: SegmentReader, tag: int) -> None:
         """Something unstamped in a queue of ours: somebody else's message."""
         self.keyless.bury(header, body, reader, tag)
+
+
+def _refuses(queue: str) -> str:
+    return (
+        f"{queue} refuses messages (basic.nack): a policy with max-length and reject-publish matches it "
+        "(`rabbitmqctl list_policies`), or it has failed (`rabbitmq-queues quorum_status`)"
+    )

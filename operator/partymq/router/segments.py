@@ -1,27 +1,39 @@
 """Reading a segment (a backlog or a transfer) and giving it to its owners.
 
 Invariant: messages of a partition leave a segment in its order; each is acknowledged after it is confirmed in the
-owner's inbox, and a segment counts as empty for a partition only when that is proven: an acknowledgement has no
-confirm, but a fence sent after it on the same channel comes back only after it took effect (design, section 4).
+owner's inbox, and a segment counts as empty for a partition only when that is proven: nothing of it is in memory or
+unconfirmed, and a fence that is sent then comes back with nothing of it before (design, section 4).
 
 What has been read but may not be published (the partition is held, or its owner has no credit) stays here,
-unacknowledged and in order.
+unacknowledged and in order. It counts in the budget of the process. A reader of a backlog that has more than its part
+of that is closed, and the next one of this backlog has a connection of its own, which is not read while it has too
+much; but not for long, for RabbitMQ gives up a connection on which one send takes longer than 30 seconds.
 """
 
 import asyncio
 import secrets
+from bisect import insort
 from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from functools import partial
+from operator import itemgetter
 
 from partymq.amqp.channel import MAX_PREFETCH, Channel
-from partymq.amqp.frames import publish_frame
+from partymq.amqp.connection import Connection
+from partymq.amqp.replies import settle
+from partymq.amqp.rewrite import passable
 from partymq.amqp.stamp import fence_header, read_fence, read_stamp
+from partymq.router.fences import Fence, Fences
 from partymq.router.link import Link
-from partymq.router.publisher import Sink
+from partymq.router.outlet import Sink
 
 BACKLOG_PREFETCH = 256
 """A constant, as the source's: see there."""
+WAITS_FOR = 10.0
+"""Seconds for which a connection is not read."""
+WEIGHED = 12
+"""The budget is told of changes by more than its 2 ** WEIGHED-th part, 64 KiB of 256 MiB."""
 
 NextSink = Callable[[], Sink | None]
 Stray = Callable[[bytes, bytes, "SegmentReader", int], None]
@@ -38,8 +50,15 @@ class Flow:
     pending: deque[tuple[int, bytes, bytes]] = field(default_factory=deque)
     unconfirmed: int = 0
     received: int = 0
+    staying: int = 0
+    """Messages that fit into no queue: the segment is not empty as long as there are any."""
     idle: asyncio.Event = field(default_factory=asyncio.Event)
     """Set while nothing is in memory or unconfirmed."""
+
+    async def settled(self) -> None:
+        """Returns while it is idle. Who wakes up from one wait may find that the same chunk has brought more."""
+        while not self.idle.is_set():
+            await self.idle.wait()
 
     def pump(self) -> None:
         """Publishes as much as the owner takes."""
@@ -51,32 +70,91 @@ class Flow:
         if self.next_sink is None or (sink := self.next_sink()) is None:
             return False
         tag, header, body = self.pending.popleft()
+        self.reader.weight -= len(body)
         self.unconfirmed += 1
         sink.publish(header, body, origin=self, tag=tag)
         return True
+
+    def take_back(self, tag: int, header: bytes, body: bytes) -> None:
+        """The message of `tag` was refused: it keeps its place."""
+        self.unconfirmed -= 1
+        if not self.reader.dropped:
+            insort(self.pending, (tag, header, body), key=itemgetter(0))
+            self.reader.weight += len(body)
 
     def confirmed(self, tag: int) -> None:
         """The message of `tag` is in its inbox."""
         self.unconfirmed -= 1
         self.reader.released += 1
-        self.reader.channel.ack(tag)
-        if not self.unconfirmed and not self.pending:
+        self.reader.fences.ack(tag)
+        self._settle()
+
+    def stays(self, _tag: int) -> None:
+        """The message of `tag` fits nowhere: it stays in the segment, unacknowledged."""
+        self.staying += 1
+        self.unconfirmed -= 1
+        self._settle()
+
+    def _settle(self) -> None:
+        if not self.unconfirmed and not self.pending and not self.reader.dropped:
             self.idle.set()
+
+    def keeps(self, _tag: int) -> bool:
+        """Whether the segment is still read."""
+        return not self.reader.closed
+
+    def leaves(self, tag: int) -> None:
+        """The message of `tag` stayed until now, and is in the dead queue."""
+        self.staying -= 1
+        self.reader.released += 1
+        self.reader.fences.ack(tag)
 
 
 class SegmentReader:
     """The consumer of one segment; flows appear as their messages do."""
 
-    def __init__(self, *, queue: str, channel: Channel, whole: bool, on_stray: Stray) -> None:
+    def __init__(
+        self,
+        *,
+        link: Link,
+        queue: str,
+        channel: Channel,
+        partitions: Collection[int],
+        whole: bool,
+        on_stray: Stray,
+        aside: Connection | None = None,
+        on_heavy: "Callable[[SegmentReader], None] | None" = None,
+    ) -> None:
+        """`aside` is its own connection, if it has one; `on_heavy` is called when it keeps too much to go on."""
         self.queue = queue
+        self._partitions = partitions
+        """Those of which it may have messages; anything else was put there by somebody else."""
         self.whole = whole
         """Read as far as can be: a transfer."""
-        self.channel = channel
+        self.fences = Fences(link=link, channel=channel, queue=queue)
         self.released = 0
+        self.closed = False
+        self._marks = 0
+        """Fences that are none of this reader's: somebody has put them there to have something counted."""
+        self._channel = channel
         self._on_stray = on_stray
         self._flows: dict[int, Flow] = {}
-        self._fences: dict[str, asyncio.Future[None]] = {}
-        self._frame = publish_frame(channel.number, "", queue)
+        self.weight = 0
+        """Bytes of what waits here to be published."""
+        self.dropped = False
+        """It keeps nothing any more: what is not acknowledged goes back when it is closed."""
+        self._aside = aside
+        self._on_heavy = on_heavy
+        self._waits: asyncio.TimerHandle | None = None
+        self._share = link.budget.share(self._over)
+        channel.closed.add_done_callback(lambda _closed: self.drop())  # the budget outlives a session that fails
+        self._opened = False
+        """Until then nothing waits: what would be waited for is an answer behind what has been read."""
+        self._told = 0
+        """The weight that the share knows of."""
+        self._steps = link.budget.total >> WEIGHED
+        self._last: Fence | None = None
+        """Shared by all who ask for one before it is sent."""
         self._fence_prefix = secrets.token_hex(8)
         """An earlier session's fence may still be in the segment, and must not be taken for one of ours."""
         self._fence_count = 0
@@ -87,13 +165,27 @@ class SegmentReader:
         *,
         link: Link,
         queue: str,
+        partitions: Collection[int],
         prefetch: int,
         on_stray: Stray,
+        aside: bool = False,
+        on_heavy: "Callable[[SegmentReader], None] | None" = None,
     ) -> "SegmentReader":
-        """Starts to read."""
-        channel = await link.channel()
-        reader = cls(queue=queue, channel=channel, whole=prefetch == MAX_PREFETCH, on_stray=on_stray)
+        """Starts to read; `aside` over a connection of its own."""
+        connection, channel = await link.aside() if aside else (None, await link.channel_in_turn())
+        reader = cls(
+            link=link,
+            queue=queue,
+            channel=channel,
+            partitions=partitions,
+            whole=prefetch == MAX_PREFETCH,
+            on_stray=on_stray,
+            aside=connection,
+            on_heavy=on_heavy,
+        )
         await channel.consume(queue, reader._on_delivery, prefetch=prefetch, on_cancel=link.cancelled(queue))
+        reader._opened = True
+        reader.weigh()
         return reader
 
     def flow(self, partition: int) -> Flow:
@@ -105,44 +197,98 @@ class SegmentReader:
         return flow
 
     @property
+    def unconfirmed(self) -> int:
+        """Messages that are published and not confirmed."""
+        return sum(flow.unconfirmed for flow in self._flows.values())
+
+    @property
     def flows(self) -> Collection[Flow]:
         """All partitions of which messages have been read."""
         return self._flows.values()
+
+    @property
+    def taken(self) -> int:
+        """How many fewer a poll of the segment counts for what was released and taken away."""
+        return self.released + self._marks
 
     def hold_back(self, partition: int) -> None:
         """Publishes no more of the partition; what is published is confirmed and acknowledged as ever."""
         if (flow := self._flows.get(partition)) is not None:
             flow.next_sink = None
 
+    def weigh(self) -> None:
+        """Tells the budget what is kept here, when that has changed by much."""
+        weight = self.weight
+        if not self._opened:
+            return
+        if abs(weight - self._told) > self._steps or (self._told and not weight):
+            self._told = weight
+            self._share.holds(weight, idle=not weight)
+
+    def _over(self, on: bool) -> None:
+        """It has more than its part, or not any more."""
+        if self._aside is not None:
+            self._aside.hold(on)
+            if self._waits is not None:
+                self._waits.cancel()
+                self._waits = None
+            if on:
+                self._waits = asyncio.get_running_loop().call_later(WAITS_FOR, self._too_heavy)
+        elif on:
+            self._too_heavy()
+
+    def _too_heavy(self) -> None:
+        if self._on_heavy is not None and not self.dropped:
+            self._on_heavy(self)
+
+    def drop(self) -> None:
+        """Keeps nothing that is not published; nothing counts as empty any more."""
+        self.dropped = True
+        for flow in self._flows.values():
+            flow.next_sink = None
+            flow.idle.clear()
+            flow.pending.clear()
+        self.weight = self._told = 0
+        self._share.close()
+
     def _on_delivery(self, tag: int, _origin: bytes, header: bytes, body: bytes) -> None:
+        if self.dropped:
+            return
         stamp = read_stamp(header)
-        if stamp is None:
-            fence = read_fence(header)
+        if stamp is None or stamp.partition not in self._partitions:
+            fence = read_fence(header) if stamp is None else None
             if fence is None:
                 self._on_stray(header, body, self, tag)
                 return
-            self.channel.ack(tag)
-            if (waiting := self._fences.pop(fence, None)) is not None and not waiting.done():
-                waiting.set_result(None)
+            self.fences.ack(tag)
+            if not self.fences.back(fence):
+                self._marks += 1
             return
         flow = self.flow(stamp.partition)
         flow.received += 1
         flow.idle.clear()
-        flow.pending.append((tag, header, body))
+        flow.pending.append((tag, passable(header), body))
+        self.weight += len(body)
         flow.pump()
+        if flow.pending:
+            self.weigh()
 
     async def fence(self) -> None:
         """Returns when all that stood in the segment has been read, and all acknowledgements before took effect."""
-        self._fence_count += 1
-        name = f"{self._fence_prefix}.{self._fence_count}"
-        back = self._fences[name] = asyncio.get_running_loop().create_future()
-        self.channel.publish(self._frame, fence_header(name, expires=False), b"")
-        await back
+        fence = self._last
+        if fence is None or fence.sent:
+            self._fence_count += 1
+            name = f"{self._fence_prefix}.{self._fence_count}"
+            fence = self._last = self.fences.send(name, fence_header(name, expires=False))
+        await _proven(fence)
 
     async def exhaust(self, flow: Flow) -> None:
-        """Returns when the segment is proven empty for the flow; nothing is appended for it meanwhile."""
+        """Returns when the segment is proven empty for the flow, but for what fits nowhere.
+
+        Nothing is appended for it meanwhile.
+        """
         while True:
-            await flow.idle.wait()
+            await flow.settled()
             received = flow.received
             await self.fence()
             if flow.received == received:
@@ -155,23 +301,29 @@ class SegmentReader:
         """
         now = asyncio.get_running_loop().time
         while True:
-            await flow.idle.wait()
+            await flow.settled()
             received, sent = flow.received, now()
             await self.fence()
             if flow.received - received < near:
                 return now() - sent
 
     async def prove(self) -> None:
-        """Returns when all acknowledgements so far took effect; nothing is released any more.
-
-        RabbitMQ drops those that it has not handed to the queue yet when their channel is closed, but it hands them
-        over before what the channel publishes to the queue later.
-        """
-        proven = asyncio.Event()
-        await self.channel.confirm_select(lambda _tag, _multiple: proven.set(), lambda _tag, _multiple: proven.set())
-        self.channel.publish(self._frame, fence_header("last", expires=True, urgent=True), b"")
-        await proven.wait()
+        """Returns when all acknowledgements so far took effect; nothing is released any more."""
+        name = "last"
+        self.drop()
+        await _proven(self.fences.send(name, fence_header(name, expires=True, urgent=True), returns=False))
 
     async def close(self) -> None:
         """Gives back what is unacknowledged."""
-        await self.channel.close()
+        self.closed = True
+        self.drop()
+        self.fences.flush()
+        await self._channel.close()
+        if self._aside is not None:
+            await self._aside.close()
+
+
+async def _proven(fence: Fence) -> None:
+    proven: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    fence.proven.append(partial(settle, proven, None))
+    await proven

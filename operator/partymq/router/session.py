@@ -6,30 +6,39 @@ the journal.
 """
 
 import asyncio
-import contextlib
-from collections.abc import Callable, Coroutine
+import math
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import TypeVar
 
 from partymq.amqp.connection import Connection
 from partymq.amqp.keyread import key_reader
 from partymq.amqp.topology import Topology
-from partymq.core.ledger import Ledger, empty
+from partymq.core.hazards import QueueFacts
+from partymq.core.ledger import Ledger, Phase, empty
 from partymq.core.membership import Pod
 from partymq.core.names import Names
 from partymq.core.pinning import bereave
 from partymq.core.spec import GroupConfig
-from partymq.errors import ClientGoneError, InvalidSpecError, PartyMQError
+from partymq.errors import ClientGoneError, ConnectionClosedError, InvalidSpecError, PartyMQError
+from partymq.router import source
+from partymq.router.budget import Budget
+from partymq.router.careful import FORCED, Careful
+from partymq.router.caution import Advice, Past
 from partymq.router.escalation import Remembered
 from partymq.router.journal import Journal
 from partymq.router.link import Link
 from partymq.router.listener import Listener
 from partymq.router.points import Checkpoint
-from partymq.router.publisher import Publisher
-from partymq.router.quiet import await_quiet
+from partymq.router.publisher import OUTLETS, Publisher
+from partymq.router.quiet import await_alone, await_unread
 from partymq.router.recovery import Recovery, look
 from partymq.router.routing import Routing
 
 T = TypeVar("T")
+
+AWAY_MOST = 60.0
+"""Seconds for which a session goes on without its second connection: what it has is routed, nothing is looked at."""
+AWAY_LOOK = 1.0
 
 
 class Session:
@@ -43,23 +52,37 @@ class Session:
         pods: tuple[Pod, ...] | None,
         listener: Listener,
         remembered: Remembered,
+        budget: Budget,
+        ask_about: Callable[[str, str], Awaitable[QueueFacts | None]],
         gone: frozenset[str] = frozenset(),
+        advice: Advice,
         checkpoint: Checkpoint,
         wants: Callable[[], str],
     ) -> None:
-        """`gone` are plain clients whose queues an earlier session did not find."""
+        """`gone` are plain clients whose queues an earlier session did not find, `advice` is what failed ones teach.
+
+        `ask_about` takes a queue and our `Journal.session`, and says what the management API tells of that queue.
+        """
         self._config = config
         self._wants = wants
         self._identity = identity
         self._pods = pods
         self._listener = listener
         self._remembered = remembered
+        self._budget = budget
+        self._ask_about = ask_about
         self._checkpoint = checkpoint
         self._names = Names(config.group)
         self._told_of_pods = asyncio.Event()
         if pods is not None:
             self._told_of_pods.set()
         self._gone = gone
+        self._failure: PartyMQError | None = None
+        """Why the session is to end in order."""
+        self._advice = advice
+        self._careful: Careful | None = None
+        self._link: Link | None = None
+        self._publisher: Publisher | None = None
         self._stopping = asyncio.Event()
         self.gone: set[str] = set()
         """Plain clients whose messages came back: the next session is to drop them."""
@@ -73,6 +96,37 @@ class Session:
     def serving(self) -> Routing | None:
         """What routes, until the session is asked to end."""
         return None if self._stopping.is_set() or self.over.is_set() else self.routing
+
+    @property
+    def blocked(self) -> bool:
+        """True while the broker takes no messages from this session, whatever it is about."""
+        return any(part is not None and part.blocked for part in (self._link, self._careful))
+
+    @property
+    def past(self) -> Past:
+        """What is to be remembered of it; to be asked when it is over."""
+        advice, careful = self._advice, self._careful
+        if careful is None or not careful.begun:  # it has not come so far
+            return Past(wary=advice.careful, others=advice.others)
+        refused = self._refused
+        return Past(
+            reading=self.routing is not None and self.routing.intake.opened,
+            routed=self.routing.intake.routed if self.routing is not None else 0,
+            refused=refused,
+            wary=careful.engaged or careful.stays > 0,
+            others=max(advice.others, careful.others_under_way),
+            returns=careful.returns,
+        )
+
+    @property
+    def _refused(self) -> bool:
+        """Whether the broker has ended it, as far as can be seen, over something that was published."""
+        publisher = self._publisher
+        failure = self._link.failure if self._link is not None else None
+        if publisher is None or failure is None:
+            return False
+        closed = isinstance(failure, ConnectionClosedError) and failure.code != FORCED
+        return publisher.refused or (closed and publisher.unconfirmed > 0)
 
     def set_pods(self, pods: tuple[Pod, ...]) -> None:
         """Takes the whole list of pods that opted in."""
@@ -89,9 +143,15 @@ class Session:
         """Routes until `stop` or a failure; raises a PartyMQError for the latter."""
         title = f"partymq {self._config.group} {self._identity}"
         connection = await Connection.open(self._config.broker, name=title)
-        link = Link(connection)
+        near = connection.endpoint  # one node more is one more whose death ends the session
+        link = self._link = Link(
+            connection,
+            dial=lambda what: Connection.open(self._config.broker, name=f"{title} {what}", near=near),
+            budget=self._budget,
+        )
+        link.on_blocked(self._listener.changed)
         try:
-            topology = await Topology.open(self._config.broker, name=f"{title} topology")
+            topology = await Topology.open(self._config.broker, name=f"{title} topology", near=near, patience=math.inf)
             try:
                 await self._serve(link, topology)
             finally:
@@ -101,11 +161,11 @@ class Session:
             raise link.failure or _first(group) from group
         finally:
             self.over.set()
-            connection.abort()
+            link.abort()
 
     async def _serve(self, link: Link, topology: Topology) -> None:
         channel = await link.channel()
-        publisher = Publisher(link, channel)
+        publisher = self._publisher = Publisher(link, channel)
         await publisher.journal.open()
         await topology.declare_quorum(self._names.journal, single_active=True)
         journal = Journal(
@@ -113,10 +173,14 @@ class Session:
             queue=self._names.journal,
             wants=self._wants,
             on_wanted=self._listener.wanted,
+            uid=self._config.uid,
+            identity=self._identity,
+            on_rival=self._listener.rival,
         )
         await journal.attach(link.cancelled(self._names.journal))
+        self._careful = careful = self._make_careful(link, topology, publisher)
         async with asyncio.TaskGroup() as tasks:
-            services = [tasks.create_task(link.watch()), tasks.create_task(topology.watch())]
+            services = [tasks.create_task(work) for work in (link.watch(), self._watch(topology), careful.run())]
             if await self._unless_stopped(self._win(link, topology, publisher, journal)):
                 services.append(tasks.create_task(journal.run()))
                 routing = await self._unless_stopped(self._prepare(link, topology, publisher, journal))
@@ -132,6 +196,8 @@ class Session:
                 service.cancel()
         await publisher.close()
         await channel.close()
+        if self._failure is not None:
+            raise self._failure
         if self.gone:
             raise ClientGoneError(
                 f"messages for {', '.join(sorted(self.gone))} came back: no queue is bound to {self._exchange} with "
@@ -147,7 +213,18 @@ class Session:
         self.gone.add(client)
         self._stopping.set()
 
+    async def _watch(self, topology: Topology) -> None:
+        """Ends the session gracefully when its second connection cannot be had again; the data connection goes on."""
+        now = asyncio.get_running_loop().time
+        # Polled: it comes and goes, and nobody waits for it to be away for long.
+        while topology.away_since is None or now() - topology.away_since < AWAY_MOST:  # noqa: ASYNC110
+            await asyncio.sleep(AWAY_LOOK)
+        self._failure = topology.away_for
+        self._stopping.set()
+
     def _on_standby(self) -> None:
+        if self.blocked:  # the mark that is waited for has not even been taken
+            return
         self.standing_by = True
         self._listener.standby()
 
@@ -156,18 +233,18 @@ class Session:
         task, stop = asyncio.ensure_future(work), asyncio.ensure_future(self._stopping.wait())
         try:
             await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
-            return task.result() if task.done() else None
         finally:
-            for future in (task, stop):
-                future.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await future
+            task.cancel()
+            stop.cancel()
+            # Both, however the first one ends: a task that nobody waits for is destroyed while it is pending.
+            await asyncio.gather(task, stop, return_exceptions=True)
+        return None if task.cancelled() else task.result()
 
     async def _win(self, link: Link, topology: Topology, publisher: Publisher, journal: Journal) -> Ledger:
         partitions = self._config.spec.partitions
         ledger = await journal.win(on_standby=self._on_standby)
         if ledger is None:  # and nobody else holds one unacknowledged, for then it is only not here yet
-            await await_quiet(topology, [self._names.journal], others=1)
+            await await_alone(topology, self._names.journal)
             ledger = await journal.win(on_standby=self._on_standby)
         self.standing_by = False
         if ledger is None:
@@ -195,7 +272,9 @@ class Session:
             return ledger
         await self._told_of_pods.wait()
         pods = [pod.name for pod in self._pods or ()]
-        remains = await look(config, names=names, topology=topology, members=config.known_members, pods=pods)
+        remains = await look(
+            config, names=names, topology=topology, session=journal.session, members=config.known_members, pods=pods
+        )
         await self._open_outlets(topology, publisher)
         recovery = Recovery(
             config=config, link=link, topology=topology, publisher=publisher, names=names, tell=self._listener.trouble
@@ -209,12 +288,31 @@ class Session:
     async def _open_outlets(self, topology: Topology, publisher: Publisher) -> None:
         outlets = self._names.outlets
         await topology.declare_quorum(outlets)
-        await await_quiet(topology, [outlets])
         await publisher.open(outlets)
+        await await_alone(topology, outlets, own=OUTLETS)
+        if self._careful is not None:
+            self._careful.begin(self._advice, arrivals=source.PREFETCH)
+
+    def _make_careful(self, link: Link, topology: Topology, publisher: Publisher) -> Careful:
+        return Careful(
+            link=link,
+            topology=topology,
+            publisher=publisher,
+            names=self._names,
+            dial=lambda: Connection.open(
+                self._config.broker,
+                name=f"partymq {self._config.group} {self._identity} probe",
+                near=link.endpoint,
+            ),
+            key_of=key_reader(self._config.spec.key),
+            notice=self._listener.notice,
+            on_change=self._listener.changed,
+        )
 
     async def _prepare(self, link: Link, topology: Topology, publisher: Publisher, journal: Journal) -> Routing:
         """Makes everything that the ledger names exist and be quiet, and puts the router's parts together."""
-        names, ledger = self._names, journal.ledger
+        names, ledger, careful = self._names, journal.ledger, self._careful
+        assert careful is not None, "made before anything is published"
         await topology.declare_dead_letters(names.dlx, names.dead)
         if self._config.clients is not None:
             await topology.declare_direct(self._config.clients.exchange)
@@ -228,14 +326,17 @@ class Session:
             read_key=key_reader(self._config.spec.key),
             listener=self._listener,
             remembered=self._remembered,
+            ask_management=lambda queue: self._ask_about(queue, journal.session),
             on_gone=self._on_gone,
+            careful=careful,
+            at_risk=self._advice.at_risk,
             checkpoint=self._checkpoint,
         )
-        transfers = [names.transfer(id) for id in sorted({*ledger.transfers, *ledger.handoffs})]  # noqa: A001
-        await asyncio.gather(*(topology.declare_quorum(transfer) for transfer in transfers))
-        backlogs = [names.backlog(p) for p in ledger.backlogs]
-        await asyncio.gather(*(topology.declare_quorum(backlog) for backlog in backlogs))
-        await await_quiet(topology, [*transfers, *backlogs])
+        drains = {id for id, handoff in ledger.handoffs.items() if handoff.phase is Phase.DRAIN}  # noqa: A001
+        needed = map(names.transfer, {*ledger.transfers, *ledger.handoffs} - drains)
+        await asyncio.gather(*(topology.declare_quorum(transfer) for transfer in needed))
+        transfers = map(names.transfer, {*ledger.transfers, *ledger.handoffs})  # a drain declares its own
+        await await_unread(topology, sorted(transfers), mark=publisher.mark)
         await routing.prepare()
         return routing
 

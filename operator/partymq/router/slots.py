@@ -3,16 +3,18 @@
 Invariant: no message of an unused slot is published before a journaled ledger pins it, and none of a slot that was
 taken from a client before everything that the client was sent is confirmed. Meanwhile its arrivals are parked.
 
-For the per-message path this is a mapping like any other: only the first message of a slot meets code of ours.
+For the per-message path this is a mapping like any other: only the first message of a slot meets code of ours. While
+it waits for its place, everything for plain clients waits behind it (`gate`).
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from partymq.core.clients import members_of, slots_in, slots_of
 from partymq.core.ledger import Ledger, LedgerError
 from partymq.core.pinning import Spread, open_partitions, pin
+from partymq.router.gate import Gate, Unplaced
 from partymq.router.journal import Journal
 from partymq.router.lanes import Lane, Member, Mode
 
@@ -25,6 +27,7 @@ class Slots(dict[int, Lane]):
         *,
         lanes: Mapping[int, Lane],
         journal: Journal,
+        gate: Gate,
         client: Callable[[str], Member],
     ) -> None:
         super().__init__()
@@ -38,7 +41,8 @@ class Slots(dict[int, Lane]):
         self._leaving = 0
         self._spread = Spread()
         self._homes: dict[tuple[int, str], Lane] = {}
-        self._waiting: dict[int, Lane] = {}
+        self._waiting: dict[int, Unplaced] = {}
+        self.gate = gate
         self._wake = asyncio.Event()
         self.changing = asyncio.Lock()
         """Held while pins are being written, and while they are being taken away."""
@@ -52,15 +56,10 @@ class Slots(dict[int, Lane]):
         """How many slots there are."""
         return slots_of(self._partitions)
 
-    @property
-    def waiting(self) -> Iterator[Lane]:
-        """Lanes whose slot waits for its place."""
-        return iter(tuple(self._waiting.values()))
-
     def __missing__(self, slot: int) -> Lane:
         lane = self._lanes[slot % self._partitions]
         if self._open[slot % self._partitions] or self._leaving >> slot & 1:
-            lane = Lane(slot, self._epoch, self._request, beside=lane)
+            lane = Unplaced(slot, self._epoch, self._request, beside=lane, gate=self.gate)
         self[slot] = lane
         return lane
 
@@ -98,8 +97,10 @@ class Slots(dict[int, Lane]):
                 await self._settle()
 
     def _request(self, lane: Lane) -> None:
-        self._waiting[lane.index] = lane
-        self._wake.set()
+        if lane.index not in self._waiting:
+            assert isinstance(lane, Unplaced)
+            self._waiting[lane.index] = lane
+            self._wake.set()
 
     async def _settle(self) -> None:
         ledger = self._journal.ledger
@@ -115,8 +116,10 @@ class Slots(dict[int, Lane]):
             place = self._place(slot, chosen.get(slot), ledger)
             if place is not None:
                 del self._waiting[slot]
-                self[slot] = place
-                self._move(lane, place)
+                self[slot] = lane.place = place
+                if place is self._lanes[slot % self._partitions]:
+                    self.gate.release(lane)
+        self.gate.proceed()
 
     def _place(self, slot: int, pinned_to: str | None, ledger: Ledger) -> Lane | None:
         if pinned_to is not None and ledger.pins.get(pinned_to, 0) >> slot & 1:
@@ -133,16 +136,6 @@ class Slots(dict[int, Lane]):
             lane.mode = Mode.DIRECT
             lane.sink = lane.owner.sink
         return lane
-
-    def _move(self, lane: Lane, place: Lane) -> None:
-        """Hands parked arrivals on as if they came now."""
-        for tag, header, body in lane.parked:
-            sink = place.sink
-            if sink is not None and sink.left > 0:
-                sink.arrival(header, body, tag)
-            else:
-                place.park(tag, header, body)
-        lane.parked.clear()
 
     def forget(self, name: str) -> None:
         """A client has left: should one of its name come, it gets a new sink."""

@@ -1,7 +1,8 @@
 """The reader of the source queue: the per-message path.
 
 Invariant: messages of a partition are stamped and handed on in the order of the source, and a message is acknowledged
-only when it and all before it are confirmed in their next queue.
+only when it and all before it are confirmed in their next queue. One that fits into no queue is never acknowledged, and
+does not keep those behind it.
 
 The sequence number of a stamp is the message's place among all that a session reads: it grows for every partition, and
 is its delivery tag but for a constant, so that a message that comes back is known again.
@@ -17,6 +18,8 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 import mmh3
 
 from partymq.amqp.channel import Channel
+from partymq.amqp.tables import returns_of
+from partymq.router.inflow import Inflow
 from partymq.router.lanes import Lane
 from partymq.router.link import Link
 from partymq.router.points import Checkpoint, Point
@@ -25,13 +28,14 @@ from partymq.router.publisher import Publisher
 PREFETCH = 2000
 """Covers the confirm's round trip at 100 000 messages a second, and bounds what may be parked."""
 
-DRAIN_WITHIN = 8.0
-"""Seconds in which what was delivered has to be on its way when the source is closed."""
-PROVE_WITHIN = 4.0
-"""Seconds at least in which the acknowledgements have to take effect then."""
+STUCK_AFTER = 8.0
+"""Seconds in which nothing is confirmed any more of what was delivered, when the source is closed: it stays behind."""
+DRAIN_WITHIN = 30.0
+"""Seconds at most for that, however well it goes on: a broker that is busy gets them."""
+PROVE_WITHIN = 8.0
+"""Seconds in which the acknowledgements have to take effect then."""
 UNPROVEN = 0.5
 """Seconds in which they have taken effect at any broker that is not overloaded, where nothing can prove it."""
-COUNT_RETRY = 0.005
 
 KeyReader = Callable[[bytes, bytes, bytes], bytes | None]
 OnMissing = Callable[[int, int, bytes, bytes, bytes], None]
@@ -52,10 +56,14 @@ class Source:
         read_key: KeyReader,
         on_missing: OnMissing,
         on_oversized: Callable[[int, bytes, bytes], None],
+        on_returns: Callable[[int], None],
         base: int,
         checkpoint: Checkpoint,
     ) -> None:
-        """Keys are hashed to `hashed` lanes; `parked` are all that may have arrivals; stamps count from `base`."""
+        """Keys are hashed to `hashed` lanes; `parked` are all that may have arrivals; stamps count from `base`.
+
+        `on_returns` is told, before such a message is handed on, how often it has come back to a quorum queue.
+        """
         self._link = link
         self._publisher = publisher
         self._lanes = lanes
@@ -65,8 +73,10 @@ class Source:
         self._read_key = read_key
         self._on_missing = on_missing
         self._on_oversized = on_oversized
+        self._on_returns = on_returns
         self._reached = checkpoint
         self._header_max = link.header_max
+        self._inflow: Inflow | None = None
         self._channel: Channel | None = None
         self._queue = ""
         self._next = 1
@@ -75,17 +85,54 @@ class Source:
         self._progress = asyncio.Event()
         self._acked = 0
         self._done: set[int] = set()
+        self._staying: set[int] = set()
+        """What fits into no queue."""
         self._stopped = False
         self._returned = 0
+        self._kept: list[tuple[int, bytes, bytes, bytes]] = []
         self.routed = 0
 
     async def open(self, queue: str) -> None:
-        """Starts to consume."""
+        """Starts to consume; what is delivered is kept until `begin` or `abandon`."""
         self._queue = queue
+        self._inflow = inflow = await self._link.inflow()
+        self._channel = channel = inflow.channel
+        await channel.consume(queue, self._keep, prefetch=PREFETCH, on_cancel=self._link.cancelled(queue))
+        self._link.on_chunk(self._account)  # not before: the answer may come behind messages, which then waited for it
+        inflow.connection.add_chunk_hook(self._account)
+        self._account()
+
+    def begin(self) -> None:
+        """Hands on what is delivered: nobody else consumes the queue."""
+        assert self._channel is not None
         self._publisher.serve(self)
-        self._channel = channel = await self._link.channel()
         self._link.on_chunk(self._ack)
-        await channel.consume(queue, self._on_delivery, prefetch=PREFETCH, on_cancel=self._link.cancelled(queue))
+        kept, self._kept = self._kept, []
+        for delivery in kept:
+            self._first_delivery(*delivery)
+        if self._last < PREFETCH:
+            self._channel.redirect(self._first_delivery)
+
+    def _first_delivery(self, tag: int, origin: bytes, header: bytes, body: bytes) -> None:
+        """What may have come back stands before everything else, so later ones are not looked at for that."""
+        if tag >= PREFETCH and self._channel is not None:
+            self._channel.redirect(self._on_delivery)
+        if returns := returns_of(header):
+            self._on_returns(returns)
+        self._on_delivery(tag, origin, header, body)
+
+    async def abandon(self) -> None:
+        """Gives back what was kept, in its order."""
+        self._stopped = True
+        self._kept.clear()
+        if self._inflow is not None:
+            self._inflow.let_go()
+            self._link.off_chunk(self._account)
+            await self._link.shut_inflow()
+
+    def _keep(self, tag: int, origin: bytes, header: bytes, body: bytes) -> None:
+        self._last = tag
+        self._kept.append((tag, origin, header, body))
 
     def _on_delivery(self, tag: int, origin: bytes, header: bytes, body: bytes) -> None:
         if self._stopped:
@@ -121,10 +168,33 @@ class Source:
             tag += 1
         self._next = tag
 
+    def stays(self, tag: int) -> None:
+        """The message of `tag` fits into no queue."""
+        self._staying.add(tag)
+        self.confirmed(tag)
+        self.routed -= 1
+
+    def keeps(self, tag: int) -> bool:
+        """Whether that is so, and it has not gone back."""
+        return tag in self._staying and not self._stopped
+
+    def leaves(self, tag: int) -> None:
+        """The message of `tag` stayed until now, and is in the dead queue."""
+        if self.keeps(tag):
+            self._staying.remove(tag)
+            self.routed += 1
+            if tag <= self._acked and self._channel is not None:
+                self._channel.ack(tag)
+
     @property
     def end(self) -> int:
         """No message of this opening has a sequence number beyond it."""
         return self._base + self._next + PREFETCH
+
+    @property
+    def stopped(self) -> bool:
+        """True once what was delivered and is in no queue goes back to the source's."""
+        return self._stopped
 
     def returned(self, seq: int) -> bool:
         """A message came back: it is not acknowledged, nor is anything after it until `close`.
@@ -137,24 +207,34 @@ class Source:
         self._progress.set()
         return True
 
-    def _ack(self) -> None:
+    def _account(self) -> None:
+        """Called for every chunk that was read, from either connection."""
         self._progress.set()
+        if self._inflow is not None:
+            self._inflow.account(self._last, self._next, idle=self._accounted)
+
+    def _ack(self) -> None:
         last = self._next - 1
         if last > self._acked and self._channel is not None:
+            if self._staying:
+                for tag in range(self._acked + 1, last + 1):
+                    if tag not in self._staying:
+                        self._channel.ack(tag)
+            else:
+                self._channel.ack(last, multiple=True)
             self._acked = last
-            self._channel.ack(last, multiple=True)
 
     @property
     def _spent(self) -> bool:
         """True while its credit is used up: nothing is on its way here."""
-        return self._last - self._acked >= PREFETCH
+        return self._last - self._acked + len(self._staying) >= PREFETCH
 
     @property
     def _accounted(self) -> bool:
-        """True while everything that was delivered is confirmed or came back."""
-        return self.routed + self._returned >= self._last
+        """True while all that was delivered is confirmed, came back, stays, or waits for a queue that refused it."""
+        return self.routed + self._returned + len(self._staying) + self._publisher.kept >= self._last
 
-    async def close(self, consumers: Callable[[], Awaitable[int]]) -> None:
+    async def close(self, settled: Callable[[bool], Awaitable[None]]) -> None:
         """Stops without a repeat: what was delivered goes its way, and the acknowledgements of it are proven.
 
         RabbitMQ drops acknowledgements that it has not handed to a quorum queue yet when their channel is closed. So
@@ -164,47 +244,46 @@ class Source:
         when its credit is used up, for which nothing is acknowledged meanwhile, or when all that it was given is
         confirmed and nothing comes. Where neither is to be had, the channel is closed as it is: the order is worth
         more than the proof.
+
+        `settled` returns when the queue does not count us any more; it is told whether something was given back.
         """
-        channel = self._channel
-        if channel is None:
+        channel, inflow = self._channel, self._inflow
+        if channel is None or inflow is None:
             self._stopped = True
             return
         loop = asyncio.get_running_loop()
         deadline = loop.time() + DRAIN_WITHIN
         self._link.off_chunk(self._ack)
-        self._link.on_chunk(self._progress.set)
         await self._pause(channel, deadline)
         provable = self._spent or self._next > self._last
         if provable:
             if not self._spent:
                 self._ack()  # in one write with what follows
+            inflow.let_go()  # hardly anything comes any more, and the answer must not wait behind what cannot go
             await channel.cancel()
             self._reached(Point.CANCELLED)
             await self._until(lambda: self._accounted, deadline)
         self._stopped = True
+        inflow.let_go()
         for lane in self._parked():
             lane.parked.clear()  # not published: the broker takes it back and delivers it again
+        self._publisher.drop_arrivals()
         await self._publisher.confirmed()
-        self._link.off_chunk(self._progress.set)
+        self._link.off_chunk(self._account)
         self._ack()
-        for tag in sorted(self._done):
+        for tag in sorted(self._done - self._staying):
             channel.ack(tag)
         if provable:
-            if self._next <= self._last:
+            gives_back = self._next <= self._last or bool(self._staying)
+            if gives_back:
                 channel.give_back()
-            await self._prove(consumers, max(deadline, loop.time() + PROVE_WITHIN))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(PROVE_WITHIN):
+                    await settled(gives_back)
         else:
             await asyncio.sleep(UNPROVEN)
-        self._channel = None
-        await channel.close()
-
-    async def _prove(self, consumers: Callable[[], Awaitable[int]], deadline: float) -> None:
-        """Returns when the queue does not count us any more, or at the deadline."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout_at(deadline):
-                # Polled: the broker tells nobody of it.
-                while await consumers() > 0:  # noqa: ASYNC110
-                    await asyncio.sleep(COUNT_RETRY)
+        self._channel = self._inflow = None
+        await self._link.shut_inflow()
 
     async def _pause(self, channel: Channel, deadline: float) -> None:
         """Returns when nothing is on its way here, or was a moment ago; or at the deadline."""
@@ -213,15 +292,29 @@ class Source:
             last = self._last
             if self._spent or not self._accounted:
                 return
-            await channel.inspect(self._queue)
-            await channel.inspect(self._queue)  # after what stood before the channel when the first one asked the queue
+            try:
+                async with asyncio.timeout_at(deadline):  # its answer stands behind what came, which may have to wait
+                    await channel.inspect(self._queue)
+                    await channel.inspect(self._queue)  # after what stood before the channel when the first one asked
+            except TimeoutError:
+                return
             if self._last == last:
                 return
 
     async def _until(self, condition: Callable[[], bool], deadline: float) -> None:
-        """Returns with the condition still true, or at the deadline."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout_at(deadline):
-                while not condition():
-                    self._progress.clear()
+        """Returns with the condition still true, or at the deadline, or when nothing goes on any more."""
+        loop = asyncio.get_running_loop()
+        seen, since = self._gone_on, loop.time()
+        while not condition():
+            self._progress.clear()
+            try:
+                async with asyncio.timeout_at(min(deadline, since + STUCK_AFTER)):
                     await self._progress.wait()
+            except TimeoutError:
+                return
+            if self._gone_on != seen:
+                seen, since = self._gone_on, loop.time()
+
+    @property
+    def _gone_on(self) -> tuple[int, int, int]:
+        return self._last, self.routed, self._returned

@@ -7,7 +7,6 @@ group (its configuration, its pods) outlives sessions.
 
 import asyncio
 import logging
-import random
 from collections.abc import Callable, Collection
 from dataclasses import replace
 
@@ -16,6 +15,8 @@ from partymq.core.names import Names
 from partymq.core.report import GroupReport, Notice
 from partymq.core.spec import BrokerAddress, DeletionPolicy, GroupConfig, GroupId
 from partymq.errors import PartyMQError, SessionOverError
+from partymq.router.budget import Budget
+from partymq.router.caution import Caution, Past
 from partymq.router.census import Census
 from partymq.router.cleanup import remove_group
 from partymq.router.listener import Listener
@@ -26,16 +27,11 @@ from partymq.router.session import Session
 
 LOG = logging.getLogger(__name__)
 
-BACKOFF = 0.1
-BACKOFF_MAX = 10.0
-"""Seconds; the first is the most that the first try again waits."""
-STEADY = 30.0
-"""Seconds after which a session counts as a success."""
 YIELD = 2.0
 """Seconds for which one that makes way stays away from the journal."""
 YIELD_EVERY = 600.0
 """Seconds between two times: one that takes over and cannot route must not make a group go to and fro."""
-STOP_WITHIN = 20.0
+STOP_WITHIN = 50.0
 """Seconds for a graceful stop, after which the broker settles what is left."""
 
 
@@ -48,9 +44,12 @@ class Supervisor:
         identity: str,
         on_report: Callable[[GroupId, GroupReport], None],
         on_notice: Callable[[GroupId, Notice], None],
+        budget: Budget | None = None,
         checkpoint: Checkpoint = nowhere,
     ) -> None:
+        """All groups share `budget`, the bytes of messages that may be under way."""
         self._identity = identity
+        self._budget = budget or Budget()
         self._on_report = on_report
         self._on_notice = on_notice
         self._checkpoint = checkpoint
@@ -61,6 +60,9 @@ class Supervisor:
         self._census = Census(
             lambda: {group.config.broker for group in self._groups.values() if group.routing},
             on_news=self._on_consumers,
+            sources=lambda broker: {
+                group.config.spec.source_queue for group in self._groups.values() if group.config.broker == broker
+            },
         )
 
     async def run(self) -> None:
@@ -89,6 +91,7 @@ class Supervisor:
                 on_report=lambda report: self._on_report(config.group, report),
                 on_notice=lambda notice: self._on_notice(config.group, notice),
                 census=self._census,
+                budget=self._budget,
                 checkpoint=self._checkpoint,
             )
             group.preferred = self._preferred.get(config.group)
@@ -166,6 +169,7 @@ class _Group:
         on_report: Callable[[GroupReport], None],
         on_notice: Callable[[Notice], None],
         census: Census,
+        budget: Budget,
         checkpoint: Checkpoint,
     ) -> None:
         self.config = config
@@ -173,14 +177,17 @@ class _Group:
         self.preferred: str | None = None
         self._identity = identity
         self._census = census
+        self._budget = budget
         self._checkpoint = checkpoint
         self._session: Session | None = None
         self._task: asyncio.Task[None] | None = None
         self._ending = False
+        self._changed = False
         self._again = asyncio.Event()
         self._yielding = False
         self._yielded_at = float("-inf")
         self._gone: set[str] = set()
+        self._caution = Caution()
         self.registry: Registry | None = None
         if config.clients is not None:
             self.registry = Registry(names=Names(config.group), spec=config.clients, session=lambda: self._session)
@@ -206,6 +213,7 @@ class _Group:
         self.config = config
         if not same_broker:
             self.reporter.configure(config)
+            self._changed = True
             if self._session is not None:
                 self._session.stop()
             self._again.set()
@@ -230,18 +238,12 @@ class _Group:
         async with asyncio.TaskGroup() as tasks:
             reports = tasks.create_task(self.reporter.run())
             expiries = tasks.create_task(self.registry.run()) if self.registry is not None else None
-            failures = 0
-            loop = asyncio.get_running_loop()
             while not self._ending:
                 self._again.clear()
-                begun = loop.time()
-                failed = await self._one_session()
-                if failed:
-                    failures = 1 if loop.time() - begun > STEADY else failures + 1
-                    pause = random.uniform(0, min(BACKOFF * 2**failures, BACKOFF_MAX))  # noqa: S311 - jitter
-                elif self._yielding:
-                    pause = YIELD
-                else:
+                pause = await self._one_session()
+                if self._yielding:
+                    pause = max(pause, YIELD)
+                if not pause:
                     continue
                 self._yielding = False
                 try:
@@ -260,18 +262,24 @@ class _Group:
             self._yielding, self._yielded_at = True, now
             self._session.stop()
 
-    async def _one_session(self) -> bool:
-        """Runs a session; True when it failed."""
-        reporter = self.reporter
+    async def _one_session(self) -> float:
+        """Runs a session; says for how many seconds there is to be none."""
+        if self._changed:  # what failed may go now
+            self._changed = False
+            self._caution.forget()
+        reporter, loop = self.reporter, asyncio.get_running_loop()
+        begun = loop.time()
+        failure: Exception | None = None
         listener = Listener(
             standby=reporter.standby,
             trouble=reporter.trouble,
             wanted=self._wanted,
+            rival=reporter.rival,
             changed=reporter.changed,
             notice=reporter.notice,
             committed=reporter.committed,
         )
-        broker = self.config.broker
+        broker, journal = self.config.broker, Names(self.config.group).journal
         try:
             self._session = Session(
                 config=replace(
@@ -283,7 +291,10 @@ class _Group:
                 pods=self.pods,
                 listener=listener,
                 remembered=lambda queue: self._census.remembered(broker, queue),
+                budget=self._budget,
+                ask_about=lambda queue, session: self._census.queue(broker, queue, journal=journal, session=session),
                 gone=frozenset(self._gone),
+                advice=self._caution.advice,
                 checkpoint=self._checkpoint,
                 wants=lambda: self._identity if self.preferred == self._identity else "",
             )
@@ -292,20 +303,22 @@ class _Group:
         except SessionOverError as error:
             LOG.warning("%s: %s", self.config.group, error)
             reporter.failed(error)
-            return True
+            failure = error
         except PartyMQError as error:
             LOG.warning("%s: session ended: %s", self.config.group, error)
             reporter.failed(error)
-            return True
+            failure = error
         except Exception as error:  # a defect: say it loudly, and start again as for any other failure
             LOG.exception("%s: session ended by a defect", self.config.group)
             reporter.failed(PartyMQError(f"internal error: {error!r}; please report it"))
-            return True
+            failure = error
         finally:
+            past = self._session.past if self._session is not None else Past()
             if self._session is not None:
                 if self._session.routing is not None:  # then its first ledger does not know them any more
                     self._gone.clear()
                 self._gone |= self._session.gone
             self._session = None
-        reporter.stopped()
-        return False
+        if failure is None:
+            reporter.stopped()
+        return self._caution.ended(past, error=failure, seconds=loop.time() - begun)

@@ -6,20 +6,27 @@ Invariant: `collect` returns only when everything that was in the inbox is in ou
 The broker enforces it: a consumer of higher priority quiesces the active one, and is activated once that holds nothing.
 `consumer_count` counts consumers that are active or were cancelled while holding messages, so 1 means: us alone.
 
-0 for longer than a moment means that the broker has forgotten to activate us: RabbitMQ 4.0 does so when a quiesced
-consumer gives its last message back instead of acknowledging it (rabbitmq-server issue 14141). Any change of the
-queue's consumers makes it look again, so one that comes last in line comes and goes.
+0, or silence, for longer than a moment may mean that the broker has forgotten to activate us: RabbitMQ 4.0 does so when
+a quiesced consumer gives its last message back instead of acknowledging it (rabbitmq-server issue 14141). Any change of
+the queue's consumers makes it look again, so one that comes last in line comes and goes, which is harmless otherwise.
+
+And RabbitMQ 4.3 makes a zombie of a consumer that dies while it is quiesced and holds something (`rabbit_fifo`, 4.3.0
+to 4.3.6): returning its last message puts it into the line of those who wait, after it was found dead. Once we leave,
+it is served and keeps what it is given for ever; nothing in AMQP removes it but the end of the queue. What it had held
+comes to us as redelivered, so where nothing does there is none.
 """
 
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from partymq.amqp.channel import MAX_PREFETCH, Channel
-from partymq.amqp.frames import publish_frame
 from partymq.amqp.stamp import Stamp, fence_header, read_fence, read_stamp
 from partymq.core.consumers import TAKEOVER_PRIORITY
+from partymq.router.fences import Fences
 from partymq.router.link import Link
+from partymq.router.order import Message
 
 FENCE_RETRY = 0.01
 FENCE_RETRY_MAX = 0.25
@@ -35,8 +42,8 @@ COUNT_RETRY = 0.05
 LAST_IN_LINE = -1
 """Below the priority of every client that sets none."""
 
-Message = tuple[int, Stamp | None, bytes, bytes]
-ConsumerCount = Callable[[], Awaitable[int]]
+ConsumerCount = Callable[[], Awaitable[int | None]]
+"""None while nobody knows: zeros are no answer (see `amqp.topology`)."""
 
 
 class Takeover:
@@ -49,9 +56,12 @@ class Takeover:
         self._channel = channel
         self._inbox = inbox
         self._prefix = f"{epoch}.{channel.number}."
-        self._frame = publish_frame(channel.number, "", inbox)
-        self._messages: list[Message] = []
-        self._fences: set[str] = set()
+        self._fences = Fences(link=link, channel=channel, queue=inbox)
+        self._messages: list[tuple[int, Stamp | None, bytes, bytes]] = []
+        self._collected = 0
+        """The last delivery that was collected and is not acknowledged."""
+        self._counting: set[str] = set()
+        """The fences that prove what is to be proven now."""
         self._fence_back = False
         self._news = asyncio.Event()
         """A fence is back, or the first message has come: we are active."""
@@ -70,7 +80,7 @@ class Takeover:
     @classmethod
     async def attach(cls, *, link: Link, inbox: str, epoch: int, consumer_count: ConsumerCount) -> "Takeover":
         """Consumes the inbox, before its client and all of it: a fence stands behind everything (see core.window)."""
-        channel = await link.channel()
+        channel = await link.channel_in_turn()
         takeover = cls(link=link, channel=channel, inbox=inbox, epoch=epoch, consumer_count=consumer_count)
         await channel.consume(
             inbox,
@@ -84,17 +94,25 @@ class Takeover:
     @property
     def holds(self) -> bool:
         """True while messages of the inbox are in our hands, unacknowledged."""
-        return bool(self._messages)
+        return bool(self._messages or self._collected)
+
+    @property
+    def may_leave_a_zombie(self) -> bool:
+        """Whether a dead consumer may be next in line when we leave."""
+        return self._link.makes_zombies and self._channel.redelivered
+
+    @property
+    def late(self) -> list[Message]:
+        """What was put into the inbox after it was collected, by somebody else, for we have stopped; it goes back."""
+        return [message[1:] for message in self._messages]
 
     def _on_delivery(self, tag: int, _origin: bytes, header: bytes, body: bytes) -> None:
         stamp = read_stamp(header)
         if stamp is None and (fence := read_fence(header)) is not None:
-            self._channel.ack(tag)
+            self._fences.ack(tag)
             self._active = True
             self._back_at = asyncio.get_running_loop().time()
-            if fence in self._fences:
-                self._fence_back = True
-                self._news.set()
+            self._fences.back(fence)
             if fence == self._last:
                 self._last_back.set()
             return
@@ -106,8 +124,8 @@ class Takeover:
         if not self._deleting:
             self._cancelled()
 
-    async def collect(self) -> list[tuple[Stamp | None, bytes, bytes]]:
-        """Everything that the inbox held, by stamp, each stamp once; unstamped messages first."""
+    async def collect(self) -> list[Message]:
+        """Everything that the inbox held, as it came: what had been given back stands behind what is older than it."""
         await self._prove()
         while await self._consumer_count() != 1:
             self.waiting_for = "a cancelled consumer of the donor to acknowledge what it holds, or to close its channel"
@@ -115,28 +133,27 @@ class Takeover:
         await self._prove()  # the fence that counts: sent when nobody else could hold anything
         self.proven = True
         self.waiting_for = "the copy of what the donor's inbox held"
-        found: dict[tuple[int, int, int, int], tuple[Stamp | None, bytes, bytes]] = {}
-        for tag, stamp, header, body in self._messages:
-            key = (0, tag, 0, 0) if stamp is None else (1, stamp.epoch, stamp.seq, stamp.partition)
-            found.setdefault(key, (stamp, header, body))
-        return [found[key] for key in sorted(found)]
+        found, self._messages = self._messages, []
+        self._collected = found[-1][0] if found else 0
+        return [message[1:] for message in found]
 
     async def settle(self) -> None:
         """Acknowledges everything collected, at once, and proves that it took effect."""
-        if self._messages:
-            self._channel.ack(self._messages[-1][0], multiple=True)
-            self._messages.clear()
+        if self._collected:
+            self._fences.ack_all(self._collected)
+            self._collected = 0
             await self._prove()
 
     async def _prove(self) -> None:
         """Sends fences until one comes back; earlier ones do not count."""
-        self._fences = set()
+        self._counting = set()
         self._fence_back = False
         now = asyncio.get_running_loop().time
         begun = now()
         while not self._fence_back:
             self._news.clear()
-            self._send_fence()
+            if not (self._counting and self._fences.waiting):
+                self._send_fence()
             wait = min(max(FENCE_RETRY, FENCE_RETRY_SHARE * (now() - begun)), FENCE_RETRY_MAX)
             try:
                 async with asyncio.timeout(wait):
@@ -148,19 +165,26 @@ class Takeover:
     def _send_fence(self) -> None:
         self._sent += 1
         self._last = fence = f"{self._prefix}{self._sent}"
-        self._fences.add(fence)
+        self._counting.add(fence)
         self._last_back.clear()
-        self._channel.publish(self._frame, fence_header(fence, expires=True), b"")
+        self._fences.send(fence, fence_header(fence, expires=True)).proven.append(partial(self._on_proven, fence))
+
+    def _on_proven(self, fence: str) -> None:
+        if fence in self._counting:
+            self._fence_back = True
+            self._news.set()
 
     async def _remind(self) -> None:
         """Makes the broker choose the active consumer again; a message that comes here goes back, sorted later."""
-        channel = await self._link.channel()
+        channel = await self._link.channel_in_turn()
         await channel.consume(self._inbox, _leave, prefetch=1, arguments={"x-priority": LAST_IN_LINE})
         await channel.close()
 
     async def delete_inbox(self) -> None:
         """Deletes the inbox, on the connection that publishes to it; the broker cancels us for it."""
         self._deleting = True
+        self._last_back.set()  # it went with the queue
+        self._fences.stop()
         await self._channel.delete_queue(self._inbox)
 
     async def close(self) -> None:
@@ -172,6 +196,8 @@ class Takeover:
             async with asyncio.timeout(FENCE_BACK if self._active else FENCE_VANISHED):
                 await self._last_back.wait()
         await asyncio.sleep(max(0.0, self._back_at + FENCE_LIFE - asyncio.get_running_loop().time()))
+        self._fences.stop()
+        self._fences.flush()
         await self._channel.close()
 
 

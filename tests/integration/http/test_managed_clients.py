@@ -63,3 +63,29 @@ async def test_plain_and_managed_clients_in_one_group(tmp_path: Path) -> None:
 
 async def _owns_all(s: Served) -> bool:
     return bool((await s.call("GET", "/clients/managed"))[1]["partitions"] == "0-63")
+
+
+async def test_an_inbox_that_is_somebody_elses_is_a_conflict_and_can_be_unbound(tmp_path: Path) -> None:
+    async with serving() as s, Clients(Spool(tmp_path), amqp_url()):
+        await s.join("plain")
+        s.managed.add("m")
+        inbox = f"partymq.default.{s.group}.inbox.{s.group}.m"
+        theirs = await s.channel.declare_queue(inbox, durable=True)
+        answer = await s.post("/clients/m/bind", 409, json={"managed": True})
+        assert inbox in answer["detail"]
+        assert "delete it" in answer["detail"]
+        await s.post("/clients/m/unbind")
+        await s.publish(f"k{n}" for n in range(200))
+        await s.drained()
+        await theirs.delete()
+        binding = await s.post("/clients/m/bind", json={"managed": True})
+        await s.channel.queue_delete(binding["queue"])
+        theirs = await s.channel.declare_queue(inbox, durable=True)
+        await s.kill()
+        await s.start()
+        shown = (await s.call("GET", "/clients/m"))[1]
+        assert "delete it" in shown["waitingFor"]
+        await s.publish(f"k{n}" for n in range(200))
+        await s.drained()
+        await s.post("/clients/m/unbind")
+        assert [c["hostname"] for c in (await s.call("GET", "/clients"))[1]["clients"]] == ["plain"]

@@ -1,10 +1,15 @@
 """Deleting a PartitionGroup: its queues first, and a way out where that is not possible."""
 
 import asyncio
+import re
+import shlex
+from pathlib import Path
 
 from partymq.errors import ConnectionLostError
 from support.api_server import Kubectl, Start
 from support.conditions import eventually
+
+ROOT = Path(__file__).parents[3]
 
 
 async def test_the_queues_are_deleted_before_the_resource(kubectl: Kubectl, watch: Start) -> None:
@@ -45,6 +50,23 @@ async def test_while_the_broker_is_away_it_waits_says_why_and_can_be_forced(kube
     kubectl(*command.split())
     await eventually(lambda: asyncio.to_thread(lambda: not kubectl.exists("pgrp", "orders")), "the resource is gone")
     assert f"partymq.{kubectl.namespace}.orders." in kubectl.events()["QueuesAbandoned"]
+
+
+async def test_without_an_operator_the_documented_command_lets_it_go(kubectl: Kubectl, watch: Start) -> None:
+    kubectl.secret()
+    group = kubectl.group()
+    watching = await watch()
+    await watching.configured(group)
+    await eventually(lambda: asyncio.to_thread(lambda: bool(kubectl.status())), "a status")
+    await watching.thread.stop()
+    kubectl("delete", "pgrp", "orders", "--wait=false")
+    assert kubectl.exists("pgrp", "orders")
+    page = (ROOT / "docs" / "troubleshooting.md").read_text()
+    notes = (ROOT / "helm" / "partymq" / "templates" / "NOTES.txt").read_text()
+    (command,) = re.findall(r"^    kubectl (patch pgrp NAME .*finalizers.*)$", page, re.MULTILINE)
+    assert command in notes
+    kubectl(*shlex.split(command.replace("NAME", "orders")))
+    assert not kubectl.exists("pgrp", "orders")
 
 
 async def test_a_deletion_that_began_without_an_operator_is_finished_by_the_next(

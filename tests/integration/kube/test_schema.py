@@ -80,7 +80,9 @@ def test_a_name_that_could_be_anothers_is_refused(kubectl: Kubectl, name: str) -
 def test_partitions_never_change(kubectl: Kubectl) -> None:
     kubectl.apply(GROUP)
     changed = GROUP | {"spec": GROUP["spec"] | {"partitions": 65}}
-    assert "create another PartitionGroup and delete this one when it is drained" in refused(kubectl, changed)
+    assert "delete this PartitionGroup (the source keeps what is in it), and create it again" in refused(
+        kubectl, changed
+    )
     kubectl.apply(GROUP | {"spec": GROUP["spec"] | {"partitions": 64, "paused": True}})
 
 
@@ -89,7 +91,7 @@ def test_it_explains_itself(kubectl: Kubectl) -> None:
     assert "management-uri" in kubectl("explain", "pgrp.spec.broker.connectionSecret")
     assert "in order" in kubectl("explain", "pgrp.spec.handoff.onTimeout")
     assert "ConsumersSafe" in kubectl("explain", "pgrp.status.conditions")
-    assert "Fixed once the group exists" in kubectl("explain", "pgrp.spec.partitions")
+    assert "Fixed while the group exists" in kubectl("explain", "pgrp.spec.partitions")
 
 
 def test_columns(kubectl: Kubectl) -> None:

@@ -5,13 +5,16 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from partymq.core.report import Condition, MemberReport, MemberState, Notice
+from partymq.kube import strays
 from support.api_server import Kubectl, Start
 from support.conditions import eventually
 from support.fake_kubernetes import report
 
 
-async def sooner_or_later(condition: Callable[[], bool], otherwise: str, deadline: float = 10.0) -> float:
+async def sooner_or_later(condition: Callable[[], bool], otherwise: str, deadline: float = 30.0) -> float:
     """Wait for what `kubectl` shows."""
     return await eventually(lambda: asyncio.to_thread(condition), otherwise, deadline)
 
@@ -134,6 +137,23 @@ async def test_a_notice_is_an_event_that_describe_shows(kubectl: Kubectl, watch:
     described = kubectl("describe", "pgrp", "orders")
     assert "SourceShared" in described
     assert "2 other consumers take messages" in described
+
+
+async def test_a_pod_that_names_no_group_is_told_so_where_people_look(
+    kubectl: Kubectl, watch: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(strays, "PATIENCE", 1.0)
+    kubectl.secret()
+    group = kubectl.group()
+    watching = await watch()
+    await watching.configured(group)
+    kubectl.pod("a", group="ordres")
+    kubectl.pod("b", group="orders,payments")
+    kubectl.pod("c")
+    await watching.sees(group, c="Starting")
+    await sooner_or_later(lambda: "no PartitionGroup 'ordres'" in kubectl("describe", "pod", "a"), "an Event on a")
+    await sooner_or_later(lambda: "NoSuchGroup" in kubectl("describe", "pod", "b"), "an Event on b")
+    assert "NoSuchGroup" not in kubectl("describe", "pod", "c")
 
 
 async def test_a_missing_secret_is_told_and_mended_without_a_restart(kubectl: Kubectl, watch: Start) -> None:

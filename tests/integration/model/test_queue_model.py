@@ -107,7 +107,7 @@ class Twin:
         self.admin = admin
         self.single_active = kind == "inbox"
         self.queue, self.dead, self.exchange = unique("model"), unique("model-dead"), unique("model-dlx")
-        self.broker = Broker(requeue_activates=requeue_activates())
+        self.broker = Broker(requeue_activates=requeue_activates(), zombies=makes_zombies())
         self.broker.declare(self.dead)
         self.broker.bind(self.exchange, self.dead, header=STAMP)
         self.broker.declare(
@@ -254,6 +254,37 @@ def requeue_activates() -> bool:
     return active
 
 
+@cache
+def makes_zombies() -> bool:
+    """Whether a consumer that dies while it quiesces is served again: see `unit.model.queues`."""
+    admin, client, takeover, heir = (RawClient(amqp_url()) for _ in range(4))
+    queue = unique("model-probe")
+    admin.declare(queue, {"x-queue-type": "quorum", "x-single-active-consumer": True, "x-delivery-limit": 1_000_000})
+    admin.publish(queue, "m1", {})
+    client.consume(queue, "client", prefetch=1, priority=0)
+    while not client.deliveries:
+        client.pump()
+    takeover.consume(queue, "takeover", prefetch=0, priority=5)
+    client.kill()
+    while not takeover.deliveries:
+        takeover.pump()
+    heir.consume(queue, "heir", prefetch=1, priority=0)
+    takeover.ack(1)
+    takeover.close_channel()
+    admin.publish(queue, "m2", {})
+    deadline = monotonic() + DEADLINE
+    while not heir.deliveries and admin.depth(queue)[0]:  # it is ready until somebody is given it
+        assert monotonic() < deadline
+        heir.pump()
+    heir.depth(queue)
+    heir.pump()
+    zombie = not heir.deliveries
+    admin.delete(queue)
+    for each in (admin, takeover, heir):
+        each.kill()
+    return zombie
+
+
 @contextmanager
 def twin(kind: str) -> Iterator[Twin]:
     admin = RawClient(amqp_url())
@@ -350,6 +381,50 @@ FACTS: dict[str, tuple[str, list[Step]]] = {
     "a fence is nobody's dead letter, a rejected message is one": (
         "inbox",
         [Fence(), Publish(2), attach(0), Settle(0, "first", "reject"), Fence(), Settle(0, "last", "reject")],
+    ),
+    "who dies while it quiesces": (
+        "inbox",
+        [
+            Publish(5),
+            attach(0, prefetch=2),
+            attach(1, priority=9),
+            Leave(0, "kill"),
+            Settle(1, "all", "ack"),
+            Leave(1, "close"),
+            attach(2),
+            Publish(5),
+        ],
+    ),
+    "who leaves while it quiesces": (
+        "inbox",
+        [Publish(3), attach(0), attach(1, priority=9), Leave(0, "close"), Leave(1, "kill"), attach(2), Publish(2)],
+    ),
+    "who dies while it quiesces for a second takeover": (
+        "inbox",
+        [
+            Publish(5),
+            attach(0, prefetch=2),
+            attach(1, priority=9),
+            Leave(1, "close"),
+            attach(1, priority=9),
+            Leave(0, "kill"),
+            Settle(1, "all", "ack"),
+            Leave(1, "close"),
+            attach(2),
+            Publish(5),
+        ],
+    ),
+    "who cancels while it quiesces": (
+        "inbox",
+        [
+            Publish(3),
+            attach(0),
+            attach(1, priority=9),
+            Leave(0, "cancel"),
+            Leave(0, "kill"),
+            Leave(1, "kill"),
+            attach(2),
+        ],
     ),
     "a purge misses what consumers hold": (
         "backlog",

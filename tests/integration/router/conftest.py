@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from support.own_broker import NoBrokerError, OwnBroker
+from support.broker_script import NoBrokerError
+from support.own_broker import OwnBroker
 
 
 @pytest.fixture(scope="session")

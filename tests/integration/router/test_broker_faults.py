@@ -1,8 +1,10 @@
 """The broker closes connections, dies, restarts, or takes no messages; routing goes on by itself."""
 
-import functools
+import asyncio
+from collections.abc import Collection
 from pathlib import Path
 
+from partymq.router import journal
 from support.conditions import eventually
 from support.events import Kind
 from support.group import Group, group
@@ -16,10 +18,6 @@ async def _routes_again(g: Group, epoch: int) -> None:
     g.spool.note(ROUTER, Kind.ROUTER_UP)
 
 
-async def _listed(broker: OwnBroker, title: str) -> bool:
-    return title in await broker.connections()
-
-
 async def _produce(g: Group, name: str) -> Client:
     return await (await g.clients.producer(g.source, name=name, rate=400, keys=100)).started()
 
@@ -31,16 +29,48 @@ async def test_the_connections_of_the_router_are_closed(tmp_path: Path, broker: 
         await g.join("b", work=0.001)
         await g.owners("a", "b")
         producer = await _produce(g, "p")
-        for title in (f"partymq {g.config.group} test", f"partymq {g.config.group} test topology"):
+        for purpose in ("", " source"):
             await g.progress(200)
             epoch = g.report.epoch
-            await eventually(functools.partial(_listed, broker, title), f"no connection {title!r}", 30.0)
-            connection = (await broker.connections())[title]
+            connection = await _connection(g, broker, purpose)
             g.spool.note(ROUTER, Kind.ROUTER_DOWN)
             await broker.close(connection)
             await _routes_again(g, epoch)
         await g.progress(200)
         await g.audited(producer)
+
+
+async def test_the_second_connection_is_closed_and_nothing_is_repeated(tmp_path: Path, broker: OwnBroker) -> None:
+    """Case: the healthy data connection was given up over it, and 35 to 700 messages came again."""
+    async with group(tmp_path) as g:
+        await g.route()
+        await g.join("a", work=0.001)
+        await g.join("b", work=0.001)
+        await g.owners("a", "b")
+        producer = await _produce(g, "p")
+        epoch = g.report.epoch
+        closed: set[str] = set()
+        for _ in range(3):
+            await g.progress(200)
+            connection = await _connection(g, broker, " topology", other_than=closed)
+            closed.add(connection)
+            await broker.close(connection)
+        await g.join("c", work=0.001)
+        await g.owners("a", "b", "c")
+        await g.progress(200)
+        assert g.report.epoch == epoch
+        await g.audited(producer)
+
+
+async def _connection(g: Group, broker: OwnBroker, purpose: str, *, other_than: Collection[str] = ()) -> str:
+    """The broker's name of one of the router's connections."""
+    title = f"partymq {g.config.group} test{purpose}"
+
+    async def listed() -> bool:
+        return (await broker.connections()).get(title, "") not in {"", *other_than}
+
+    await eventually(listed, f"no connection {title!r}", 30.0)
+    return (await broker.connections())[title]
 
 
 async def test_the_broker_is_killed_and_restarted(tmp_path: Path, broker: OwnBroker) -> None:
@@ -67,6 +97,25 @@ async def test_the_broker_is_killed_and_restarted(tmp_path: Path, broker: OwnBro
         producer = await _produce(g, "r")
         await g.progress(300)
         await g.audited(producer)
+
+
+async def test_a_memory_alarm_from_before_the_router_is_no_second_router(tmp_path: Path, broker: OwnBroker) -> None:
+    async with group(tmp_path) as g:
+        g.set_pod("a")
+        await broker.memory_alarm(on=True)
+        try:
+            await g.route()
+            await eventually(lambda: g.ready == "BrokerBlocked", lambda: f"{g.reports[-1:]}", 30.0)
+            assert g.report.broker_connected.ok
+            seen = len(g.reports)
+            await asyncio.sleep(1.2 * journal.MARK_EVERY)  # long enough for a second router to be supposed
+            assert {report.ready.reason for report in g.reports[seen:]} <= {"BrokerBlocked"}
+            assert not g.seen("Standby")
+        finally:
+            await broker.memory_alarm(on=False)
+        await g.join("a")
+        await g.owners("a")
+        assert g.seen("BrokerBlocked")
 
 
 async def test_a_memory_alarm_is_waited_for(tmp_path: Path, broker: OwnBroker) -> None:

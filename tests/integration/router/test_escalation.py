@@ -1,6 +1,7 @@
 """A donor that never acknowledges: it is named, and where the group says so its connection is closed."""
 
 import asyncio
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,11 +20,6 @@ def told(group: Group, reason: str) -> list[str]:
     return [notice.message for notice in group.notices if notice.reason == reason]
 
 
-async def progress(group: Group, messages: int) -> None:
-    start = group.spool.counts()[1]
-    await eventually(lambda: group.spool.counts()[1] >= start + messages, f"{messages} more messages are not handled")
-
-
 async def test_a_donor_that_never_acknowledges_is_named_once_and_delays_nobody_else(tmp_path: Path) -> None:
     async with group(tmp_path, handoff_timeout=1.0) as g:
         await g.route()
@@ -32,7 +28,7 @@ async def test_a_donor_that_never_acknowledges_is_named_once_and_delays_nobody_e
         await g.owners("a", "b")
         theirs = next(member.partitions for member in g.report.members if member.name == "a")
         producer = await (await g.clients.producer(g.source, rate=300, keys=100)).started()
-        await progress(g, 300)
+        await g.progress(300)
         g.set_pod("a", PodState.TERMINATING)
         await eventually(lambda: g.report.balanced.reason == "HandoffOverdue", "nobody says that it takes long")
         condition = g.report.balanced.message
@@ -40,7 +36,7 @@ async def test_a_donor_that_never_acknowledges_is_named_once_and_delays_nobody_e
         assert f"partitions {ranges.text(theirs)} " in condition
         assert "acknowledge" in condition
         await eventually(lambda: g.report.balanced.message != condition, "the age does not grow")
-        await progress(g, 300)  # of the other half of the keys
+        await g.progress(300)  # of the other half of the keys
         (event,) = told(g, "HandoffOverdue")
         assert "CloseConnection" in event
         assert g.report.ready.ok
@@ -60,13 +56,13 @@ async def test_the_connection_of_a_stuck_donor_is_closed_and_all_it_held_moves_i
         await g.join("b", work=0.001)
         await g.owners("a", "b")
         producer = await (await g.clients.producer(g.source, rate=300, keys=100)).started()
-        await progress(g, 300)
+        await g.progress(300)
         g.set_pod("a", PodState.TERMINATING)
         await g.owners("b")
         (closed,) = told(g, "ConnectionClosed")
         assert "pod a" in closed
         assert "partitions" in closed
-        await progress(g, 300)
+        await g.progress(300)
         await producer.stop()
         await g.settled()
     verdict = g.spool.audit()
@@ -83,7 +79,7 @@ async def test_a_client_that_cancelled_and_still_holds_is_found_again(
         await g.join("b", work=0.001)
         await g.owners("a", "b")
         producer = await (await g.clients.producer(g.source, rate=300, keys=100)).started()
-        await progress(g, 300)
+        await g.progress(300)
         assert g.supervisor is not None
         seen = g.supervisor._census
         inbox = g.names.inbox("a")
@@ -107,10 +103,10 @@ async def test_without_a_management_api_the_handoff_waits_and_says_why(tmp_path:
         await g.join("b", work=0.001)
         await g.owners("a", "b")
         producer = await (await g.clients.producer(g.source, rate=300, keys=100)).started()
-        await progress(g, 300)
+        await g.progress(300)
         g.set_pod("a", PodState.TERMINATING)
         await eventually(lambda: bool(told(g, "CloseConnectionFailed")), "nobody says that it cannot be closed")
-        await progress(g, 300)
+        await g.progress(300)
         (failed,) = told(g, "CloseConnectionFailed")
         assert nowhere in failed
         assert "hush" not in failed
@@ -124,6 +120,33 @@ async def test_without_a_management_api_the_handoff_waits_and_says_why(tmp_path:
         await g.settled()
     verdict = g.spool.audit()
     assert verdict.ok, verdict.report()
+
+
+async def test_a_new_session_starts_no_handoffs_time_anew(tmp_path: Path) -> None:
+    async with group(tmp_path, handoff_timeout=8.0) as g:
+        await g.route()
+        victim = await g.join("a", library=Library.PIKA, prefetch=20, hold_after=50)
+        await g.join("b", work=0.001)
+        await g.owners("a", "b")
+        producer = await (await g.clients.producer(g.source, rate=300, keys=100)).started()
+        await g.progress(300)
+        g.set_pod("a", PodState.TERMINATING)
+        await eventually(lambda: "acknowledge" in g.waiting_for, "the donor is not waited for")
+        (first,), epoch = g.report.handoffs, g.report.epoch
+        await eventually(lambda: time.time() > first.since + 6.0, "time does not pass")
+        assert g.supervisor is not None
+        g.supervisor.configure(replace(g.config, spec=replace(g.config.spec, inbox_window=64)))
+        await eventually(lambda: g.report.epoch > epoch and bool(g.report.handoffs), "no other session goes on with it")
+        (second,) = g.report.handoffs
+        assert (second.id, second.since) == (first.id, first.since)
+        went_on = time.time()
+        await eventually(lambda: g.report.balanced.reason == "HandoffOverdue", "nobody says that it takes long")
+        told = time.time()
+        assert told - first.since > 7.5
+        assert told - went_on < 6.0, "its 8 seconds began anew"
+        await victim.kill()
+        await g.owners("b")
+        await g.audited(producer)
 
 
 async def _silent_port() -> str:

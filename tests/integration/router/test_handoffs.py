@@ -10,13 +10,8 @@ import pytest
 from partymq.core.membership import PodState
 from support.broker import QUORUM, amqp_url
 from support.conditions import eventually
-from support.group import Group, group
+from support.group import group
 from support.options import Leave, Library
-
-
-async def _progress(group: Group, messages: int) -> None:
-    start = group.spool.counts()[1]
-    await eventually(lambda: group.spool.counts()[1] >= start + messages, f"{messages} more messages are not handled")
 
 
 async def test_scaling_keeps_every_promise(tmp_path: Path) -> None:
@@ -24,19 +19,19 @@ async def test_scaling_keeps_every_promise(tmp_path: Path) -> None:
         await g.route()
         first = await g.join("a", prefetch=20, work=0.002)
         producer = await (await g.clients.producer(g.source, rate=500, keys=200)).started()
-        await _progress(g, 300)
+        await g.progress(300)
         second = await g.join("b", library=Library.PIKA, work=0.002)
         await g.join("c", work=0.001)
         await g.owners("a", "b", "c")
-        await _progress(g, 300)
+        await g.progress(300)
         g.set_pod("a", PodState.TERMINATING)
         first.terminate()
         await g.owners("b", "c")
-        await _progress(g, 300)
+        await g.progress(300)
         g.set_pod("b", PodState.TERMINATING)
         second.terminate()
         await g.owners("c")
-        await _progress(g, 300)
+        await g.progress(300)
         await producer.stop()
         await g.settled()
     verdict = g.spool.audit()
@@ -54,11 +49,11 @@ async def test_however_a_client_leaves_nobody_shares_a_key(tmp_path: Path, libra
         await g.join("b", prefetch=20, work=0.002)
         await g.owners("a", "b")
         producer = await (await g.clients.producer(g.source, rate=400, keys=100)).started()
-        await _progress(g, 200)
+        await g.progress(200)
         g.set_pod("a", PodState.TERMINATING)
         leaver.terminate()
         await g.owners("b")
-        await _progress(g, 200)
+        await g.progress(200)
         await producer.stop()
         await g.settled()
     verdict = g.spool.audit()
@@ -72,11 +67,11 @@ async def test_a_killed_client_repeats_only_what_it_held(tmp_path: Path) -> None
         await g.join("b", prefetch=20, work=0.002)
         await g.owners("a", "b")
         producer = await (await g.clients.producer(g.source, rate=400, keys=100)).started()
-        await _progress(g, 200)
+        await g.progress(200)
         await victim.kill()
         g.set_pod("a", None)
         await g.owners("b")
-        await _progress(g, 200)
+        await g.progress(200)
         await producer.stop()
         await g.settled()
     verdict = g.spool.audit()
@@ -89,12 +84,12 @@ async def test_without_members_messages_wait_in_the_source(tmp_path: Path) -> No
         producer = await (await g.clients.producer(g.source, rate=300, keys=50)).started()
         await eventually(lambda: g.seen("NoMembers"), "nobody says that there are no members")
         only = await g.join("a", work=0.001)
-        await _progress(g, 200)
+        await g.progress(200)
         g.set_pod("a", PodState.TERMINATING)
         only.terminate()
         await g.owners()
         await g.join("b")
-        await _progress(g, 200)
+        await g.progress(200)
         await producer.stop()
         await g.settled()
     verdict = g.spool.audit()
@@ -109,7 +104,7 @@ async def test_a_slow_member_delays_only_its_own_partitions(tmp_path: Path) -> N
         await g.owners("slow", "fast")
         producer = await (await g.clients.producer(g.source, rate=600, keys=64)).started()
         await eventually(lambda: g.report.backlog > 100, "the slow member gets no backlog")
-        await _progress(g, 600)  # with half of the keys stuck behind 20 messages a second
+        await g.progress(600)  # with half of the keys stuck behind 20 messages a second
         g.set_pod("slow", PodState.TERMINATING)
         await g.owners("fast")
         await producer.stop()
@@ -125,10 +120,10 @@ async def test_a_graceful_restart_repeats_nothing(tmp_path: Path) -> None:
         await g.join("b", work=0.001)
         producer = await (await g.clients.producer(g.source, rate=500, keys=100)).started()
         for _ in range(3):
-            await _progress(g, 200)
+            await g.progress(200)
             await g.stop()
             await g.route()
-        await _progress(g, 200)
+        await g.progress(200)
         await producer.stop()
         await g.settled()
     verdict = g.spool.audit()
@@ -194,7 +189,7 @@ async def test_when_all_leave_at_once_what_was_given_out_is_not_given_again(tmp_
             await g.owners(*names)
             if producer is None:
                 producer = await (await g.clients.producer(g.source, rate=1200, keys=300)).started()
-            await _progress(g, 600)
+            await g.progress(600)
             for name, client in zip(names, clients, strict=True):
                 g.set_pod(name, PodState.TERMINATING)
                 client.terminate()

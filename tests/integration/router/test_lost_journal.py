@@ -1,10 +1,13 @@
 """The journal is deleted: what the inboxes, transfers and backlogs hold is put in order again, and nothing is lost."""
 
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import aio_pika
 import pytest
+from aiohttp import web
 
 from support.broker import amqp_url
 from support.conditions import eventually
@@ -28,9 +31,35 @@ async def _rebuilt(g: Group) -> None:
     g.spool.note(ROUTER, Kind.ROUTER_UP)
 
 
-@pytest.mark.parametrize("management", ["", NOWHERE], ids=["listed", "probed"])
-async def test_the_journal_is_deleted_under_a_router(management: str, tmp_path: Path) -> None:
-    async with group(tmp_path, inbox_window=16) as g:
+@asynccontextmanager
+async def _another_brokers() -> AsyncIterator[str]:
+    """The management API of a broker that has no queues."""
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        listing = request.path.endswith(("/queues/%2F", "/queues//"))
+        return web.json_response([]) if listing else web.json_response({"error": "Object Not Found"}, status=404)
+
+    runner = web.ServerRunner(web.Server(answer))
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+@asynccontextmanager
+async def _at(url: str) -> AsyncIterator[str]:
+    yield url
+
+
+@pytest.mark.parametrize(
+    "api", [lambda: _at(""), lambda: _at(NOWHERE), _another_brokers], ids=["listed", "probed", "another-brokers"]
+)
+async def test_the_journal_is_deleted_under_a_router(
+    api: Callable[[], AbstractAsyncContextManager[str]], tmp_path: Path
+) -> None:
+    async with api() as management, group(tmp_path, inbox_window=16) as g:
         if management:
             g.config = replace(g.config, broker=replace(g.config.broker, management_uri=management))
         await g.route()

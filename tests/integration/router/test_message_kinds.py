@@ -5,11 +5,12 @@ of the group must get, but for what docs/guarantees.md lists.
 """
 
 import asyncio
+import gzip
 import json
 import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import aio_pika
@@ -35,6 +36,24 @@ from support.field_tables import (
 from support.field_tables import tables as random_tables
 from support.group import Group, group
 from support.raw_amqp import RawAmqp, RawMessage, raw_amqp
+from support.raw_amqp10 import (
+    NULL,
+    annotations,
+    application,
+    binary,
+    data,
+    listed,
+    mapped,
+    raw_amqp10,
+    section,
+    symbol,
+    timestamp,
+    uint,
+    ulong,
+    utf8,
+    uuid,
+)
+from support.raw_amqp10 import properties as properties10
 
 PARTITIONS = 16
 SPREAD = -1
@@ -85,6 +104,7 @@ MOVED: dict[int, tuple[bytes, Callable[[bytes], bytes]]] = {
     tables.USER_ID: (b"x-partymq-user-id", lambda raw: b"S" + counted(raw[1:])),
     tables.PRIORITY: (b"x-partymq-priority", lambda raw: b"B" + raw),
 }
+REQUESTER = short(b"amq.rabbitmq.reply-to")
 Rows = list[tuple[bytes, bytes]]
 
 
@@ -157,6 +177,8 @@ def unharmed(plain: RawMessage, routed: RawMessage, partition: int) -> None:
     properties, rows = split(plain.header)
     now, now_rows = split(routed.header)
     moved = [(name, head(properties.pop(flag))) for flag, (name, head) in MOVED.items() if flag in properties]
+    if properties.get(tables.REPLY_TO) == REQUESTER:
+        moved.append((b"x-partymq-reply-to", b"S" + counted(properties.pop(tables.REPLY_TO)[1:])))
     renamed = {b"CC": b"x-partymq-cc", b"BCC": b"x-partymq-bcc"}
     kept = [(renamed.get(name, name), value) for name, value in rows if not name.startswith(b"x-partymq-")]
     assert now == properties
@@ -244,6 +266,14 @@ BODIES: list[tuple[bytes, object]] = [
     (b'{"order":{"customer":-0.0}}', 0),
     (b'{"order":{"customer":1e3}}', 1000),
     (b'{"order":{"customer":0.1}}', 0.1),
+    (b'{"order":{"customer":18446744073709551616}}', 2**64),
+    (b'{"order":{"customer":18446744073709551617}}', 2**64 + 1),
+    (b'{"order":{"customer":-9223372036854775809}}', -(2**63) - 1),
+    (b'{"order":{"customer":18446744073709551617.0}}', 2.0**64),
+    (b'{"order":{"customer":1e23}}', 1e23),
+    (b'\xef\xbb\xbf{"order":{"customer":"c"}}', "c"),
+    (b'{"order":{"customer":NaN}}', None),
+    (gzip.compress(b'{"order":{"customer":"c"}}', mtime=0), None),
     (b'{"order":{"customer":true}}', True),
     (b'{"order":{"customer":null}}', None),
     (b'{"order":{"customer":""}}', None),
@@ -276,6 +306,17 @@ async def test_keys_in_bodies(tmp_path: Path, on_missing: OnMissing) -> None:
                 plain, routed = await b.send(header, body)
                 assert routed.queue == b.group.names.dead
                 unharmed(plain, routed, SPREAD)
+
+
+async def test_it_is_said_why_there_are_no_keys(tmp_path: Path) -> None:
+    async with bench(tmp_path, KeySpec(source=KeyFrom.BODY, name="/order/customer")) as b:
+        body = gzip.compress(b'{"order":{"customer":"c"}}', mtime=0)
+        header = content_header({"content_encoding": short(b"gzip")}, len(body))
+        for _ in range(25):
+            await b.routes(header, body, SPREAD)
+        await eventually(lambda: "content-encoding gzip" in b.group.report.ready.message, "nobody says why")
+        (notice,) = (notice for notice in b.group.notices if notice.reason == "KeysMissing")
+        assert "mostly because the body is encoded (content-encoding gzip)" in notice.message
 
 
 async def test_keys_in_a_field_of_the_body(tmp_path: Path) -> None:
@@ -325,6 +366,55 @@ async def test_copies_are_sent_once(tmp_path: Path, name: bytes) -> None:
         # A copy that the router had caused would have come before what follows the last message.
         await b.routes(content_header({"headers": table([KEY])}, 0), b"", CUSTOMER_1)
         assert b.consumer.received.empty()
+
+
+def _written(*items: bytes) -> bytes:
+    """The key, and more application properties."""
+    return application(utf8("partitionKey"), utf8("customer-1"), *items)
+
+
+BY_ANOTHER_DOOR: dict[str, tuple[bytes, ...]] = {
+    "the address of its requester": (properties10(reply_to=utf8("amq.rabbitmq.reply-to")), _written()),
+    "an address of a requester": (properties10(reply_to=utf8("amq.rabbitmq.reply-to.g1h2")), _written()),
+    "CC that is no list": (_written(utf8("CC"), utf8("q")),),
+    "BCC that is no list": (_written(utf8("BCC"), utf8("q")),),
+    "an annotation CC that is no list": (annotations(symbol("x-cc"), utf8("q")), _written()),
+    "a death that is no record": (_written(utf8("x-death"), utf8("q")),),
+    "deaths that are no records": (annotations(symbol("x-opt-deaths"), listed(utf8("q"))), _written()),
+    "a number beyond a signed one": (_written(utf8("n"), ulong(2**64 - 1)),),
+    "a time before 1970": (properties10(creation_time=timestamp(-5)), _written(utf8("t"), timestamp(-5))),
+    "the last time there is": (properties10(creation_time=timestamp(2**63 - 1)), _written()),
+    "an id that is a number": (properties10(message_id=ulong(2**64 - 1)), _written()),
+    "an id that is a UUID": (properties10(message_id=uuid(bytes(16))), _written()),
+    "an id of bytes": (properties10(message_id=binary(b"\0\xff"), correlation_id=binary(b"\xff")), _written()),
+    "an id that is long": (properties10(message_id=utf8("x" * 300)), _written()),
+    "a header without a name": (_written(utf8(""), uint(1)),),
+    "a list and a map": (
+        annotations(symbol("x-l"), listed(uint(1)), symbol("x-m"), mapped(utf8("k"), NULL)),
+        _written(),
+    ),
+    "a priority beyond a byte": (annotations(symbol("x-basic-priority"), uint(300)), _written()),
+    "its own user": (properties10(user_id=binary(b"guest")), _written()),
+}
+"""What AMQP 1.0 producers can write and RabbitMQ gives to 0-9-1 consumers; some of it no 0-9-1 client may publish."""
+
+
+async def test_what_came_by_another_door_goes_its_way(tmp_path: Path) -> None:
+    async with (
+        bench(tmp_path) as b,
+        raw_amqp10(amqp_url(), b.control) as to_control,
+        raw_amqp10(amqp_url(), b.group.source) as to_source,
+    ):
+        for what, sections in BY_ANOTHER_DOOR.items():
+            for body in (data(b"hi"), section(0x77, utf8("hi"))):  # bytes, or a value, which stays encoded
+                for sender in (to_control, to_source):
+                    await sender.send(*sections, body)
+                async with asyncio.timeout(20):
+                    found = {m.queue: m for m in (await b.consumer.next(), await b.consumer.next())}
+                assert found.keys() == {b.control, b.group.names.inbox("a")}, what
+                # Published straight to the queue, whose name is the routing key.
+                plain = replace(found[b.control], routing_key=b.group.source)
+                unharmed(plain, found[b.group.names.inbox("a")], CUSTOMER_1)
 
 
 async def test_the_order_of_a_priority_queue_is_kept(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from partymq.amqp.topology import Topology
@@ -28,13 +29,13 @@ class Standby:
 
 
 @asynccontextmanager
-async def standby(one: Group, identity: str = "other") -> AsyncIterator[Standby]:
+async def standby(one: Group, identity: str = "other", uid: str = "") -> AsyncIterator[Standby]:
     reports: list[GroupReport] = []
     supervisor = Supervisor(
         identity=identity, on_report=lambda _, report: reports.append(report), on_notice=lambda *_: None
     )
     task = asyncio.create_task(supervisor.run())
-    supervisor.configure(one.config)
+    supervisor.configure(replace(one.config, uid=uid or one.config.uid))
     supervisor.set_pods(one.config.group, tuple(one.pods.values()))
     try:
         yield Standby(supervisor, reports)
@@ -160,3 +161,21 @@ async def _missing(one: Group, queue: str) -> bool:
         return await topology.poll(queue) is None
     finally:
         await topology.close()
+
+
+async def test_another_clusters_group_of_the_same_names_is_told(tmp_path: Path) -> None:
+    async with group(tmp_path) as one:
+        one.config = replace(one.config, uid="uid-1")
+        await one.route()
+        await one.join("a")
+        await one.owners("a")
+        async with standby(one) as replica:
+            await eventually(lambda: any(r.ready.reason == "Standby" for r in replica.reports), "it stands by", 15)
+        async with standby(one, identity="elsewhere", uid="uid-2") as other:
+            notice = await one.notice("SecondPartyMQ", "elsewhere")
+            assert "virtual host" in notice.message
+            await eventually(lambda: any(r.ready.reason == "Standby" for r in other.reports), "it stands by", 15)
+            message = next(r.ready.message for r in other.reports if r.ready.reason == "Standby")
+            assert "another cluster's" in message
+        assert sum(notice.reason == "SecondPartyMQ" for notice in one.notices) == 1
+        assert one.report.routing

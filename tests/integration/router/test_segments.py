@@ -1,9 +1,12 @@
 """A segment on a real broker, read by one reader after the other."""
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any, cast
 
-from partymq.amqp.channel import Channel
+import pytest
+
+from partymq.amqp.channel import MAX_PREFETCH, Channel
 from partymq.amqp.connection import Connection
 from partymq.amqp.frames import plain_header, publish_frame
 from partymq.amqp.stamp import Stamper, read_stamp
@@ -12,14 +15,17 @@ from partymq.core.names import Names
 from partymq.core.spec import GroupId
 from partymq.router.link import Link
 from partymq.router.release import Releaser
-from partymq.router.segments import SegmentReader
-from support.broker import unique
+from partymq.router.segments import Flow, SegmentReader
+from support.broker import QUORUM, amqp_url, temporary_queue, unique
+from support.broker_script import NoBrokerError
 from support.conditions import eventually
 from support.group import address
+from support.suspend import suspended
 
 ROUNDS = 150
 """Without the wait for the last reader, one in some hundreds goes wrong; test_release.py has the certain test."""
 MESSAGES, PREFETCH = 20, 10
+SPARSE = 400
 
 
 async def test_what_a_reader_held_comes_first_to_the_next_one() -> None:
@@ -31,7 +37,7 @@ async def test_what_a_reader_held_comes_first_to_the_next_one() -> None:
         link=link,
         topology=topology,
         journal=cast(Any, None),
-        publisher=cast(Any, None),
+        publisher=cast(Any, SimpleNamespace(mark=_no_mark)),
         names=Names(GroupId(namespace="test", name="segments")),
         backlogs=cast(Any, None),
         lanes={},
@@ -46,12 +52,12 @@ async def test_what_a_reader_held_comes_first_to_the_next_one() -> None:
         segment = unique("segment")
         await topology.declare_quorum(segment)
         _fill(outlet, segment)
-        first = await releaser._reader(segment, prefetch=PREFETCH)
+        first = await releaser._reader(segment, {0}, prefetch=PREFETCH)
         await _received(first, PREFETCH)
         closing = asyncio.create_task(releaser._close(first))
         await asyncio.sleep(0)
         closing.cancel()
-        second = await releaser._reader(segment, prefetch=MESSAGES)
+        second = await releaser._reader(segment, {0}, prefetch=MESSAGES)
         await _received(second, MESSAGES)
         got = [stamp.seq for _, header, _ in second.flow(0).pending if (stamp := read_stamp(header)) is not None]
         assert got == list(range(MESSAGES)), f"round {round_}"
@@ -61,11 +67,115 @@ async def test_what_a_reader_held_comes_first_to_the_next_one() -> None:
     await topology.close()
 
 
-def _fill(outlet: Channel, segment: str) -> None:
-    frame, stamper = publish_frame(outlet.number, "", segment), Stamper(0, 1)
-    for seq in range(MESSAGES):
+async def _no_mark(_segment: str) -> None:
+    """There are messages in the segment, which count; a busy broker answers later."""
+
+
+def _fill(outlet: Channel, segment: str, count: int = MESSAGES, *, partition: int = 0, first: int = 0) -> None:
+    frame, stamper = publish_frame(outlet.number, "", segment), Stamper(partition, 1)
+    for seq in range(first, first + count):
         outlet.publish(frame, stamper.stamp(plain_header(0), seq, b"\x00\x00"), b"")
 
 
 async def _received(reader: SegmentReader, count: int) -> None:
     await eventually(lambda: reader.flow(0).received == count, f"the reader does not get {count} messages", every=0.001)
+
+
+class _Inbox:
+    """A destination that takes everything, and confirms what it is asked to."""
+
+    left = 1000
+
+    def __init__(self) -> None:
+        self.unconfirmed: list[tuple[Flow, int]] = []
+
+    def publish(self, _header: bytes, _body: bytes, *, origin: Flow, tag: int) -> None:
+        self.unconfirmed.append((origin, tag))
+
+    def confirm(self) -> None:
+        for flow, tag in self.unconfirmed:
+            flow.confirmed(tag)
+        self.unconfirmed.clear()
+
+
+async def test_a_message_in_the_chunk_that_makes_a_flow_idle_is_not_forgotten() -> None:
+    """A confirm and the delivery of the last message are read at once, as they are by a router that has much to do."""
+    topology = await Topology.open(address(), name="test")
+    connection = await Connection.open(address(), name="test")
+    link = Link(connection)
+    segment = unique("segment")
+    await topology.declare_quorum(segment)
+    outlet, inbox = await link.channel(), _Inbox()
+    confirms: list[int] = []
+    outlet.confirm(lambda tag, _multiple: confirms.append(tag), lambda _tag, _multiple: None)
+    reader = await SegmentReader.open(
+        link=link, queue=segment, partitions=(0, 1), prefetch=PREFETCH, on_stray=lambda *_: None
+    )
+    flow = reader.flow(0)
+    flow.next_sink = lambda: cast(Any, inbox)
+    _fill(outlet, segment, 1)
+    await _received(reader, 1)
+
+    def arrives(tag: int, _origin: bytes, header: bytes, body: bytes) -> None:
+        inbox.confirm()  # in the same chunk, before
+        reader._on_delivery(tag, b"", header, body)
+
+    exhausted = asyncio.create_task(reader.exhaust(flow))
+    await asyncio.sleep(0)
+    reader._channel.redirect(arrives)
+    _fill(outlet, segment, 1)
+    await _received(reader, 2)
+    reader._channel.redirect(reader._on_delivery)
+    await asyncio.wait({exhausted}, timeout=0.5)
+    assert not exhausted.done(), "its last message is in no inbox"
+    inbox.confirm()
+    link._chunk_over()
+    await asyncio.wait_for(exhausted, 10.0)
+    await reader.close()
+    assert await _came_back(link, segment) == 0
+    await topology.delete(segment)
+    await connection.close()
+    await topology.close()
+
+
+async def test_single_acknowledgements_are_not_lost_with_a_fence_behind_them() -> None:
+    """Every second message waits: so many are acknowledged one by one, while the segment's queue does nothing."""
+    topology = await Topology.open(address(), name="test")
+    connection = await Connection.open(address(), name="test")
+    link = Link(connection)
+    async with temporary_queue(amqp_url(), "segment", QUORUM) as segment:
+        outlet = await link.channel()
+        reader = await SegmentReader.open(
+            link=link, queue=segment, partitions=(0, 1), prefetch=MAX_PREFETCH, on_stray=lambda *_: None
+        )
+        inbox = _Inbox()
+        reader.flow(1).next_sink = lambda: cast(Any, inbox)
+        for seq in range(SPARSE):
+            _fill(outlet, segment, 1, partition=seq % 2, first=seq)
+        await eventually(lambda: len(inbox.unconfirmed) == SPARSE // 2, "not everything is read")
+        try:
+            async with suspended(segment):
+                inbox.confirm()
+                fences = [asyncio.create_task(reader.fence()) for _ in range(64)]
+                link._chunk_over()
+                await asyncio.sleep(0)
+        except NoBrokerError as error:
+            pytest.skip(str(error))
+        await asyncio.wait(fences, return_when=asyncio.FIRST_COMPLETED)
+        await reader.close()
+        for fence in fences:
+            fence.cancel()
+        await asyncio.wait(fences)
+        assert await _came_back(link, segment, partition=1) == 0
+        await connection.close()
+    await topology.close()
+
+
+async def _came_back(link: Link, segment: str, *, partition: int = 0) -> int:
+    """How many messages of the partition the next reader gets."""
+    reader = await SegmentReader.open(
+        link=link, queue=segment, partitions=(0, 1), prefetch=MAX_PREFETCH, on_stray=lambda *_: None
+    )
+    await reader.fence()
+    await reader.close()
+    return reader.flow(partition).received

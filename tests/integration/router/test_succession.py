@@ -7,10 +7,10 @@ import pytest
 from partymq.amqp.channel import MAX_PREFETCH
 from partymq.amqp.connection import Connection
 from partymq.amqp.frames import body_frames, body_payload, plain_header
-from partymq.amqp.topology import Topology
+from partymq.amqp.topology import QueueState, Topology
 from partymq.router.link import Link
 from partymq.router.publisher import OUTLETS, Publisher
-from partymq.router.quiet import await_quiet
+from partymq.router.quiet import await_alone
 from support.broker import unique
 from support.conditions import eventually
 from support.group import address
@@ -29,15 +29,15 @@ async def test_nothing_arrives_after_the_last_outlet_is_gone(round_: int) -> Non
         before, after = [Publisher(Link(each), await each.channel()) for each in connections]
         await before.open(outlets)
         await after.open(others)  # a real successor opens its outlets later: here it is to be as quick as can be
+        witness = await connections[1].channel()
+        await witness.consume(outlets, lambda *_message: None)
         sinks = [before.sink(queue) for queue in queues]
         for number in range(IN_FLIGHT):
             sinks[number % OUTLETS].publish(plain_header(len(BODY)), body_frames(BODY))
-        await eventually(
-            lambda: sinks[0].outlet.unconfirmed < IN_FLIGHT // OUTLETS - 500, "nothing is confirmed", every=0
-        )
+        await eventually(lambda: sinks[0].unconfirmed < IN_FLIGHT // OUTLETS - 500, "nothing is confirmed", every=0)
         connections[0].abort()
 
-        await await_quiet(topology, [outlets])
+        await await_alone(topology, outlets)
         for queue in queues:
             after.sink(queue).publish(plain_header(4), body_frames(b"last"))
         await after.confirmed()
@@ -54,7 +54,7 @@ async def _last(connection: Connection, topology: Topology, queue: str) -> bytes
     """The body of the message that stands last in a queue."""
     bodies: list[bytes] = []
     state = await topology.poll(queue)
-    assert state is not None
+    assert isinstance(state, QueueState)
     channel = await connection.channel()
     await channel.consume(queue, lambda _tag, _origin, _header, body: bodies.append(body), prefetch=MAX_PREFETCH)
     await eventually(lambda: len(bodies) >= state.ready, f"{state.ready} messages do not come")

@@ -2,14 +2,16 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import aio_pika
 import pytest
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
+from aiohttp import web
 
 from partymq.core.membership import PodState
-from partymq.router import census
+from partymq.router import census, scrutiny
 from support.broker import ONE_ACTIVE_CONSUMER, amqp_url
 from support.conditions import eventually
 from support.group import Group, group
@@ -99,6 +101,55 @@ async def test_whoever_consumes_the_journal_is_named(tmp_path: Path) -> None:
             await (await opened.get_queue(g.names.journal)).consume(_ignore)
             await named(g, g.names.journal)
         await safe(g)
+
+
+async def test_two_consumers_of_one_inbox_are_named(tmp_path: Path) -> None:
+    async with group(tmp_path) as g:
+        await g.route()
+        await g.join("a")
+        await g.owners("a")
+        await safe(g)
+        async with channel() as opened:  # a single active consumer: this one waits
+            await (await opened.get_queue(g.names.inbox("a"))).consume(_acknowledge)
+            await named(g, g.names.inbox("a"), "several consumers")
+            assert g.report.ready.ok
+        await safe(g)
+
+
+async def test_nothing_is_said_of_another_brokers_consumers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An API with all rights that does not show the router's own consumer of the journal."""
+    monkeypatch.setattr(scrutiny, "SHOWN_AFTER", 0.5)
+    async with another_api() as url, group(tmp_path) as g:
+        g.config = replace(g.config, broker=replace(g.config.broker, management_uri=url))
+        await g.route()
+        await g.join("a")
+        for reason in (lambda: g.report.consumers_safe.reason, lambda: g.report.queues_safe.reason):
+            await eventually(lambda said=reason: said() == "OtherBroker", lambda: f"not noticed: {g.report}", 20)  # type: ignore[misc]
+        assert not g.report.consumers_safe.known
+        assert not g.report.queues_safe.known
+        assert g.names.journal in g.report.consumers_safe.message
+        await eventually(lambda: g.ready == "Routing", lambda: f"{g.report.ready}")
+
+
+@asynccontextmanager
+async def another_api() -> AsyncIterator[str]:
+    """The management API of a broker that has none of our queues."""
+
+    async def answer(request: web.Request) -> web.Response:
+        if request.path == "/api/whoami":
+            return web.json_response({"name": "guest", "tags": ["administrator"]})
+        if "page" in request.query:
+            return web.json_response({"items": [], "page_count": 1})
+        return web.json_response([]) if "/consumers/" in request.path else web.Response(status=404)
+
+    runner = web.ServerRunner(web.Server(answer))  # type: ignore[arg-type]
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        yield f"http://guest:guest@127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
 
 
 async def test_an_exclusive_consumer_does_not_keep_a_takeover_out(tmp_path: Path) -> None:

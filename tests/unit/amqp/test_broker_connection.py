@@ -16,7 +16,15 @@ from partymq.amqp.channel import Channel, Returned
 from partymq.amqp.connection import Connection
 from partymq.amqp.frames import body_frames, header_frame, plain_header, publish_frame
 from partymq.amqp.replies import NotExecutedError
-from partymq.errors import AccessRefusedError, BrokerTooOldError, ChannelClosedError, ConnectionLostError, PartyMQError
+from partymq.errors import (
+    AccessRefusedError,
+    BrokerTooOldError,
+    ChannelClosedError,
+    ConnectionLostError,
+    LimitReachedError,
+    NoChannelError,
+    PartyMQError,
+)
 from support.fake_broker import ADDRESS, FakeBroker
 from support.fake_kubernetes import in_virtual_time
 
@@ -123,6 +131,16 @@ async def test_other_brokers_are_refused(broker: FakeBroker, product: str, versi
     assert broker.aborted
 
 
+async def test_a_limit_is_named_and_is_no_wrong_password(broker: FakeBroker) -> None:
+    text = "NOT_ALLOWED - access to vhost 'shop' refused for user 'user': connection limit (5) is reached"
+    broker.answers[commands.Connection.Open] = commands.Connection.Close(
+        reply_code=530, reply_text=text, class_id=0, method_id=0
+    )
+    with pytest.raises(LimitReachedError, match=r"connection limit \(5\) is reached. Raise it"):
+        async with connected(broker):
+            pass
+
+
 @pytest.mark.parametrize(
     ("at", "code", "text"),
     [
@@ -178,7 +196,7 @@ async def test_a_channels_number_rests_before_it_is_used_again(broker: FakeBroke
         await second.close()
         assert (await connection.channel()).number == 3
         assert (await connection.channel()).number == 2
-        with pytest.raises(ConnectionLostError, match="all 3 channels"):
+        with pytest.raises(NoChannelError, match=r"All 3 channels .* Raise channel_max"):
             await connection.channel()
         await first.close()
         assert (await connection.channel()).number == 1
@@ -400,6 +418,18 @@ async def test_reading_waits_while_the_broker_takes_nothing(
     assert broker.reading
 
 
+async def test_a_connection_that_is_held_reads_nothing(broker: FakeBroker, connection: Connection) -> None:
+    connection.hold(True)
+    connection.pause_writing()
+    connection.resume_writing()
+    assert not broker.reading
+    connection.pause_writing()
+    connection.hold(False)
+    assert not broker.reading
+    connection.resume_writing()
+    assert broker.reading
+
+
 async def test_confirms_are_told_at_once(broker: FakeBroker, channel: Channel) -> None:
     told: list[tuple[str, int, bool]] = []
     await channel.confirm_select(
@@ -552,6 +582,17 @@ async def test_a_clean_close_is_no_error(broker: FakeBroker, connection: Connect
         await channel.inspect("q")
 
 
+async def test_a_close_that_is_cancelled_leaves_no_socket(broker: FakeBroker, connection: Connection) -> None:
+    broker.answers[commands.Connection.Close] = None
+    closing = asyncio.ensure_future(connection.close())
+    await turns()
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    assert broker.aborted
+    assert connection.lost.done()
+
+
 @in_virtual_time
 async def test_a_clean_close_waits_for_the_broker_only_so_long() -> None:
     broker = FakeBroker()
@@ -629,6 +670,26 @@ async def test_a_broker_that_takes_nothing_but_lives_is_not_lost() -> None:
         broker.give((0, commands.Connection.Unblocked()))
         assert seen == [loop.time(), None]
         connection.resume_writing()
+        assert broker.reading
+
+
+@in_virtual_time
+async def test_a_connection_that_is_held_reads_a_chunk_now_and_then() -> None:
+    """As one that waits because the broker takes nothing."""
+    broker = FakeBroker()
+    loop = asyncio.get_running_loop()
+    async with connected(broker, heartbeat=10) as connection:
+        connection.hold(True)
+        sips, start = 0, loop.time()
+        while loop.time() < start + 600:
+            await asyncio.sleep(1)
+            if broker.reading:
+                sips += 1
+                broker.give((0, Heartbeat()))
+                assert not broker.reading, "one chunk at a time"
+        assert not connection.lost.done()
+        assert 600 / 10 <= sips <= 600 / 5
+        connection.hold(False)
         assert broker.reading
 
 

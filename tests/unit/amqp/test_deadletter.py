@@ -111,3 +111,23 @@ def test_a_message_without_a_stamp_is_revived_as_it_is() -> None:
     header = content_header({"headers": table([KEY, ODD]), "delivery_mode": b"\x01"}, 3)
     assert revived(header, "guest") == header
     assert revived(content_header({}), "guest") == content_header({})
+
+
+def test_what_the_broker_would_refuse_is_not_revived() -> None:
+    """Neither out of a message of ours nor out of one that somebody else has put there."""
+    refused = {
+        "expiration": short(b"soon"),
+        "reply_to": short(b"amq.rabbitmq.reply-to"),
+        "user_id": short(b"somebody"),
+        "headers": table([ODD, *(Field(name, "S", counted(b"q")) for name in (b"CC", b"BCC"))]),
+    }
+    published = content_header(refused, 3)
+    assert revived(published, "guest") == content_header({"headers": table([ODD])}, 3)
+    ours = decoded(revived(stamped(published), "guest"))
+    assert ours.keys() == {"headers"}
+    assert decoded(revived(published, "somebody"))["user_id"] == "somebody"
+
+
+def test_an_address_that_replies_reach_is_revived() -> None:
+    published = content_header({"reply_to": short(b"amq.rabbitmq.reply-to.g1h2")})
+    assert decoded(revived(stamped(published), "guest"))["reply_to"] == "amq.rabbitmq.reply-to.g1h2"

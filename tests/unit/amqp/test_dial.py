@@ -1,14 +1,12 @@
-"""The TCP connection below an AMQP connection: which address it goes to, and what its other side makes of it."""
+"""The TCP connection below an AMQP connection: what its other side makes of it."""
 
 import asyncio
 import socket
 from collections.abc import Iterator
-from typing import Any
-from unittest.mock import patch
 
 import pytest
 
-from partymq.amqp.dial import dial
+from partymq.amqp.dial import AddressInfo, dial, lookup
 
 
 @pytest.fixture
@@ -25,10 +23,15 @@ class Client(asyncio.Protocol):
         self.transport = transport
 
 
-async def dialled(host: str, broker: socket.socket) -> Client:
+async def dialled(broker: socket.socket) -> Client:
     client = Client()
-    await dial(lambda: client, host=host, port=broker.getsockname()[1], context=None)
+    await dial(lambda: client, host="127.0.0.1", info=await _info(broker.getsockname()[1]), context=None)
     return client
+
+
+async def _info(port: int) -> AddressInfo:
+    (info,) = await lookup("127.0.0.1", port)
+    return info
 
 
 def send_buffer(accepted: socket.socket) -> int:
@@ -37,23 +40,10 @@ def send_buffer(accepted: socket.socket) -> int:
 
 async def test_over_loopback_a_broker_gets_a_small_send_buffer(broker: socket.socket) -> None:
     with socket.create_connection(broker.getsockname()), broker.accept()[0] as plain:
-        client = await dialled("127.0.0.1", broker)
+        client = await dialled(broker)
         with broker.accept()[0] as ours:
-            assert send_buffer(ours) * 4 < send_buffer(plain)
+            assert send_buffer(ours) * 3 < send_buffer(plain), "1.2 MiB where Linux remembers much disorder, else less"
         client.transport.close()
-
-
-async def test_an_address_that_refuses_is_passed_over(broker: socket.socket) -> None:
-    address = broker.getsockname()
-    kind = (socket.SOCK_STREAM, socket.IPPROTO_TCP, "")
-
-    async def getaddrinfo(_: str, port: int, **__: object) -> list[tuple[Any, ...]]:
-        return [(socket.AF_INET6, *kind, ("::1", port, 0, 0)), (socket.AF_INET, *kind, address)]
-
-    with patch.object(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo):
-        client = await dialled("broker.example", broker)
-    assert client.transport.get_extra_info("peername") == address
-    client.transport.close()
 
 
 async def test_a_connection_that_is_given_up_leaves_no_socket(broker: socket.socket) -> None:
@@ -61,7 +51,7 @@ async def test_a_connection_that_is_given_up_leaves_no_socket(broker: socket.soc
         raise RuntimeError("no protocol")
 
     with pytest.raises(RuntimeError, match="no protocol"):
-        await dial(refuse, host="127.0.0.1", port=broker.getsockname()[1], context=None)
+        await dial(refuse, host="127.0.0.1", info=await _info(broker.getsockname()[1]), context=None)
     with broker.accept()[0] as accepted:
         assert accepted.recv(1) == b""
 
@@ -70,4 +60,4 @@ async def test_nobody_listens() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
     with pytest.raises(ConnectionRefusedError):
-        await dial(Client, host="127.0.0.1", port=port, context=None)
+        await dial(Client, host="127.0.0.1", info=await _info(port), context=None)

@@ -1,6 +1,7 @@
 """The same value is the same key wherever it stands, and what cannot be read is a missing key."""
 
 import struct
+from codecs import BOM_UTF8
 
 import orjson
 import pytest
@@ -188,3 +189,50 @@ def test_a_pointer_with_a_wrong_escape_is_refused(pointer: str) -> None:
 def test_a_header_that_no_message_can_have_is_refused(name: str) -> None:
     with pytest.raises(InvalidSpecError, match="1 to 255 bytes"):
         reader(KeyFrom.HEADER, name)
+
+
+@given(st.integers() | st.integers(2**63, 2**400).map(lambda number: -number) | st.integers(2**63, 10**400))
+def test_an_integer_in_a_body_keeps_all_of_its_digits(number: int) -> None:
+    payload = b'{"other":1e5,"key":%d}' % number
+    assert in_body(payload) == in_body(BOM_UTF8 + payload) == b"%d" % number
+
+
+@pytest.mark.parametrize("digits", [20, 309, 400, 5000, 20_000])
+def test_so_it_does_whatever_its_size(digits: int) -> None:
+    assert in_body(b'{"key":-' + b"7" * digits + b"}") == b"-" + b"7" * digits
+
+
+@pytest.mark.parametrize(
+    ("written", "key"),
+    [
+        (b"18446744073709551616", b"18446744073709551616"),
+        (b"18446744073709551617", b"18446744073709551617"),
+        (b"9223372036854775807", b"9223372036854775807"),
+        (b"-9223372036854775809", b"-9223372036854775809"),
+        (b"18446744073709551617.0", b"18446744073709551616"),
+        (b"1e23", b"99999999999999991611392"),
+        (b"1e22", b"10000000000000000000000"),
+        (b"0.1000000000000000055511151231257827", b"0.1"),
+        (b"1e-400", b"0"),
+        (b"1e400", None),
+        (b"-1e400", None),
+    ],
+)
+def test_a_number_with_a_point_or_an_exponent_is_a_double(written: bytes, key: bytes | None) -> None:
+    assert in_body(b'{"key":' + written + b"}") == key
+
+
+def test_a_number_that_is_no_double_elsewhere_takes_no_key_away() -> None:
+    assert in_body(b'{"other":1e400,"key":"k"}') == b"k"
+    assert in_body(b'{"other":[NaN],"key":18446744073709551617}') is None, "this is no JSON"
+
+
+def test_a_byte_order_mark_is_no_part_of_a_body() -> None:
+    assert in_body(BOM_UTF8 + b'{"key":"k"}') == b"k"
+    assert in_body(BOM_UTF8 + BOM_UTF8 + b'{"key":"k"}') is None
+    assert in_body(BOM_UTF8 + b'{"key":1e400}') is None
+
+
+def test_a_body_too_deep_for_a_second_look_has_no_key() -> None:
+    deep = b"[" * 1000 + b"]" * 1000
+    assert in_body(b'{"other":' + deep + b',"key":' + b"9" * 30 + b"}") in {None, b"9" * 30}

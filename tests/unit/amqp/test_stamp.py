@@ -11,7 +11,7 @@ from pamqp.header import ContentHeader
 
 from partymq.amqp import tables
 from partymq.amqp.frames import marker_header, plain_header
-from partymq.amqp.rewrite import bare
+from partymq.amqp.rewrite import bare, passable
 from partymq.amqp.stamp import Stamp, Stamper, fence_header, read_fence, read_stamp
 from support.field_tables import (
     PROPERTIES,
@@ -160,6 +160,54 @@ def test_copies_are_not_sent_again(name: bytes, renamed: bytes, kind: str) -> No
         (b"note", b"S" + other.raw),
         (renamed, kind.encode() + counted(b"S" + counted(b"q"))),
     ]
+
+
+REQUESTER = short(b"amq.rabbitmq.reply-to")
+
+
+@given(properties_but_headers, random_tables | st.none())
+def test_the_address_that_only_a_requester_may_write_becomes_a_header(
+    others: dict[str, bytes], rows: list[Field] | None
+) -> None:
+    properties = others if rows is None else others | {"headers": table(rows)}
+    without = {name: value for name, value in properties.items() if name != "reply_to"}
+    header = stamped(content_header(properties | {"reply_to": REQUESTER}))
+    assert tables.find_property(header, tables.REPLY_TO) is None
+    rest = stamped(content_header(without))
+    moved = (b"x-partymq-reply-to", b"S" + counted(REQUESTER[1:]))
+    assert sorted(headers_of(header)) == sorted([*headers_of(rest), moved])
+
+
+@pytest.mark.parametrize(
+    "address", [b"amq.rabbitmq.reply-to.g1h2AA5yZXBseUA=.AAA=", b"amq.rabbitmq.reply-t", b"Amq.rabbitmq.reply-to", b""]
+)
+def test_any_other_address_to_reply_to_stays(address: bytes) -> None:
+    note = Field(b"note", "S", counted(REQUESTER))
+    header = stamped(content_header({"reply_to": short(address), "headers": table([note])}))
+    place = tables.find_property(header, tables.REPLY_TO)
+    assert place is not None
+    assert header[place.start : place.stop] == short(address)
+    assert headers_of(header)[5:] == [(note.name, b"S" + note.raw)]
+
+
+@given(properties_but_headers, random_tables)
+def test_what_a_client_puts_into_a_queue_of_ours_is_passable_and_keeps_its_stamp(
+    others: dict[str, bytes], rows: list[Field]
+) -> None:
+    foreign = others | {"reply_to": REQUESTER, "user_id": short(b"somebody")}
+    copied = [*stamp_fields(3, 7, 11), *rows, Field(b"CC", "S", counted(b"q"))]
+    header = passable(content_header(foreign | {"headers": table(copied)}))
+    assert read_stamp(header) == Stamp(epoch=7, seq=11, partition=3)
+    found = {flag for flag, _, _ in tables.properties(header)}
+    assert not found & {tables.REPLY_TO, tables.USER_ID, tables.EXPIRATION, tables.PRIORITY}
+    assert b"CC" not in {name for name, _ in headers_of(header)}
+    assert headers_of(passable(header)) == headers_of(header)
+
+
+@given(harmless, random_tables)
+def test_what_we_have_stamped_is_passed_on_as_it_is(others: dict[str, bytes], rows: list[Field]) -> None:
+    header = stamped(content_header(others | {"headers": table(rows)}))
+    assert headers_of(passable(header)) == headers_of(header)
 
 
 def test_a_message_that_comes_from_another_group_gets_a_stamp_of_this_one() -> None:

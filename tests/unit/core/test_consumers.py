@@ -30,7 +30,7 @@ def test_careful_consumers_weaken_nothing() -> None:
     ours = consumer(tag=OUR_TAG, prefetch=0, priority=TAKEOVER_PRIORITY)
     assert not found(
         {
-            INBOX: (consumer(), consumer(prefetch=1, priority=10), ours),
+            INBOX: (consumer(prefetch=1, priority=10), ours),
             "orders": (ours,),
             NAMES.journal: (ours,),
             NAMES.backlog(3): (ours,),
@@ -51,7 +51,7 @@ def test_careful_consumers_weaken_nothing() -> None:
     ],
 )
 def test_a_careless_pod_is_named_with_what_to_change(changes: dict[str, object], why: str) -> None:
-    ((who, what),) = found({INBOX: (consumer(), consumer(**changes), consumer(**changes, active=False))})
+    ((who, what),) = found({INBOX: (consumer(**changes),)})
     assert who == "worker-1"
     assert "pod worker-1" in what
     assert why in what
@@ -68,3 +68,12 @@ def test_who_consumes_what_is_not_his_is_named(queue: str) -> None:
     ((who, what),) = found({queue: (consumer(),)})
     assert who == queue
     assert "10.0.0.5:40000" in what
+
+
+def test_several_consumers_of_one_inbox_are_named_unless_all_but_one_are_ours() -> None:
+    waiting = consumer(client="10.0.0.5:40001", active=False)
+    assert not found({INBOX: (consumer(), consumer(tag=OUR_TAG))})
+    (weakness,) = weaknesses(NAMES, "orders", {INBOX: (consumer(), waiting)})
+    assert weakness.passing
+    assert "10.0.0.5:40000, 10.0.0.5:40001" in weakness.what
+    assert INBOX in weakness.what

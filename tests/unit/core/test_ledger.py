@@ -1,5 +1,6 @@
 """The ledger's transitions, as a machine that makes random plans and carries them out."""
 
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -193,7 +194,7 @@ def _carried_out(ledger: Ledger, todo: Plan, *, number: int) -> Ledger:
     for handoff, targets in todo.retargets.items():
         ledger = transitions.retarget(ledger, id=handoff, targets=targets)
     for n, (donor, targets) in enumerate(todo.handoffs.items(), number):
-        ledger = transitions.begin_handoff(ledger, id=f"1.{n}", donor=donor, targets=targets)
+        ledger = transitions.begin_handoff(ledger, id=f"1.{n}", donor=donor, targets=targets, since=1.25 * number)
     return ledger
 
 
@@ -233,6 +234,24 @@ def test_a_handoffs_name_is_used_once() -> None:
     ledger = transitions.commit(transitions.extracted(ledger, id="1.1", found={0}), id="1.1", drop=False)
     with pytest.raises(LedgerError):
         transitions.begin_handoff(ledger, id="1.1", donor="a", targets={1: "b"})
+
+
+def test_when_a_handoff_began_outlives_the_session_and_its_steps() -> None:
+    ledger = transitions.begin_handoff(
+        _with_owner(), id="1.1", donor="a", targets={0: "b", 1: "a"}, since=1764340000.25
+    )
+    ledger = transitions.retarget(transitions.succeed(ledger, writer="w2"), id="1.1", targets={0: "a", 1: "a"})
+    ledger = transitions.extracted(ledger, id="1.1", found={0})
+    assert codec.decode(codec.encode(ledger)).handoffs["1.1"].since == 1764340000.25
+
+
+def test_a_journal_that_does_not_say_when_a_handoff_began_is_read() -> None:
+    ledger = transitions.begin_handoff(
+        _with_owner(), id="1.1", donor="a", targets={0: "b", 1: "a"}, since=1764340000.25
+    )
+    body = orjson.loads(codec.encode(ledger))
+    del body["handoffs"][0]["since"]
+    assert codec.decode(orjson.dumps(body)).handoffs["1.1"].since == 0.0
 
 
 def test_a_committed_handoff_has_no_new_targets() -> None:

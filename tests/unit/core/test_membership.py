@@ -22,10 +22,13 @@ class History:
         self.membership = Membership()
         self.owns = owns
 
-    def see(self, pod: Pod | None, *, at: float, consuming: bool | None = None) -> MemberState | None:
+    def see(
+        self, pod: Pod | None, *, at: float, consuming: bool | None = None, unheard: bool = False
+    ) -> MemberState | None:
         self.membership = self.membership.observe(
             pods=[] if pod is None else [pod],
             consuming={} if consuming is None else {"a": consuming},
+            unheard={"a"} if unheard else (),
             owners=["a"] if self.owns else [],
             now=at,
             rejoin_seconds=REJOIN,
@@ -192,7 +195,7 @@ def test_an_idle_pod_that_terminates_leaves() -> None:
 @pytest.mark.parametrize(
     ("pod", "state"),
     [
-        (READY, MemberState.ABSENT),
+        (READY, MemberState.ACTIVE),
         (STARTING, MemberState.ABSENT),
         (TERMINATING, MemberState.LEAVING),
         (SET_TERMINATING, MemberState.ABSENT),
@@ -204,6 +207,27 @@ def test_a_router_that_starts_believes_the_pods_and_waits_for_polls(pod: Pod | N
     history = History(owns=True)
     assert history.see(pod, at=100) is state
     assert history.membership.next_change == (130 if state is MemberState.ABSENT else None)
+    assert history.membership.keeping == ({"a"} if state is not MemberState.LEAVING else frozenset())
+
+
+def test_who_was_not_seen_yet_keeps_what_it_owns_and_is_given_no_more() -> None:
+    history = History(owns=True)
+    assert history.see(READY, at=100) is MemberState.ACTIVE
+    assert history.membership.keeping == {"a"}
+    assert history.membership.eligible == frozenset()
+    assert history.see(READY, at=1000) is MemberState.ACTIVE, "not seen is not absent"
+    assert history.see(READY, at=1001, consuming=False) is MemberState.ABSENT
+
+
+def test_no_rejoin_time_runs_out_while_nothing_is_known() -> None:
+    """Its inbox has no leader: it may well be consumed again."""
+    history = History(owns=True)
+    history.see(READY, at=100, consuming=True)
+    assert history.see(READY, at=101, consuming=False) is MemberState.ABSENT
+    assert history.see(READY, at=200, unheard=True) is MemberState.ABSENT
+    assert history.membership.next_change is not None
+    assert history.membership.next_change > 200
+    assert history.see(READY, at=202, consuming=False) is MemberState.LEAVING
 
 
 def test_no_rejoin_time_means_leaving_at_once() -> None:

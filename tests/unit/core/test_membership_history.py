@@ -32,6 +32,7 @@ class Group(RuleBasedStateMachine):
         self.seen_working: set[str] = set()
         self.known_pods: set[str] = set()
         self.known_consuming: set[str] = set()
+        self.polled: set[str] = set()
         self.away_since: dict[str, float] = {}
         self.given_up: set[str] = set()
 
@@ -71,6 +72,7 @@ class Group(RuleBasedStateMachine):
         self.membership = Membership()
         self.known_pods.clear()
         self.known_consuming.clear()
+        self.polled.clear()
         self.away_since.clear()
         self.given_up.clear()
 
@@ -82,6 +84,7 @@ class Group(RuleBasedStateMachine):
     @rule()
     def router_observes(self) -> None:
         self.known_pods |= self.pods.keys()
+        self.polled |= set(NAMES) - self.held
         self.membership = self.observed()
         assert self.observed() == self.membership, "observing the same twice changes something"
 
@@ -96,7 +99,8 @@ class Group(RuleBasedStateMachine):
 
         away = {owner for owner in self.owners if owner is not None} - self.membership.eligible
         may_return = {name for name in away if self.present(name) or (name in self.known_pods and returns(name))}
-        self.away_since = {name: self.away_since.get(name, self.now) for name in away}
+        unseen = {name for name in away & ready if name not in self.polled} - self.given_up
+        self.away_since = {name: self.away_since.get(name, self.now) for name in away - unseen}
         late = {name for name, since in self.away_since.items() if self.now - since >= REJOIN}
         # Who was given up once stays so until it works again.
         self.given_up = (self.given_up & away) | (away - may_return) | late

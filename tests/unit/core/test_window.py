@@ -115,3 +115,32 @@ def test_polls_in_quick_succession_do_not_make_a_rate_up() -> None:
         credit = polled(256, ready=0)
         credit.observe_rate(consumed=100, seconds=seconds)
         assert credit.rate == 100.0
+
+
+def test_of_large_messages_the_window_has_as_many_as_there_is_room_for() -> None:
+    credit = polled(256, ready=0)
+    credit.weigh(messages=4, weight=4_000_000, room=10_000_000)
+    credit.polled(ready=4, uncounted=0)
+    assert (credit.window, credit.left) == (10, 6)
+    credit.observe_rate(consumed=10_000, seconds=1.0)
+    assert credit.window == 10, "however fast its member is"
+
+
+def test_one_message_is_always_let_in() -> None:
+    credit = polled(256, ready=0)
+    credit.weigh(messages=1, weight=16_000_000, room=1_000_000)
+    credit.polled(ready=0, uncounted=0)
+    assert credit.left == 1
+
+
+def test_a_large_message_is_noticed_at_once_and_forgotten_slowly() -> None:
+    credit = polled(256, ready=0)
+    credit.weigh(messages=1, weight=1_000_000, room=10_000_000)
+    assert credit.fits == 10
+    credit.weigh(messages=128, weight=128_000, room=10_000_000)
+    assert credit.fits == 20
+    credit.weigh(messages=0, weight=0, room=10_000_000)
+    assert credit.fits == 20
+    credit.weigh(messages=256, weight=256_000, room=10_000_000)
+    credit.observe_rate(consumed=0, seconds=1.0)
+    assert credit.window == 256

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -60,4 +61,14 @@ def test_the_compose_file_runs_examples_that_exist() -> None:
 
 def test_examples_are_short() -> None:
     for name in ("managed_client.py", "plain_client.py"):
-        assert len((ROOT / "examples" / name).read_text().splitlines()) <= 42
+        assert len((ROOT / "examples" / name).read_text().splitlines()) <= 56
+
+
+def test_what_the_examples_import_is_installed_where_they_are_run() -> None:
+    wanted = set()
+    for name in ("managed_client.py", "plain_client.py", "producer.py"):
+        text = (ROOT / "examples" / name).read_text()
+        wanted |= {module.replace("_", "-") for module in re.findall(r"^import (\w+)", text, re.MULTILINE)}
+    wanted -= sys.stdlib_module_names
+    quickstart = (ROOT / "docs/http-api.md").read_text()
+    assert wanted <= set(re.findall(r"`pip install ([^`]*)`", quickstart)[0].split())

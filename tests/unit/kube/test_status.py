@@ -3,7 +3,15 @@
 from dataclasses import replace
 from typing import Any
 
-from partymq.core.report import NOT_SEEN, Condition, GroupReport, HandoffReport, MemberReport, MemberState
+from partymq.core.report import (
+    NOT_SEEN,
+    QUEUES_NOT_SEEN,
+    Condition,
+    GroupReport,
+    HandoffReport,
+    MemberReport,
+    MemberState,
+)
 from partymq.kube.status import View, patch, render, steady
 from support.fake_kubernetes import report
 
@@ -54,14 +62,14 @@ def test_a_report_is_shown_whole() -> None:
                 "reason": "Routing",
                 "message": "messages are routed",
             }
-            for kind in ("Ready", "BrokerConnected", "Balanced", "ConsumersSafe")
+            for kind in ("Ready", "BrokerConnected", "Balanced", "ConsumersSafe", "QueuesSafe")
         ],
     }
 
 
 def test_before_the_first_report_nothing_is_claimed() -> None:
     shown = render(view(report=None), {}, 0)
-    kinds = ("Ready", "BrokerConnected", "Balanced", "ConsumersSafe")
+    kinds = ("Ready", "BrokerConnected", "Balanced", "ConsumersSafe", "QueuesSafe")
     assert conditions(shown) == dict.fromkeys(kinds, ("Unknown", "Starting"))
     assert "router" not in shown
 
@@ -82,11 +90,16 @@ def test_a_condition_keeps_its_time_until_its_status_changes() -> None:
         "1970-01-01T00:01:40Z",
         "1970-01-01T00:01:40Z",
         "1970-01-01T00:01:40Z",
+        "1970-01-01T00:01:40Z",
     ]
 
 
 def test_what_nobody_knows_is_shown_as_unknown() -> None:
     assert conditions(render(view(report=report(consumers_safe=NOT_SEEN)), {}, 0))["ConsumersSafe"] == (
+        "Unknown",
+        "NotSeen",
+    )
+    assert conditions(render(view(report=report(queues_safe=QUEUES_NOT_SEEN)), {}, 0))["QueuesSafe"] == (
         "Unknown",
         "NotSeen",
     )

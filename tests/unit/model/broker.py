@@ -6,6 +6,9 @@ line to every queue, and nothing moves in it until the test says so: `settle` le
 line advance by one. Requests with an answer (consume, cancel, depth, purge, delete) happen at once, after what the
 channel sent to that queue before.
 
+But for one thing: while a line to a quorum queue is long, settlements are held back in the channel, and publishes pass
+them. They follow when the line is short again, and are dropped when the channel is closed before.
+
 Time stands still until `advance`. A message with an expiration of 0 is stored for a millisecond, as the broker does.
 """
 
@@ -13,8 +16,16 @@ from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Final
 
 from unit.model.queues import Consumer, Message, Queue
+
+SOFT_LIMIT: Final = 32
+"""Commands without effect with which a line to a quorum queue is long."""
+
+
+ACKS, RETURNS, REJECTS = range(3)
+"""Settlements, in the order in which those that were held back follow."""
 
 
 class ChannelClosedByBrokerError(Exception):
@@ -34,6 +45,8 @@ class Delivery:
     body: str
     headers: Mapping[str, object]
     redelivered: bool
+    returns: int = 0
+    """How often it has come back before, which a quorum queue tells."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +73,21 @@ class Line:
     channel: "Channel"
     queue: str
     commands: deque[Callable[[], None]] = field(default_factory=deque)
+    long: bool = False
+    held: list[tuple[int, Callable[[], None]]] = field(default_factory=list)
+    """Settlements that are held back, with the order in which the kinds of them will follow."""
 
 
 class Broker:
     """Queues by name, exchanges for dead letters, a clock in milliseconds, and what is under way."""
 
-    def __init__(self, *, requeue_activates: bool = False) -> None:
+    def __init__(self, *, requeue_activates: bool = False, zombies: bool = False, soft_limit: int = SOFT_LIMIT) -> None:
         self.now = 0.0
+        self.soft_limit = soft_limit
+        self._zombies = zombies
         self._requeue_activates = requeue_activates
+        self.refusing: set[str] = set()
+        """Queues that take no messages."""
         self._queues: dict[str, Queue] = {}
         self._bindings: dict[str, list[tuple[str, str]]] = {}
         self._lines: dict[tuple[Channel, str], Line] = {}
@@ -86,6 +106,7 @@ class Broker:
                 quorum=quorum,
                 single_active=single_active,
                 requeue_activates=self._requeue_activates,
+                zombies=self._zombies,
             )
 
     def bind(self, exchange: str, queue: str, *, header: str) -> None:
@@ -99,6 +120,11 @@ class Broker:
 
     def step(self, line: Line) -> None:
         line.commands.popleft()()
+        if line.long and len(line.commands) < self.soft_limit:
+            line.long = False
+            if line.held:
+                line.commands.append(partial(_execute, sorted(line.held, key=lambda each: each[0])))
+                line.held = []
         if not line.commands:
             self._lines.pop((line.channel, line.queue), None)
 
@@ -178,6 +204,8 @@ class Channel:
         self.deliveries: deque[Delivery] = deque()
         """What was sent to the client and not yet taken by it."""
         self.confirmed: set[int] = set()
+        self.refused: set[int] = set()
+        """Publishes that their queue had no room for."""
         self.returned: set[int] = set()
         """Mandatory publishes that no queue took; they are confirmed too."""
         self.cancelled: list[str] = []
@@ -205,6 +233,10 @@ class Channel:
 
         def command() -> None:
             target = self._broker.queue(queue)
+            if queue in self._broker.refusing:
+                self.refused.add(number)
+                self.arrived()
+                return
             self.confirmed.add(number)
             if target is None:
                 self.returned.add(number)
@@ -240,10 +272,13 @@ class Channel:
 
     def ack(self, tag: int, *, multiple: bool = False) -> None:
         """Acknowledge one, or all up to it. Nothing says when it took effect."""
-        self._settle(tag, multiple, lambda each, messages: each.queue.acknowledge(each.consumer, messages))
+        self._settle(tag, multiple, ACKS, lambda each, messages: each.queue.acknowledge(each.consumer, messages))
 
     def reject(self, tag: int, *, requeue: bool = False, multiple: bool = False) -> None:
-        self._settle(tag, multiple, lambda each, messages: each.queue.reject(each.consumer, messages, requeue=requeue))
+        kind = RETURNS if requeue else REJECTS
+        self._settle(
+            tag, multiple, kind, lambda each, messages: each.queue.reject(each.consumer, messages, requeue=requeue)
+        )
 
     def holds(self, tag: int) -> bool:
         """True for a delivery that is still to be settled."""
@@ -263,8 +298,9 @@ class Channel:
         self._broker.remove(queue)
 
     def close(self) -> None:
-        """In order: what was sent takes effect, then consumers leave, each queue in its time."""
+        """In order: what was sent takes effect, what is held back does not; consumers leave, each queue in its time."""
         for line in self._broker.lines_of(self):
+            line.held.clear()
             self._broker.drain(line)
         self._leave()
 
@@ -273,6 +309,7 @@ class Channel:
         if not self.open:
             return  # how it ended stands, even where a queue has not taken note yet
         for line in self._broker.lines_of(self):
+            line.held.clear()
             line.commands.clear()
         self._leave()
 
@@ -284,7 +321,9 @@ class Channel:
             self._send(each.queue_name, partial(each.queue.leave, each.consumer))
 
     def _send(self, queue: str, command: Callable[[], None]) -> None:
-        self._broker.line(self, queue).commands.append(command)
+        line = self._broker.line(self, queue)
+        line.long = len(line.commands) >= self._broker.soft_limit
+        line.commands.append(command)
 
     def _request(self, name: str) -> Queue:
         self._must_be_open()
@@ -309,12 +348,19 @@ class Channel:
         redelivered = message.deliveries > 1
         self.deliveries.append(
             Delivery(
-                tag=self._delivered, consumer=name, body=message.body, headers=message.headers, redelivered=redelivered
+                tag=self._delivered,
+                consumer=name,
+                body=message.body,
+                headers=message.headers,
+                redelivered=redelivered,
+                returns=message.deliveries - 1 if subscription.queue.quorum else 0,
             )
         )
         self.arrived()
 
-    def _settle(self, tag: int, multiple: bool, settle: Callable[[Subscription, list[Message]], None]) -> None:
+    def _settle(
+        self, tag: int, multiple: bool, kind: int, settle: Callable[[Subscription, list[Message]], None]
+    ) -> None:
         self._must_be_open()
         if tag not in self._unsettled:
             self.die()
@@ -324,8 +370,18 @@ class Channel:
             subscription, message = self._unsettled.pop(each)
             settled.setdefault(subscription, []).append(message)
         for subscription, messages in settled.items():
-            self._send(subscription.queue_name, partial(settle, subscription, messages))
+            line = self._broker.line(self, subscription.queue_name)
+            command = partial(settle, subscription, messages)
+            if line.long and subscription.queue.quorum:
+                line.held.append((kind, command))
+            else:
+                self._send(subscription.queue_name, command)
 
     def _must_be_open(self) -> None:
         if not self.open:
             raise ClosedError("this channel is closed")
+
+
+def _execute(held: list[tuple[int, Callable[[], None]]]) -> None:
+    for _, command in held:
+        command()

@@ -7,11 +7,14 @@ one).
 With a single active consumer one of them is served and the others wait, by priority. One that waits with a higher
 priority makes the active one quiesce: it gets nothing more, and waits itself when it holds nothing. Quiescing outlasts
 its cause: if the other goes away, the old one is served again only after it held nothing.
+
+In RabbitMQ 4.3 one that dies while it quiesces, and holds something, waits, too: a zombie, which nothing removes but
+the end of the queue. It is served when its turn comes, and keeps what it is given.
 """
 
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from typing import Final
 
@@ -71,11 +74,17 @@ class Queue:
         quorum: bool = True,
         single_active: bool = False,
         requeue_activates: bool = False,
+        zombies: bool = False,
+        delivery_limit: int | None = None,
     ) -> None:
+        """A quorum queue drops what has come back more often than `delivery_limit`."""
         self._clock = clock
         self._dead_letter = dead_letter
         self._quorum = quorum
         self._single_active = single_active
+        self._delivery_limit = delivery_limit
+        self._zombies = zombies
+        """True as in RabbitMQ 4.3.0 to 4.3.6."""
         self._requeue_activates = requeue_activates
         """False as in RabbitMQ 4.0 (rabbitmq-server issue 14141): a consumer that requeues the last message it held
         while it quiesces leaves nobody active, until some consumer attaches or goes."""
@@ -145,6 +154,8 @@ class Queue:
         elif consumer in self._serviced:
             self._serviced.remove(consumer)
             self._give_back(consumer.held)
+            if self._zombies and consumer.status is Status.QUIESCING and consumer.held:
+                self._wait(replace(consumer, deliver=_nobody, gone=_nobody, held=[]))
             consumer.held = []
         self._change()
 
@@ -242,7 +253,12 @@ class Queue:
 
     def _give_back(self, messages: list[Message]) -> None:
         if self._quorum:
-            self._returned.extend(messages)
+            limit = self._delivery_limit
+            for message in messages:
+                if limit is not None and message.deliveries > limit:
+                    self._dead_letter(message, "delivery_limit")
+                else:
+                    self._returned.append(message)
         else:
             self._ready = deque(sorted([*self._ready, *messages], key=lambda message: message.place))
 
@@ -251,3 +267,7 @@ class Queue:
         while (head := self._head) is not None and head.expires is not None and head.expires <= self._clock():
             (self._returned or self._ready).popleft()
             self._dead_letter(head, "expired")
+
+
+def _nobody(*_: object) -> None:
+    """A zombie's client: there is none."""

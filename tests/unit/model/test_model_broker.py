@@ -236,3 +236,84 @@ def test_a_request_takes_effect_after_what_its_channel_sent_before(broker: Broke
     channel = broker.connect().channel()
     channel.publish(INBOX, "m1")
     assert channel.depth(INBOX) == Depth(messages=1, consumers=0)
+
+
+def held(broker: Broker, count: int) -> Channel:
+    """A client that holds so many messages of a queue."""
+    broker.declare("queue")
+    channel = broker.connect().channel()
+    channel.consume("queue")
+    for number in range(count):
+        channel.publish("queue", f"m{number}")
+    broker.settle()
+    assert len(channel.take()) == count
+    return channel
+
+
+def test_acknowledgements_in_a_burst_are_held_back_and_dropped_at_a_close(broker: Broker) -> None:
+    channel = held(broker, 250)
+    for tag in range(1, 251):
+        channel.ack(tag)
+    channel.close()
+    broker.settle()
+    assert broker.depth("queue") == Depth(messages=217, consumers=0)
+
+
+def test_one_command_is_never_held_back_by_itself(broker: Broker) -> None:
+    channel = held(broker, 250)
+    channel.ack(250, multiple=True)
+    channel.close()
+    broker.settle()
+    assert broker.depth("queue") == Depth(messages=0, consumers=0)
+
+
+def test_what_is_held_back_follows_before_a_fence_is_confirmed_behind_which_nothing_stands(broker: Broker) -> None:
+    channel = held(broker, 250)
+    for tag in range(1, 251):
+        channel.ack(tag)
+    number = channel.publish("queue", "fence")
+    line = broker.lines[0]
+    while number not in channel.confirmed:
+        broker.step(line)
+    channel.close()
+    broker.settle()
+    assert broker.depth("queue") == Depth(messages=1, consumers=0), "the fence alone"
+
+
+def test_a_fence_is_confirmed_before_what_is_held_back_where_much_stands_behind_it(broker: Broker) -> None:
+    channel = held(broker, 250)
+    for tag in range(1, 251):
+        channel.ack(tag)
+    number = channel.publish("queue", "fence")
+    for _ in range(32):
+        channel.publish("queue", "later")
+    line = broker.lines[0]
+    while number not in channel.confirmed:
+        broker.step(line)
+    channel.close()
+    broker.settle()
+    assert broker.depth("queue") == Depth(messages=217 + 33, consumers=0)
+
+
+def test_a_cancel_hands_over_what_is_held_back(broker: Broker) -> None:
+    channel = held(broker, 250)
+    for tag in range(1, 251):
+        channel.ack(tag)
+    channel.cancel()
+    channel.close()
+    broker.settle()
+    assert broker.depth("queue") == Depth(messages=0, consumers=0)
+
+
+def test_a_classic_queue_is_handed_everything(broker: Broker) -> None:
+    broker.declare("classic", quorum=False)
+    channel = broker.connect().channel()
+    channel.consume("classic")
+    for number in range(100):
+        channel.publish("classic", f"m{number}")
+    broker.settle()
+    for tag in range(1, 101):
+        channel.ack(tag)
+    channel.close()
+    broker.settle()
+    assert broker.depth("classic") == Depth(messages=0, consumers=0)

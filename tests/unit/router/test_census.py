@@ -1,6 +1,8 @@
 """However many groups there are, a virtual host is looked at once at a time, and rarely while nobody answers."""
 
 import asyncio
+import re
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -9,16 +11,19 @@ from typing import Self
 
 import pytest
 
-from partymq.core.consumers import OUR_TAG, Consumer, Consumers
+from partymq.core.consumers import OUR_TAG, Consumer, Consumers, by_group
+from partymq.core.hazards import QueueFacts
 from partymq.core.report import Notice
 from partymq.core.spec import BrokerAddress, GroupConfig, GroupId, GroupSpec
 from partymq.errors import ConnectionLostError
 from partymq.router import census
-from partymq.router.census import Census
-from partymq.router.scrutiny import Scrutiny
+from partymq.router import scrutiny as scrutiny_module
+from partymq.router.census import Census, Sighting
+from partymq.router.scrutiny import Safety, Scrutiny
 from support.conditions import eventually
 
 BROKER = BrokerAddress(host="h")
+JOURNAL = "partymq.shop.orders.journal"
 CONFIG = GroupConfig(
     group=GroupId(namespace="shop", name="orders"), spec=GroupSpec(source_queue="orders"), broker=BROKER
 )
@@ -26,11 +31,21 @@ INBOX = "partymq.shop.orders.inbox.a"
 GOOD = Consumer(connection="c", client="h:1", tag="t", active=True, acknowledges=True, prefetch=5)
 
 
+OUR = replace(GOOD, tag=OUR_TAG, session="s")
+OURS = {JOURNAL: (OUR,)}
+
+
+def judged(scrutiny: Scrutiny, *, session: str = "s", now: float = 0.0, askable: bool = True) -> Safety:
+    return scrutiny.look(CONFIG, session=session, now=now, askable=askable)
+
+
 class _Management:
     """The API, as the test has it."""
 
     looks: list[BrokerAddress]
     answer: Consumers | Exception
+    queues: dict[str, QueueFacts]
+    queue_looks: int
 
     def __init__(self, address: BrokerAddress) -> None:
         self._address = address
@@ -49,11 +64,27 @@ class _Management:
             raise self.answer
         return self.answer
 
+    async def consumers(self, queue: str) -> list[Consumer]:
+        assert not isinstance(self.answer, Exception)
+        return list(self.answer.get(queue, ()))
+
+    async def queue(self, name: str) -> QueueFacts | None:
+        return self.queues.get(name)
+
+    async def has_policy(self, name: str) -> bool:
+        return bool(self.queues[name].policy) if name in self.queues else False
+
+    async def queues_like(self, pattern: str) -> tuple[QueueFacts, ...]:
+        type(self).queue_looks += 1
+        return tuple(facts for name, facts in self.queues.items() if re.match(pattern, name))
+
 
 @pytest.fixture(autouse=True)
 def management(monkeypatch: pytest.MonkeyPatch) -> type[_Management]:
     _Management.looks = []
     _Management.answer = {}
+    _Management.queues = {}
+    _Management.queue_looks = 0
     monkeypatch.setattr(census, "Management", _Management)
     monkeypatch.setattr(census, "LOOK_EVERY", 0.02)
     monkeypatch.setattr(census, "NEW_HOSTS_EVERY", 0.005)
@@ -63,7 +94,7 @@ def management(monkeypatch: pytest.MonkeyPatch) -> type[_Management]:
 @asynccontextmanager
 async def running(*brokers: BrokerAddress) -> AsyncIterator[tuple[Census, list[BrokerAddress]]]:
     wanted = list(brokers)
-    looking = Census(lambda: wanted, on_news=lambda _broker: None)
+    looking = Census(lambda: wanted, on_news=lambda _broker: None, sources=lambda _broker: ["orders"])
     task = asyncio.create_task(looking.run())
     yield looking, wanted
     task.cancel()
@@ -98,8 +129,10 @@ async def test_an_api_that_fails_ends_nothing_and_is_asked_less(
         sighting = looking.latest(BROKER)
         assert sighting is not None
         assert sighting.error is not None
-        condition = Scrutiny(looking, lambda _: None).condition(CONFIG)
-        assert (condition.known, condition.reason) == (False, "ManagementUnreachable")
+        safety = judged(Scrutiny(looking, lambda _: None), askable=False)
+        for condition in (safety.consumers, safety.queues):
+            assert (condition.known, condition.reason) == (False, "ManagementUnreachable")
+        assert "may not configure it" in safety.queues.message
         _Management.answer = {INBOX: (GOOD,)}
         await eventually(lambda: getattr(looking.latest(BROKER), "error", 1) is None, "does not recover")
 
@@ -128,15 +161,125 @@ async def test_one_that_waits_for_a_takeover_is_remembered_as_the_one_that_was_a
 async def test_each_weakness_is_told_once_and_its_end_is_too() -> None:
     told: list[Notice] = []
     bad = replace(GOOD, acknowledges=False)
-    _Management.answer = {INBOX: (bad,)}
+    _Management.answer = {INBOX: (bad,), **OURS}
     async with running(BROKER) as (looking, _):
         scrutiny = Scrutiny(looking, told.append)
-        assert scrutiny.condition(CONFIG).reason == "NotSeen"
-        await eventually(lambda: scrutiny.condition(CONFIG).reason == "UnsafeConsumer", "not named")
+        assert judged(scrutiny).consumers.reason == "NotSeen"
+        await eventually(lambda: judged(scrutiny).consumers.reason == "UnsafeConsumer", "not named")
         looks = len(_Management.looks)
         await eventually(lambda: len(_Management.looks) > looks + 2, "not looked at again")
-        assert not scrutiny.condition(CONFIG).ok
+        assert not judged(scrutiny).consumers.ok
         assert [notice.reason for notice in told] == ["UnsafeConsumer"]
-        _Management.answer = {INBOX: (GOOD,)}
-        await eventually(lambda: scrutiny.condition(CONFIG).ok, "not safe")
+        _Management.answer = {INBOX: (GOOD,), **OURS}
+        await eventually(lambda: judged(scrutiny).consumers.ok, "not safe")
         assert [notice.reason for notice in told] == ["UnsafeConsumer", "ConsumersSafe"]
+
+
+async def test_two_consumers_of_an_inbox_are_told_when_they_stay() -> None:
+    told: list[Notice] = []
+    two = GOOD, replace(GOOD, client="h:2", active=False)
+    async with running(BROKER) as (looking, _):
+        scrutiny = Scrutiny(looking, told.append)
+        _Management.answer = {INBOX: two, **OURS}
+        await eventually(lambda: judged(scrutiny).consumers.reason == "UnsafeConsumer", "not named")
+        assert "h:1, h:2" in told[0].message
+
+
+async def test_two_consumers_of_an_inbox_for_a_moment_are_not_told() -> None:
+    told: list[Notice] = []
+    two = GOOD, replace(GOOD, client="h:2", active=False)
+    async with running(BROKER) as (looking, _):
+        scrutiny = Scrutiny(looking, told.append)
+        for consumers in ((GOOD,), two, (GOOD,), two, (GOOD,)):
+            seen: Consumers = {INBOX: consumers, **OURS}
+            looking._latest[BROKER] = Sighting(consumers=seen, groups=by_group(seen))
+            assert judged(scrutiny).consumers.ok
+    assert not told
+
+
+async def test_nothing_is_said_of_a_broker_that_does_not_show_our_own_consumer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(scrutiny_module, "SHOWN_AFTER", 0.1)
+    _Management.answer = {INBOX: (replace(GOOD, acknowledges=False),), JOURNAL: (replace(OUR, session="another"),)}
+    told: list[Notice] = []
+    async with running(BROKER) as (looking, _):
+        scrutiny = Scrutiny(looking, told.append)
+        await eventually(lambda: judged(scrutiny, now=0.0).consumers.reason == "OtherBroker", "not noticed")
+        safety = judged(scrutiny)
+        assert not safety.consumers.known
+        assert not safety.queues.known
+        assert JOURNAL in safety.queues.message
+        assert "management-uri" in safety.consumers.message
+        assert not told
+        _Management.answer = {INBOX: (GOOD,), **OURS}
+        await eventually(lambda: judged(scrutiny).consumers.ok and judged(scrutiny).queues.ok, "not believed")
+
+
+async def test_until_the_api_can_show_our_consumer_what_was_said_before_stands() -> None:
+    _Management.answer = {INBOX: (GOOD,), **OURS}
+    async with running(BROKER) as (looking, _):
+        scrutiny = Scrutiny(looking, lambda _: None)
+        await eventually(lambda: judged(scrutiny).consumers.ok, "not safe")
+        looks = len(_Management.looks)
+        now = time.monotonic()
+        judged(scrutiny, session="the next", now=now)
+        await eventually(lambda: len(_Management.looks) > looks + 2, "not looked at again")
+        assert judged(scrutiny, session="the next", now=now).consumers.ok
+
+
+async def test_queues_are_looked_at_less_often_and_a_policy_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Notice] = []
+    monkeypatch.setattr(census, "QUEUES_SHARE", 0)
+    _Management.answer = OURS
+    _Management.queues = {INBOX: QueueFacts(name=INBOX, kind="quorum", policy="all", definition={"message-ttl": 7})}
+    async with running(BROKER) as (looking, _):
+        scrutiny = Scrutiny(looking, told.append)
+        await eventually(lambda: judged(scrutiny).queues.reason == "UnsafeQueue", "not named")
+        for word in (INBOX, "policy 'all'", "message-ttl 7", "set_policy"):
+            assert word in told[0].message
+        looks = len(_Management.looks)
+        await eventually(lambda: len(_Management.looks) > looks + 5, "not looked at again")
+        assert _Management.queue_looks == 1
+        assert [notice.reason for notice in told] == ["UnsafeQueue"]
+        monkeypatch.setattr(census, "QUEUES_EVERY", 0.0)
+    _Management.queues = {}
+    async with running(BROKER) as (looking, _):
+        scrutiny._census = looking
+        await eventually(lambda: judged(scrutiny).queues.ok, "not safe")
+        assert [notice.reason for notice in told] == ["UnsafeQueue", "QueuesSafe"]
+
+
+async def test_what_a_source_is_held_against_it_only_by_its_own_broker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(census, "ASK_EVERY", 0.001)
+    expires = QueueFacts(name="orders", policy="all", definition={"expires": 60_000})
+
+    async def asked() -> QueueFacts | None:
+        return await Census(list, on_news=lambda _: None).queue(BROKER, "orders", journal=JOURNAL, session="s")
+
+    assert await asked() is None
+    _Management.queues = {"orders": expires}
+    assert await asked() is None  # of another broker
+    _Management.answer = OURS
+    assert await asked() == expires
+    _Management.queues = fine = {"orders": QueueFacts(name="orders")}
+    _Management.answer = {}
+    assert await asked() == fine["orders"]
+
+
+async def test_a_policy_that_is_known_by_its_name_only_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(census, "ASK_EVERY", 0.001)
+    expires = QueueFacts(name="orders", policy="all", definition={"expires": 60_000})
+    answers = [QueueFacts(name="orders", settled=False), QueueFacts(name="orders"), expires]
+
+    async def named(self: _Management, name: str) -> bool:
+        return True
+
+    async def queue(self: _Management, name: str) -> QueueFacts | None:
+        return answers.pop(0) if len(answers) > 1 else answers[0]
+
+    monkeypatch.setattr(_Management, "has_policy", named)
+    monkeypatch.setattr(_Management, "queue", queue)
+    _Management.answer = OURS
+    looking = Census(list, on_news=lambda _: None)
+    assert await looking.queue(BROKER, "orders", journal=JOURNAL, session="s") == expires

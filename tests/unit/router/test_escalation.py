@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from types import SimpleNamespace, TracebackType
 from typing import Any, Self, cast
 
@@ -32,6 +33,7 @@ class _Management:
     """The API, as the test has it."""
 
     listed: list[Consumer]
+    session: str
     failure: Exception | None
     asked: list[float]
     closed: list[tuple[str, str]]
@@ -47,7 +49,9 @@ class _Management:
     ) -> None:
         pass
 
-    async def consumers(self, _queue: str) -> list[Consumer]:
+    async def consumers(self, queue: str) -> list[Consumer]:
+        if queue == Names(GROUP).journal:
+            return [replace(OURS, session=self.session)]
         self.asked.append(time.monotonic())
         if self.failure is not None:
             raise self.failure
@@ -61,7 +65,7 @@ class _Management:
 @pytest.fixture(autouse=True)
 def management(monkeypatch: pytest.MonkeyPatch) -> type[_Management]:
     _Management.listed, _Management.failure = [OURS, STUCK, WAITING], None
-    _Management.asked, _Management.closed = [], []
+    _Management.asked, _Management.closed, _Management.session = [], [], "s"
     monkeypatch.setattr(escalation, "Management", _Management)
     monkeypatch.setattr(escalation, "AGAIN_AFTER", 0.1)
     return _Management
@@ -70,16 +74,16 @@ def management(monkeypatch: pytest.MonkeyPatch) -> type[_Management]:
 class Scene:
     """One donor's handoff under way, and what is told of it."""
 
-    def __init__(self, on_timeout: OnTimeout, timeout: float, remembered: tuple[Consumer, ...]) -> None:
+    def __init__(self, on_timeout: OnTimeout, timeout: float, remembered: tuple[Consumer, ...], since: float) -> None:
         self.told: list[Notice] = []
-        self.progress = Progress("4.1", "pod-1")
+        self.progress = Progress("4.1", "pod-1", since)
         self.takeover = cast(Any, SimpleNamespace(proven=False, waiting_for="the donor's consumer to acknowledge"))
         self.progress.takeover = self.takeover
         self.running = {"pod-1": self.progress}
         spec = GroupSpec(source_queue="orders", handoff_timeout=timeout, on_timeout=on_timeout)
         handoff = Handoff(id="4.1", donor="pod-1", targets={0: "b", 1: "b", 2: "b", 7: None})
         handoffs: Any = SimpleNamespace(running=self.running)
-        journal: Any = SimpleNamespace(ledger=SimpleNamespace(handoffs={"4.1": handoff}))
+        journal: Any = SimpleNamespace(ledger=SimpleNamespace(handoffs={"4.1": handoff}), session="s")
         self.escalation = Escalation(
             config=GroupConfig(group=GROUP, spec=spec, broker=BrokerAddress(host="h")),
             names=Names(GROUP),
@@ -95,9 +99,12 @@ class Scene:
 
 @asynccontextmanager
 async def scene(
-    on_timeout: OnTimeout = OnTimeout.CLOSE_CONNECTION, after: float = 0.05, remembered: tuple[Consumer, ...] = ()
+    on_timeout: OnTimeout = OnTimeout.CLOSE_CONNECTION,
+    after: float = 0.05,
+    remembered: tuple[Consumer, ...] = (),
+    since: float = 0.0,
 ) -> AsyncIterator[Scene]:
-    made = Scene(on_timeout, after, remembered)
+    made = Scene(on_timeout, after, remembered, since)
     task = asyncio.create_task(made.escalation.run())
     yield made
     task.cancel()
@@ -129,6 +136,14 @@ async def test_only_the_connection_that_holds_messages_is_closed() -> None:
         assert s.reasons() == ["HandoffOverdue", "ConnectionClosed"]
         waits = [b - a for a, b in zip(_Management.asked, _Management.asked[1:], strict=False)]
         assert min(waits) >= 0.04, "a storm"
+
+
+async def test_nothing_is_closed_on_a_broker_that_does_not_show_our_own_consumer() -> None:
+    _Management.session = "another"
+    async with scene() as s:
+        await eventually(lambda: "CloseConnectionFailed" in s.reasons(), "not told")
+        assert "another broker's" in s.told[-1].message
+        assert not _Management.closed
 
 
 async def test_nothing_is_closed_once_the_donor_holds_nothing() -> None:
@@ -177,3 +192,16 @@ async def test_a_handoff_within_its_time_is_nobodys_business() -> None:
             await asyncio.sleep(0)
         assert not s.escalation.overdue
         assert not s.told
+
+
+async def test_what_another_session_began_is_overdue_when_it_was_due() -> None:
+    async with scene(OnTimeout.WAIT, after=100.0, since=time.time() - 101.0) as s:
+        await eventually(lambda: s.reasons() == ["HandoffOverdue"], "its time starts anew")
+        assert "for 101 s" in s.escalation.overdue[0]
+        assert s.progress.since == pytest.approx(time.time() - 101.0, abs=5.0)
+
+
+async def test_a_clock_that_was_ahead_makes_no_age_negative() -> None:
+    ahead = Progress("4.1", "pod-1", since=time.time() + 3600.0)
+    assert ahead.since <= time.time()
+    assert ahead.begun <= time.monotonic()

@@ -1,4 +1,4 @@
-"""A graceful stop in the middle of a handoff: what the takeover holds is not given back."""
+"""A graceful stop gives back nothing that a handoff holds; a transfer that is refused stops nobody else."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -7,15 +7,21 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
+
 from partymq.amqp.frames import plain_header
 from partymq.amqp.stamp import Stamper, read_fence
+from partymq.amqp.topology import QueueState
 from partymq.core.ledger import Ledger, Partition, empty
 from partymq.core.names import Names
 from partymq.core.spec import GroupId
+from partymq.errors import LimitReachedError
+from partymq.router import handoff, insist
 from partymq.router.handoff import Handoffs
 from partymq.router.lanes import Lane, Member
+from partymq.router.outlet import Sink
 from partymq.router.points import Point
-from partymq.router.publisher import Sink
+from partymq.router.troubles import Troubles
 from support.conditions import eventually
 
 
@@ -34,6 +40,10 @@ class Inbox:
         self._messages = list(messages)
         self._tag = 0
         self._deliver: Callable[[int, bytes, bytes, bytes], None] = lambda *_: None
+        self._confirm: Callable[[int, bool], None] = lambda *_: None
+
+    def confirm(self, on_confirm: Callable[[int, bool], None], _on_nack: object) -> None:
+        self._confirm = on_confirm
 
     async def consume(self, _queue: str, deliver: Callable[[int, bytes, bytes, bytes], None], **_: object) -> None:
         self._deliver = deliver
@@ -47,8 +57,10 @@ class Inbox:
         self._deliver(self._tag, b"", header, b"")
 
     def publish(self, _frame: bytes, header: bytes, _body: bytes) -> None:
+        loop = asyncio.get_running_loop()
+        loop.call_soon(self._confirm, 0, False)
         if self.quiet:
-            asyncio.get_running_loop().call_soon(self._give, header)
+            loop.call_soon(self._give, header)
 
     def ack(self, tag: int, *, multiple: bool = False) -> None:
         for one in [one for one in self.held if one == tag or (multiple and one < tag)]:
@@ -64,18 +76,31 @@ class Stage:
 
     def __init__(self, messages: Iterable[bytes]) -> None:
         self.inbox = Inbox(messages)
+        self.refusals = 0
+        """How often the broker refuses the transfer from now on."""
         self.points: list[Point] = []
         self.copied: list[bytes] = []
         owned = replace(empty(1), partitions=(Partition(owner="a"),), members=frozenset({"a", "b"}), epoch=1)
         self.journal = SimpleNamespace(ledger=owned, write=self._write)
+        self.donor = _member("a")
+        self.inboxes = SimpleNamespace(members={"a": self.donor}, wake=lambda _: None)
         self.handoffs = Handoffs(
-            link=cast(Any, SimpleNamespace(channel=self._channel, cancelled=lambda _: None)),
-            topology=cast(Any, SimpleNamespace(poll=_poll, declare_quorum=_done, purge=_done)),
+            link=cast(
+                Any,
+                SimpleNamespace(
+                    makes_zombies=False,
+                    channel_in_turn=self._channel,
+                    cancelled=lambda _: None,
+                    after_chunk=lambda hook: hook(),
+                ),
+            ),
+            topology=cast(Any, SimpleNamespace(poll=_poll, declare_quorum=self._declare, purge=_done)),
             publisher=cast(Any, SimpleNamespace(settled=_done, sink=self._sink)),
             journal=cast(Any, self.journal),
             names=Names(GroupId(namespace="shop", name="orders")),
-            inboxes=cast(Any, SimpleNamespace(members={"a": _member("a")}, wake=lambda _: None)),
+            inboxes=cast(Any, self.inboxes),
             releaser=cast(Any, SimpleNamespace(hold=_done, holding=_holding)),
+            troubles=Troubles(on_notice=lambda _: None, on_change=lambda: None),
             lanes={0: Lane(0, 1, lambda _: None)},
             present=lambda _: True,
             on_commit=lambda *_: None,
@@ -88,10 +113,15 @@ class Stage:
         if point is Point.EXTRACTED:
             self.inbox.quiet = False  # the broker takes its time to prove the acknowledgements
 
+    async def _declare(self, _: str) -> None:
+        if self.refusals:
+            self.refusals -= 1
+            raise LimitReachedError("queue limit in vhost '/' (9) is reached")
+
     async def _channel(self) -> Inbox:
         return self.inbox
 
-    def _sink(self, _queue: str) -> SimpleNamespace:
+    def _sink(self, _queue: str, **_: object) -> SimpleNamespace:
         return SimpleNamespace(publish=lambda header, _body: self.copied.append(header))
 
     async def _write(self, change: Callable[[Ledger], Ledger]) -> Ledger:
@@ -115,8 +145,8 @@ def _member(name: str) -> Member:
     return Member(name, Sink(cast(Any, None), b"", 10), 10)
 
 
-async def _poll(_queue: str) -> SimpleNamespace:
-    return SimpleNamespace(ready=0, consumers=1)
+async def _poll(_queue: str) -> QueueState:
+    return QueueState(ready=0, consumers=1)
 
 
 async def _done(*_: object) -> None:
@@ -169,3 +199,64 @@ async def test_a_stop_does_not_wait_for_a_donor_that_has_everything() -> None:
     assert stage.inbox.closed.done()
     assert stage.journal.ledger.partitions[0].owner == "a"
     assert list(stage.journal.ledger.handoffs) == ["1.1"], "the next session goes on with it"
+
+
+async def test_a_transfer_that_is_refused_is_tried_again_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(insist, "FIRST", 0.05)
+    stage = Stage(HEADERS)
+    stage.refusals = 2
+    async with stage.running():
+        stage.inbox.quiet = True
+        (progress,) = stage.handoffs.running.values()
+        await eventually(lambda: "queue limit" in progress.waiting_for, "it is not named", every=0)
+        await eventually(lambda: Point.EXTRACTED in stage.points, "it does not go on", every=0)
+        stage.inbox.quiet = True
+        await eventually(lambda: not stage.handoffs.running, "it does not end", every=0)
+    assert stage.copied == HEADERS
+    assert stage.journal.ledger.partitions[0].owner == "b"
+
+
+async def test_a_transfer_that_is_refused_and_not_needed_holds_nothing_up() -> None:
+    stage = Stage([])
+    stage.refusals = 1_000_000
+    async with stage.running():
+        stage.inbox.quiet = True
+        await eventually(lambda: not stage.handoffs.running, "it waits for the transfer", every=0)
+    assert stage.journal.ledger.partitions[0].owner == "b"
+
+
+async def test_a_stop_does_not_wait_for_a_transfer_that_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(insist, "FIRST", 0.05)
+    monkeypatch.setattr(handoff, "COMMITS_WITHIN", 0.1)
+    stage = Stage(HEADERS)
+    stage.refusals = 1_000_000
+    async with stage.running():
+        stage.inbox.quiet = True
+        (progress,) = stage.handoffs.running.values()
+        await eventually(lambda: "queue limit" in progress.waiting_for, "it is not named", every=0)
+        await asyncio.wait_for(stage.handoffs.stop(), 5.0)
+    assert len(stage.inbox.returned) == len(HEADERS), "what it held goes back to the inbox"
+    assert list(stage.journal.ledger.handoffs) == ["1.1"], "the next session goes on with it"
+
+
+async def test_a_donor_without_an_inbox_waits_for_it() -> None:
+    stage = Stage([])
+    mended = asyncio.Event()
+    donor = stage.donor
+    donor.barred = True
+
+    async def usable(_: Member) -> None:
+        await mended.wait()
+
+    stage.inboxes.usable = usable
+    task = asyncio.create_task(stage.handoffs.run())
+    stage.handoffs.start("a", {0: "b"})
+    (progress,) = stage.handoffs.running.values()
+    await eventually(lambda: "the inbox of a" in progress.waiting_for, "it is not named", every=0)
+    assert not stage.journal.ledger.handoffs
+    mended.set()
+    stage.inbox.quiet = True
+    await eventually(lambda: not stage.handoffs.running, "it does not go on", every=0)
+    task.cancel()
+    await asyncio.wait({task})
+    assert stage.journal.ledger.partitions[0].owner == "b"

@@ -9,12 +9,16 @@ import pytest
 
 from partymq.amqp.topology import QueueState
 from partymq.core.names import Names
+from partymq.core.report import Notice
 from partymq.core.spec import GroupId
-from partymq.errors import BrokerError
+from partymq.errors import BrokerError, ForeignQueueError
 from partymq.router import inboxes as module
+from partymq.router import insist
 from partymq.router.inboxes import Inboxes
 from partymq.router.lanes import Member
-from partymq.router.publisher import Sink
+from partymq.router.outlet import Sink
+from partymq.router.troubles import Troubles
+from support.conditions import eventually
 
 WINDOW = 256
 
@@ -28,21 +32,30 @@ class Stage:
         self.stuck: asyncio.Future[None] | None = None
         """What the declaration of b's inbox waits for."""
         self.declared: list[str] = []
+        self.refused: dict[str, BrokerError] = {}
+        """What the broker says to the declarations of these inboxes."""
         self.polled: list[Member] = []
+        self.notices: list[Notice] = []
+        self.troubles = Troubles(on_notice=self.notices.append, on_change=lambda: None)
         self.outlet = SimpleNamespace(publish=self._publish)
         self.inboxes = Inboxes(
             topology=cast(Any, SimpleNamespace(declare_quorum=self._declare)),
             names=Names(GroupId(namespace="shop", name="orders")),
             publisher=cast(Any, SimpleNamespace(sink=lambda _queue, *, left: Sink(cast(Any, self.outlet), b"", left))),
             window=WINDOW,
+            room=1 << 30,
             pace=cast(Any, SimpleNamespace(calm=False, poll=self._poll, stir=lambda: None, on_look=lambda _: None)),
+            troubles=self.troubles,
             on_polled=self.polled.append,
+            on_refused=lambda *_: None,
         )
 
     async def _declare(self, queue: str, **_: object) -> None:
         self.declared.append(queue.rpartition(".")[2])
         if self.stuck is not None and queue.endswith(".b"):
             await self.stuck
+        if (error := self.refused.get(queue.rpartition(".")[2])) is not None:
+            raise error
 
     def _publish(self, sink: Sink, *_: object) -> None:
         sink.unconfirmed += 1
@@ -53,7 +66,7 @@ class Stage:
         return answer
 
     async def member(self) -> Member:
-        await self.inboxes.ensure(["a"])
+        await self.inboxes.ensure("a")
         return self.inboxes.members["a"]
 
 
@@ -126,15 +139,63 @@ async def test_an_inbox_that_is_slow_to_come_keeps_nobody_waiting_for_long(monke
     assert stage.inboxes.members.keys() == {"a", "b", "c"}
 
 
-async def test_what_became_of_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PATIENCE", 0.01)
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(insist, "FIRST", 0.01)
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_one_that_is_refused_keeps_nobody_waiting_and_joins_once_it_is_mended() -> None:
     stage = Stage()
-    stage.stuck = asyncio.get_running_loop().create_future()
+    stage.refused["b"] = ForeignQueueError("declared by a stranger, delete it")
+    await stage.inboxes.expect(["a", "b", "c"])
+    assert stage.inboxes.members.keys() == {"a", "c"}
+    assert "b cannot join: declared by a stranger" in stage.troubles.of("partymq.shop.orders.inbox.b")
+    await eventually(lambda: stage.declared.count("b") > 3, "it is not tried again", every=0)
+    assert [notice.reason for notice in stage.notices] == ["ForeignQueue"], "told again and again"
+    del stage.refused["b"]
+    await eventually(lambda: "b" in stage.inboxes.members, "it does not join", every=0)
+    await stage.inboxes.expect(["a", "b", "c"])
+    assert not stage.troubles.now
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_one_that_is_refused_is_not_tried_for_a_pod_that_has_gone() -> None:
+    stage = Stage()
+    stage.refused["b"] = BrokerError("541")
     await stage.inboxes.expect(["b"])
-    stage.stuck.set_exception(BrokerError("541"))
+    await stage.inboxes.expect([])
+    assert not stage.troubles.now
+    assert not stage.inboxes._declaring
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_one_that_a_ledger_names_is_barred_until_it_is_mended() -> None:
+    stage = Stage()
+    stage.refused["b"] = BrokerError("541")
+    await stage.inboxes.restore(["a", "b"])
+    barred = stage.inboxes.members["b"]
+    stage.inboxes.wake(barred)
+    await stage.inboxes.expect([])  # the pod may be gone: its partitions are not
+    assert barred.barred
+    assert not barred.takes
+    assert [member.name for member in stage.polled] == ["a"]
+    assert stage.inboxes.queues == ["partymq.shop.orders.inbox.a"]
+    waiting = asyncio.create_task(stage.inboxes.usable(barred))
     await asyncio.sleep(0)
-    with pytest.raises(BrokerError, match="541"):
-        await stage.inboxes.expect(["b"])
+    assert not waiting.done()
+    del stage.refused["b"]
+    await waiting
+    assert barred.takes
+    assert not stage.troubles.now
+
+
+async def test_who_asks_for_an_inbox_is_told_why_there_is_none() -> None:
+    stage = Stage()
+    stage.refused["b"] = ForeignQueueError("a stranger's")
+    with pytest.raises(ForeignQueueError, match="stranger"):
+        await stage.inboxes.ensure("b")
+    assert not stage.inboxes.members
 
 
 async def test_the_end_of_a_session_does_not_wait_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,7 +213,7 @@ async def test_the_end_of_a_session_does_not_wait_for_it(monkeypatch: pytest.Mon
 async def test_two_who_ask_at_once_get_one_member() -> None:
     stage = Stage()
     stage.stuck = asyncio.get_running_loop().create_future()
-    binding = asyncio.create_task(stage.inboxes.ensure(["b"]))
+    binding = asyncio.create_task(stage.inboxes.ensure("b"))
     expecting = asyncio.create_task(stage.inboxes.expect(["b"]))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
@@ -160,3 +221,28 @@ async def test_two_who_ask_at_once_get_one_member() -> None:
     await asyncio.wait({binding, expecting})
     assert stage.declared == ["b", "b"]
     assert stage.polled == [stage.inboxes.members["b"]]
+
+
+def test_an_inbox_that_has_refused_a_message_is_given_one_at_a_time() -> None:
+    member = Member("a", Sink(cast(Any, None), b"", 0), WINDOW)
+    member.polled(ready=0, consuming=True, uncounted=0, now=1.0)
+    assert member.sink.left == WINDOW
+    member.refused(2.0)
+    assert not member.takes
+    member.polled(ready=5, consuming=True, uncounted=0, now=2.01)
+    assert member.full, "it has just refused one"
+    member.polled(ready=5, consuming=True, uncounted=0, now=2.2)
+    assert (member.was_full, member.full, member.sink.left) == (True, False, 1)
+    member.sink.left, member.sink.unconfirmed = 0, 1
+    member.polled(ready=5, consuming=True, uncounted=1, now=2.3)
+    assert not member.takes, "it has not taken that one yet"
+    member.sink.unconfirmed = 0
+    member.polled(ready=6, consuming=True, uncounted=0, now=2.4)
+    assert member.sink.left == 1
+    assert member.credit.window == WINDOW, "what it is given says nothing of its rate"
+    pauses = []
+    for at in (10.0, 20.0, 30.0, 40.0):
+        member.refused(at)
+        pauses.append(member.pause)
+    assert pauses == sorted(pauses)
+    assert pauses[-1] > pauses[0]

@@ -11,7 +11,7 @@ from partymq.amqp.frames import body_frames
 from partymq.core import codec
 from partymq.core.ledger import Ledger, empty, succeed
 from partymq.router.journal import Journal
-from partymq.router.publisher import Sink
+from partymq.router.outlet import Sink
 from support.conditions import eventually
 
 
@@ -78,3 +78,19 @@ async def test_the_newest_ledger_is_not_the_one_delivered_last() -> None:
     await eventually(lambda: winning.done() or len(queue.published) > 1, "no mark is published once active", every=0)
     queue.deliver(queue.published[-1])
     assert await winning == _ledger(4)
+
+
+async def test_a_mark_of_another_clusters_group_is_noticed_and_no_other_is() -> None:
+    rivals: list[str] = []
+    ours = SimpleNamespace(channel=SimpleNamespace(number=1), publish=lambda *_: None)
+    journal = Journal(outlet=cast(Any, ours), queue="journal", uid="uid-1", on_rival=rivals.append)
+    journal._ledger = _ledger(1)
+    marks = [
+        {"mark": "0", "by": "w", "wants": ""},  # an older version's
+        {"mark": "1", "by": "w", "who": "operator-b", "of": "uid-1", "wants": ""},
+        {"mark": "2", "by": "x", "who": "operator-c", "of": "uid-2", "wants": ""},
+        {"mark": "3", "by": "y", "who": "serve", "of": "", "wants": ""},
+    ]
+    for tag, mark in enumerate(marks, 1):
+        journal._on_delivery(tag, b"", b"", body_frames(orjson.dumps(mark)))
+    assert rivals == ["operator-c", "serve"]

@@ -10,13 +10,14 @@ KEY = KeySpec(source=KeyFrom.HEADER, name="costumer")
 class _Group:
     def __init__(self, key: KeySpec = KEY) -> None:
         self.notices: list[Notice] = []
+        self.causes: dict[str, int] = {}
         self._check, self._key = KeyCheck(self.notices.append), key
         self._routed = self._keyless = 0
 
     def routes(self, messages: int, *, keyless: int) -> str:
         self._routed += messages
         self._keyless += keyless
-        return self._check.look(Counters(routed=self._routed, keyless=self._keyless), self._key)
+        return self._check.look(Counters(routed=self._routed, keyless=self._keyless), self._key, self.causes)
 
     @property
     def reasons(self) -> list[str]:
@@ -62,3 +63,17 @@ def test_what_is_not_confirmed_yet_counts_when_it_is() -> None:
 def test_where_they_go() -> None:
     group = _Group(KeySpec(on_missing=OnMissing.DEAD_LETTER))
     assert group.routes(20, keyless=19).endswith("and go to the dead queue")
+
+
+def test_the_most_frequent_cause_of_late_is_named() -> None:
+    group = _Group()
+    group.causes = {"there are no headers": 2, "the body is empty": 1}
+    assert ", mostly because there are no headers, and go" in group.routes(20, keyless=20)
+    assert ", mostly because there are no headers, and go" in group.notices[0].message
+    group.causes["the body is empty"] = 2
+    assert ", mostly because the body is empty, and go" in group.routes(20, keyless=20)
+    assert ", mostly because the body is empty, and go" in group.routes(20, keyless=20), "no new one was looked at"
+    group.causes = {}  # the next session's
+    assert ", mostly because the body is empty, and go" in group.routes(20, keyless=20)
+    group.causes = {"there are no headers": 1}
+    assert ", mostly because there are no headers, and go" in group.routes(20, keyless=20)

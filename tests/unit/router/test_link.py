@@ -8,16 +8,27 @@ from pamqp import commands, frame
 from partymq.amqp.connection import Connection
 from partymq.amqp.frames import header_frame, plain_header, publish_frame
 from partymq.router.link import Link
-from partymq.router.publisher import Outlet, Sink
+from partymq.router.outlet import Outlet, Sink
 from support.fake_broker import ADDRESS, FakeBroker
 
 
 class _Source:
+    stopped = False
+
     def __init__(self) -> None:
         self.confirms: list[int] = []
 
     def confirmed(self, tag: int) -> None:
         self.confirms.append(tag)
+
+    def stays(self, tag: int) -> None:
+        """No queue takes it."""
+
+    def keeps(self, _tag: int) -> bool:
+        return False
+
+    def leaves(self, tag: int) -> None:
+        """Nothing has stayed."""
 
 
 async def test_a_message_that_comes_back_is_not_acknowledged_although_it_is_confirmed() -> None:

@@ -10,7 +10,8 @@ from partymq.amqp.channel import Channel
 from partymq.errors import BrokerError
 from partymq.router import publisher as module
 from partymq.router.link import Link
-from partymq.router.publisher import STALLED_AFTER, UNLIMITED, Publisher, Sink
+from partymq.router.outlet import UNLIMITED, Sink
+from partymq.router.publisher import STALLED_AFTER, Publisher
 
 _Settle = Callable[[int, bool], None]
 
@@ -118,3 +119,16 @@ async def test_what_came_back_is_not_waited_for() -> None:
     assert publisher.journal.forget_arrival(7)
     assert not publisher.journal.forget_arrival(7)
     assert sink.unconfirmed == 0
+
+
+async def test_what_came_back_is_an_arrival_only_where_it_can_be_nothing_else() -> None:
+    """A message out of a segment may carry the stamp of an arrival that is under way."""
+    broker, publisher, sink = await _publisher()
+    elsewhere = Sink(publisher.journal, b"elsewhere", UNLIMITED)
+    sink.arrival(b"", b"", 7)
+    elsewhere.publish(b"", b"")
+    sink.publish(b"", b"")
+    assert not publisher.journal.forget_arrival(7)
+    broker.confirm(3, False)
+    assert publisher.journal.forget_arrival(7)
+    assert not publisher.journal.forget_arrival(7)

@@ -11,9 +11,10 @@ from partymq.amqp.topology import QueueState
 from partymq.core.ledger import Ledger, empty
 from partymq.core.names import SPREAD, Names
 from partymq.core.spec import GroupId
+from partymq.router.budget import Budget
 from partymq.router.lanes import Lane, Member, Mode
+from partymq.router.outlet import Sink
 from partymq.router.pace import Pace
-from partymq.router.publisher import Sink
 from partymq.router.release import Releaser
 from partymq.router.routing import Routing
 from support.conditions import eventually
@@ -24,8 +25,12 @@ class FakeChannel:
 
     def __init__(self, number: int, may_consume: asyncio.Event) -> None:
         self.number = number
+        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.consuming = False
+        self.fences = 0
         self._may_consume = may_consume
+
+    def confirm(self, *_: object) -> None: ...
 
     async def consume(self, *_: object, **__: object) -> None:
         self.consuming = True
@@ -33,9 +38,14 @@ class FakeChannel:
 
     def publish(self, *_: object) -> None:
         """A fence that never comes back."""
+        self.fences += 1
 
     async def close(self) -> None:
         self.consuming = False
+
+
+async def _mark(_queue: str) -> None:
+    """A fence is there."""
 
 
 class Stage:
@@ -47,15 +57,24 @@ class Stage:
         self.requested: list[Lane] = []
         self.consumers = 0
         self.polls = 0
-        self.backlogs = SimpleNamespace(may_hold=lambda _: False, request=self.requested.append)
+        self.backlogs = SimpleNamespace(may_hold=lambda _: False, usable=lambda _: True, request=self.requested.append)
         self.lane = Lane(0, 1, lambda _: None)
         self.lane.owner = Member("a", Sink(cast(Any, None), b"", 10), 10)
         partition = replace(empty(1).partitions[0], owner="a", transfers=("1.1",), backlog=True)
         ledger = replace(empty(1), partitions=(partition,))
         self.releaser = Releaser(
-            link=cast(Any, SimpleNamespace(channel=self._channel, cancelled=lambda _: None)),
+            link=cast(
+                Any,
+                SimpleNamespace(
+                    budget=Budget(),
+                    channel=self._channel,
+                    channel_in_turn=self._channel,
+                    channel_max=2047,
+                    cancelled=lambda _: None,
+                ),
+            ),
             topology=cast(Any, SimpleNamespace(poll=self._poll)),
-            publisher=cast(Any, None),
+            publisher=cast(Any, SimpleNamespace(mark=_mark)),
             journal=cast(Any, SimpleNamespace(ledger=ledger, write=_written(ledger))),
             names=Names(GroupId(namespace="shop", name="orders")),
             backlogs=cast(Any, self.backlogs),
@@ -108,18 +127,18 @@ async def test_a_release_stopped_while_it_opens_a_segment_leaves_one_reader() ->
         await asyncio.gather(*held)
         stage.releaser.wake()  # the handoff is over
         await eventually(lambda: 0 in stage.releaser._tasks, "the release is not taken up again")
-        await eventually(lambda: bool(next(iter(stage.releaser._readers.values()))._fences), "no fence is sent")
+        await eventually(lambda: any(channel.fences for channel in stage.channels), "no fence is sent")
         assert [channel.number for channel in stage.channels if channel.consuming] == [1]
 
 
 async def test_a_segment_is_not_read_again_while_its_last_reader_may_hold_messages() -> None:
     stage = Stage()
     stage.may_consume.set()
-    first = await stage.releaser._reader("backlog", prefetch=1)
+    first = await stage.releaser._reader("backlog", {0}, prefetch=1)
     assert stage.polls == 0, "nobody has read it before"
     await stage.releaser._close(first)
     stage.consumers = 1  # the broker has said that the channel is closed, the queue has not heard of it yet
-    again = asyncio.create_task(stage.releaser._reader("backlog", prefetch=1))
+    again = asyncio.create_task(stage.releaser._reader("backlog", {0}, prefetch=1))
     await eventually(lambda: stage.polls > 1, "nobody looks whether the last reader has gone")
     assert len(stage.channels) == 1
     stage.consumers = 0
@@ -130,13 +149,13 @@ async def test_a_segment_is_not_read_again_while_its_last_reader_may_hold_messag
 async def test_a_release_stopped_while_it_waits_for_the_last_reader_of_a_segment_can_go_on() -> None:
     stage = Stage()
     stage.may_consume.set()
-    await stage.releaser._close(await stage.releaser._reader("backlog", prefetch=1))
+    await stage.releaser._close(await stage.releaser._reader("backlog", {0}, prefetch=1))
     stage.consumers = 1
-    stopped = asyncio.create_task(stage.releaser._reader("backlog", prefetch=1))
+    stopped = asyncio.create_task(stage.releaser._reader("backlog", {0}, prefetch=1))
     await eventually(lambda: stage.polls > 0, "nobody looks whether the last reader has gone")
     stopped.cancel()
     await asyncio.wait({stopped})
-    polls, again = stage.polls, asyncio.create_task(stage.releaser._reader("backlog", prefetch=1))
+    polls, again = stage.polls, asyncio.create_task(stage.releaser._reader("backlog", {0}, prefetch=1))
     await eventually(lambda: stage.polls > polls, "the next release does not wait for it")
     stage.consumers = 0
     await again

@@ -10,8 +10,9 @@ from partymq.core.names import Names
 from partymq.core.spec import GroupId, GroupSpec
 from partymq.router.controller import Controller
 from partymq.router.inboxes import Inboxes
+from partymq.router.outlet import Sink
 from partymq.router.pace import Pace
-from partymq.router.publisher import Sink
+from partymq.router.troubles import Troubles
 
 NAMES = Names(GroupId(namespace="shop", name="orders"))
 
@@ -29,8 +30,11 @@ class Stage:
             names=NAMES,
             publisher=cast(Any, SimpleNamespace(sink=lambda _queue, *, left: Sink(cast(Any, None), b"", left))),
             window=10,
+            room=1 << 30,
             pace=pace,
+            troubles=Troubles(on_notice=lambda _: None, on_change=lambda: None),
             on_polled=lambda _: None,
+            on_refused=lambda *_: None,
         )
         self.journal = SimpleNamespace(ledger=empty(2))
         self.controller = Controller(
@@ -101,7 +105,7 @@ async def test_an_inbox_that_the_ledger_knows_is_not_deleted() -> None:
 
 async def test_the_inbox_of_a_client_that_was_bound_a_moment_ago_is_not_deleted() -> None:
     stage = Stage()
-    await stage.inboxes.ensure(["a"])
+    await stage.inboxes.ensure("a")
     stage.controller.set_pods(())
     stage.managed = (Pod(name="a", state=PodState.READY),)
     await stage.controller._observe(())  # of those that were listed before

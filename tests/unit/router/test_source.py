@@ -6,8 +6,8 @@ from typing import Any, cast
 
 import pytest
 
-from partymq.amqp.channel import Channel
 from partymq.router import source as module
+from partymq.router.inflow import Inflow
 from partymq.router.lanes import Lane
 from partymq.router.link import Link
 from partymq.router.points import Point
@@ -23,11 +23,14 @@ class _Broker:
     """A channel, its link and a publisher: messages are confirmed when the test says so."""
 
     header_max = 1 << 16
+    kept = 0
 
     def __init__(self) -> None:
         self.did: list[str] = []
         self.hooks: list[Callable[[], None]] = []
         self.on_chunk, self.off_chunk = self.hooks.append, self.hooks.remove
+        self.add_chunk_hook = self.hooks.append
+        self.connection = self.channel = self
         self._meanwhile: dict[int, Callable[[], None]] = {}
         self._round_trips = 0
         self.parked: list[Lane] = []
@@ -42,12 +45,22 @@ class _Broker:
             read_key=lambda *_: b"key",
             on_missing=lambda *_: None,
             on_oversized=lambda *_: None,
+            on_returns=lambda _: None,
             base=0,
             checkpoint=self._reached,
         )
 
-    async def channel(self) -> Channel:
-        return cast(Channel, self)
+    async def inflow(self) -> Inflow:
+        return cast(Inflow, self)
+
+    async def shut_inflow(self) -> None:
+        self.did.append("close")
+
+    def account(self, _last: int, _next: int, *, idle: bool) -> None:
+        """What the budget is told."""
+
+    def let_go(self) -> None:
+        """Nothing is kept any more."""
 
     def cancelled(self, _queue: str) -> Callable[[], None]:
         return lambda: None
@@ -58,10 +71,16 @@ class _Broker:
     async def confirmed(self) -> None:
         """Everything that was published is."""
 
+    def drop_arrivals(self) -> None:
+        """Nothing waits for a queue that has no room."""
+
     def forget_arrival(self, _tag: int) -> bool:
         return True
 
     async def consume(self, _queue: str, on_delivery: Callable[[int, bytes, bytes, bytes], None], **_: object) -> None:
+        self._deliver = on_delivery
+
+    def redirect(self, on_delivery: Callable[[int, bytes, bytes, bytes], None]) -> None:
         self._deliver = on_delivery
 
     async def inspect(self, _queue: str) -> tuple[int, int]:
@@ -77,9 +96,6 @@ class _Broker:
 
     def give_back(self) -> None:
         self.did.append("give back")
-
-    async def close(self) -> None:
-        self.did.append("close")
 
     def deliver(self, count: int) -> None:
         for _ in range(count):
@@ -110,8 +126,8 @@ class _Broker:
         await asyncio.sleep(0)
 
 
-async def _nobody() -> int:
-    return 0
+async def _settled(_gave_back: bool) -> None:
+    """As soon as it is asked."""
 
 
 @pytest.fixture
@@ -120,13 +136,14 @@ async def broker(monkeypatch: pytest.MonkeyPatch) -> _Broker:
     monkeypatch.setattr(module, "UNPROVEN", 0.0)
     broker = _Broker()
     await broker.source.open("orders")
+    broker.source.begin()
     return broker
 
 
 async def test_an_idle_source_is_cancelled(broker: _Broker) -> None:
     broker.deliver(3)
     broker.confirm(1, 2, 3)
-    await broker.source.close(_nobody)
+    await broker.source.close(_settled)
     assert broker.did == ["ack to 3", "cancel", "source.cancelled", "close"]
 
 
@@ -183,7 +200,7 @@ async def test_what_came_back_keeps_its_place_because_nothing_is_cancelled(broke
     broker.confirm(1)
     assert broker.source.returned(2)
     broker.confirm(3)
-    await broker.source.close(_nobody)
+    await broker.source.close(_settled)
     assert broker.did == ["ack to 1", "ack 3", "close"]
 
 
@@ -191,7 +208,7 @@ async def test_without_credit_what_came_back_is_given_back(broker: _Broker) -> N
     broker.deliver(PREFETCH)
     assert broker.source.returned(1)
     broker.confirm(*range(2, PREFETCH + 1))
-    await broker.source.close(_nobody)
+    await broker.source.close(_settled)
     done = [f"ack {tag}" for tag in range(2, PREFETCH + 1)]
     assert broker.did == ["cancel", "source.cancelled", *done, "give back", "close"]
 
@@ -199,18 +216,42 @@ async def test_without_credit_what_came_back_is_given_back(broker: _Broker) -> N
 async def test_what_does_not_go_its_way_in_time_keeps_its_place(
     broker: _Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "DRAIN_WITHIN", 0.01)
+    monkeypatch.setattr(module, "STUCK_AFTER", 0.01)
     broker.deliver(2)
     broker.confirm(1)
-    await broker.source.close(_nobody)
+    await broker.source.close(_settled)
     assert broker.did == ["ack to 1", "close"]
     assert not any(lane.parked for lane in broker.parked)
     broker.deliver(1)
     assert not any(lane.parked for lane in broker.parked), "what comes after that is not taken"
 
 
+async def test_a_slow_broker_is_waited_for_while_it_goes_on(broker: _Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "STUCK_AFTER", 0.2)
+    broker.deliver(8)
+    _confirm_slowly(broker, 8)
+    await broker.source.close(_settled)
+    assert broker.did == ["ack to 8", "cancel", "source.cancelled", "close"]
+
+
+async def test_even_where_it_goes_on_the_order_is_worth_more_than_the_proof_in_the_end(
+    broker: _Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "DRAIN_WITHIN", 0.1)
+    broker.deliver(8)
+    _confirm_slowly(broker, 8)
+    await broker.source.close(_settled)
+    assert not [one for one in broker.did if "cancel" in one]
+
+
+def _confirm_slowly(broker: _Broker, count: int) -> None:
+    """One each 50 ms."""
+    for tag in range(1, count + 1):
+        asyncio.get_running_loop().call_later(0.05 * tag, broker.confirm, tag)
+
+
 async def _closing(broker: _Broker) -> Awaitable[None]:
-    closing = asyncio.create_task(broker.source.close(_nobody))
+    closing = asyncio.create_task(broker.source.close(_settled))
     await _stays(closing)
     return closing
 

@@ -13,12 +13,14 @@ from pamqp.encode import field_table
 
 from partymq.amqp.frames import HEADER_HEAD, body_frames, body_payload, plain_header, publish_frame
 from partymq.amqp.stamp import read_fence, read_stamp
+from partymq.amqp.tables import find_header, value_at
 from partymq.errors import BrokerError
 from support.events import CLOSED, KILLED, LOST, Kind
 from support.message import body_of, identify
 from unit.model.broker import Delivery
 from unit.sim.wire import SimChannel, SimConnection, Wire
 
+POISON = b"poison"
 RETRY = 0.1
 """Seconds until a client tries again: its inbox may not be declared yet."""
 
@@ -185,7 +187,7 @@ class Producer:
 
     @property
     def sent(self) -> int:
-        return self._published
+        return sum(self._next.values())
 
     async def open(self) -> None:
         self._channel = await self._connection.channel()
@@ -205,13 +207,29 @@ class Producer:
         body = body_of(key, seq, 0)
         self._channel.publish(self._frame, _header(key, len(body)), body_frames(body))
 
+    def poison(self, key: str, kind: str) -> None:
+        """A message that the broker takes here and nowhere else; nobody is told of it."""
+        assert self._channel is not None
+        self._published += 1
+        self._channel.publish(self._frame, _header(key, len(POISON), poison=kind), body_frames(POISON))
+
     def _on_confirm(self, tag: int, _multiple: bool) -> None:
+        if tag not in self._unconfirmed:
+            return
         key, seq = self._unconfirmed.pop(tag)
         self._witness.report(Kind.CONFIRMED, "producer", key, seq)
 
 
-def _header(key: str, size: int) -> bytes:
+def _header(key: str, size: int, *, poison: str = "") -> bytes:
     if not key:
         return plain_header(size)
     headers_and_delivery_mode = (0x3000).to_bytes(2, "big")
-    return HEADER_HEAD.pack(60, 0, size) + headers_and_delivery_mode + field_table({"partitionKey": key}) + b"\x02"
+    rows = field_table({"partitionKey": key, "poison": poison} if poison else {"partitionKey": key})
+    return HEADER_HEAD.pack(60, 0, size) + headers_and_delivery_mode + rows + b"\x02"
+
+
+def poison_of(header: bytes) -> str:
+    """The kind of poison that a message is, if it is some."""
+    at = find_header(header, b"poison")
+    value = value_at(header, at) if at >= 0 else None
+    return value.decode() if isinstance(value, bytes) else ""

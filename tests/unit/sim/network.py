@@ -7,6 +7,7 @@ pipes there is no order. All chance comes from one seeded generator, so a histor
 import asyncio
 from collections import deque
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from random import Random
 from typing import Any, Final
 
@@ -15,6 +16,11 @@ from unit.model.queues import Consumer, Message, Queue
 
 PACES: Final = {"even": (0.0003,), "uneven": (0.0003, 0.0003, 0.004), "rough": (0.0003, 0.003, 0.015), "slow": (0.2,)}
 """Mean seconds that a pipe takes, one of them for each pipe: queues that differ in speed show what order rests on."""
+
+
+SPEAKS_FOR: Final = 1.0
+SILENT_EVERY: Final = 2.0
+"""Seconds between two silences of a queue: at least, and besides that on the average."""
 
 
 class Network:
@@ -34,17 +40,31 @@ class Network:
         return min(self.random.expovariate(1 / mean), 20 * mean)
 
 
-class Pipe:
-    """One way of a channel: things take effect in order, later."""
+BESIDE: Final = 0.25
+"""The share of arrivals with which something of another pipe arrives, in the same chunk."""
 
-    def __init__(self, network: Network, after: Callable[[], None] = lambda: None) -> None:
+
+class Pipe:
+    """One way of a channel: things take effect in order, later.
+
+    What comes to one client by several pipes may come at once, as frames of several channels do in one chunk: nothing
+    else runs in between.
+    """
+
+    def __init__(
+        self, network: Network, after: Callable[[], None] = lambda: None, beside: "list[Pipe] | None" = None
+    ) -> None:
+        """`beside` are the pipes of the same client, to which this one is added."""
         self._network = network
+        self._beside: list[Pipe] = [] if beside is None else beside
+        self._beside.append(self)
         self._after = after
         """Called after each effect."""
         self._mean = network.mean()
         self._things: deque[Callable[[], None]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._stalled = False
+        self._held = False
 
     def put(self, thing: Callable[[], None]) -> None:
         self._things.append(thing)
@@ -53,6 +73,11 @@ class Pipe:
     def stall(self) -> None:
         """Nothing arrives any more."""
         self._stalled = True
+
+    def hold(self, on: bool) -> None:
+        """Nothing arrives for as long as `on`."""
+        self._held = on
+        self._schedule()
 
     def cut(self, keep: int = 0) -> None:
         """The first `keep` things still have their effect, at once; the rest is lost."""
@@ -65,16 +90,22 @@ class Pipe:
         return len(self._things)
 
     def _schedule(self) -> None:
-        if self._timer is None and self._things and not self._stalled:
+        if self._timer is None and self._things and not self._stalled and not self._held:
             self._timer = self._network.loop.call_later(self._network.latency(self._mean), self._arrive)
 
     def _arrive(self) -> None:
         self._timer = None
+        self._take()
+        for pipe in self._beside:
+            if pipe is not self and pipe._things and self._network.random.random() < BESIDE:
+                pipe._take()
+        self._schedule()
+
+    def _take(self) -> None:
         for _ in range(self._network.random.randint(1, 4)):
-            if self._things and not self._stalled:
+            if self._things and not self._stalled and not self._held:
                 self._things.popleft()()
                 self._after()
-        self._schedule()
 
 
 OnMixed = Callable[[list[Message], list[Message]], None]
@@ -127,15 +158,41 @@ class InboxQueue(CancelledQueue):
             self._on_double_fault(list(messages), list(self._returned))
 
 
-class LiveBroker(Broker):
-    """The model of a broker, whose lines move by themselves and whose clock is the loop's."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Silence:
+    """A time in which a queue's leader says nothing: polls are answered with zeros."""
 
-    def __init__(self, network: Network, *, on_double_fault: OnMixed, on_overtaken: OnMixed) -> None:
+    since: float
+    until: float
+    late: bool
+    """Whether these come when the broker has waited in vain, and not at once."""
+
+
+class LiveBroker(Broker):
+    """The model of a broker, whose lines move by themselves and whose clock is the loop's.
+
+    Where queues fall silent, each does now and then, and a while after it has answered again.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        *,
+        on_double_fault: OnMixed,
+        on_overtaken: OnMixed,
+        silences: bool,
+        soft_limit: int,
+        zombies: bool,
+    ) -> None:
         self._network = network
+        self._silences = silences
+        self._silent: dict[str, Silence] = {}
         self._on_double_fault = on_double_fault
         self._on_overtaken = on_overtaken
         self._means: dict[tuple[Channel, str], float] = {}
-        super().__init__()
+        self.delivery_limits: dict[str, int] = {}
+        """Of queues that are to be declared; others have none."""
+        super().__init__(soft_limit=soft_limit, zombies=zombies)
 
     @property
     def now(self) -> float:
@@ -156,11 +213,26 @@ class LiveBroker(Broker):
             "dead_letter": lambda message, reason: self._dead_letter(name, dead_letters, message, reason),
             "on_overtaken": self._on_overtaken,
         }
+        if name in self.delivery_limits:
+            settings["delivery_limit"] = self.delivery_limits[name]
         if single_active:
-            settings |= {"single_active": True, "on_double_fault": self._on_double_fault}
+            settings |= {"single_active": True, "zombies": self._zombies, "on_double_fault": self._on_double_fault}
             self._queues[name] = InboxQueue(**settings)
         else:
             self._queues[name] = CancelledQueue(quorum=quorum, **settings)
+
+    def silence(self, name: str) -> Silence | None:
+        """Whether a quorum queue says nothing at the moment."""
+        queue = self.queue(name)
+        if not self._silences or queue is None or not queue.quorum:
+            return None
+        now, random = self._network.loop.time(), self._network.random
+        silence = self._silent.get(name)
+        if silence is None or silence.until <= now:
+            since = now + (0.0 if silence is None else SPEAKS_FOR) + random.expovariate(1 / SILENT_EVERY)
+            until = since + random.choice([0.01, 0.1, 0.6, 1.5])
+            silence = self._silent[name] = Silence(since=since, until=until, late=random.random() < 0.5)
+        return silence if silence.since <= now else None
 
     def names(self) -> list[str]:
         return list(self._queues)

@@ -5,10 +5,13 @@ Invariant: a process that was killed has no further effect, whatever its tasks s
 
 import asyncio
 import traceback
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from partymq.core.report import Notice
 from partymq.errors import PartyMQError
+from partymq.router.budget import Budget
+from partymq.router.caution import Caution
 from partymq.router.listener import Listener
 from partymq.router.points import Point
 from partymq.router.session import Session
@@ -26,7 +29,13 @@ class Router:
     identity: str
     session: Session | None = None
     data: SimConnection | None = None
-    topology: SimConnection | None = None
+    side: list[SimConnection] = field(default_factory=list)
+    """Connections on which queues are declared and looked at, or messages tried one by one."""
+    backlogs: list[SimConnection] = field(default_factory=list)
+    """Those that heavy backlogs are read over."""
+    caution: Caution = field(default_factory=Caution)
+    notices: list[Notice] = field(default_factory=list)
+    source: SimConnection | None = None
     task: asyncio.Task[None] | None = None
     killed: bool = False
     effects: int = 0
@@ -35,6 +44,7 @@ class Router:
     crash_at: Point | None = None
     stopping: bool = False
     stalled: bool = False
+    budget: Budget = field(default_factory=Budget)
 
     @property
     def routes(self) -> bool:
@@ -43,11 +53,20 @@ class Router:
     def start(self) -> None:
         self.task = asyncio.create_task(self._run(), name=f"router {self.identity}")
 
-    def opened(self, connection: SimConnection, *, data: bool) -> None:
-        if data:
-            self.data = connection
+    def opened(self, connection: SimConnection, purpose: str) -> None:
+        if purpose == "backlog":
+            self.backlogs = [each for each in self.backlogs if not each.lost.done()] + [connection]
+        elif purpose in ("topology", "probe"):
+            self.side = [each for each in self.side if not each.lost.done()] + [connection]
+        elif purpose == "source":
+            self.source = connection
         else:
-            self.topology = connection
+            self.data = connection
+
+    @property
+    def beside(self) -> list[SimConnection]:
+        """All connections but the one that publishes."""
+        return [*self.side, *self.backlogs, *([self.source] if self.source is not None else [])]
 
     def effect(self) -> None:
         self.effects += 1
@@ -70,8 +89,8 @@ class Router:
         self.world.kills += 1
         if self.data is not None:
             self.data.cut("killed")
-        if self.topology is not None:  # two connections are two processes at the broker: one may lag behind
-            self.topology.cut("killed", linger=self.world.random.choice([0.0, 0.02, 0.2]))
+        for connection in self.beside:  # connections are processes at the broker: one may lag behind
+            connection.cut("killed", linger=self.world.random.choice([0.0, 0.02, 0.2]))
         if self.task is not None:
             asyncio.get_running_loop().call_soon(self.task.cancel)
         asyncio.get_running_loop().call_later(self.world.random.uniform(0.01, 0.5), self.world.revive)
@@ -83,11 +102,15 @@ class Router:
         self.stalled = True
         self.world.router_goes_down(self)
         loop = asyncio.get_running_loop()
-        for connection in (self.data, self.topology):
-            if connection is not None:
-                connection.stall()
-                loop.call_later(broker_notices, connection.vanish)
-                loop.call_later(router_notices, connection.cut, "silent for too long")
+        for connection in (self.data, *self.beside):
+            connection.stall()
+            loop.call_later(broker_notices, connection.vanish)
+            loop.call_later(router_notices, connection.cut, "silent for too long")
+
+    def lose_side(self) -> None:
+        """The connection on which queues are looked at breaks."""
+        for connection in self.side:
+            connection.cut("closed by an administrator", linger=self.world.random.choice([0.0, 0.02]))
 
     async def stop(self) -> None:
         """A graceful end of the process."""
@@ -108,27 +131,38 @@ class Router:
                 listener=Listener(
                     standby=lambda: None,
                     trouble=lambda _error: None,
+                    rival=lambda _identity: None,
                     wanted=lambda _identity: None,
                     changed=lambda: world.router_changed(self),
-                    notice=lambda _notice: None,
+                    notice=self.notices.append,
                     committed=world.committed,
                 ),
                 remembered=lambda _queue: (),
+                advice=self.caution.advice,
+                budget=self.budget,
+                ask_about=_nobody_knows,
                 checkpoint=self.reached,
                 wants=str,
             )
             if self.stopping:
                 return
+            begun, failure = world.loop.time(), None
             try:
                 await self.session.run()
             except PartyMQError as error:
                 world.log(f"session of {self.identity} ended: {error}")
+                failure = error
             except Exception as error:  # noqa: BLE001 - whatever it is, it is what the simulation looks for
                 if not self.killed:
                     world.defects.append(f"a session ended by a defect: {error!r} {trace(error)}")
+            self.caution.ended(self.session.past, error=failure, seconds=world.loop.time() - begun)
             await asyncio.sleep(world.random.uniform(0.0, 0.3))
 
 
 def trace(error: BaseException) -> str:
     """Where a defect was."""
     return "".join(traceback.format_exception(error))[-3000:]
+
+
+async def _nobody_knows(_queue: str, _session: str) -> None:
+    """There is no management API."""

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from partymq.router.points import Point
 from partymq.router.source import PREFETCH
 from support.fake_kubernetes import VirtualLoop
+from unit.sim.wire import Refusal
 from unit.sim.world import Setting, World, inhabited
 
 MEMBERS = ("a", "b", "c")
@@ -76,11 +77,31 @@ class Restart:
 
 
 @dataclass(frozen=True)
+class LoseSide:
+    """The router's second connection breaks."""
+
+
+@dataclass(frozen=True)
+class Poison:
+    """`count` messages that the broker takes into the source and refuses to take again, `kind` is how."""
+
+    count: int
+    kind: Refusal = Refusal.WORDS
+
+
+@dataclass(frozen=True)
+class Refuse:
+    """From now on the broker refuses what it is to refuse, or does not any more."""
+
+    refuses: bool = True
+
+
+@dataclass(frozen=True)
 class LoseJournal:
     """Somebody deletes the journal."""
 
 
-Step = Produce | Join | Leave | Trouble | Crash | CrashAt | Stall | Restart | LoseJournal
+Step = Produce | Poison | Refuse | Join | Leave | Trouble | Crash | CrashAt | Stall | Restart | LoseSide | LoseJournal
 
 
 @dataclass(frozen=True)
@@ -100,6 +121,10 @@ class Outcome:
     handoffs: int
     kills: int
     points: frozenset[Point]
+    poisoned: list[str] = field(default_factory=list)
+    """Queues in which messages stand that the broker refuses to take again."""
+    kept: list[str] = field(default_factory=list)
+    """Such messages, as the router names those that it left where they were."""
 
 
 PAUSES = st.sampled_from([0.0, 0.002, 0.01, 0.03, 0.1, 0.4, 1.0, 2.5])
@@ -111,13 +136,16 @@ moves = st.one_of(
     st.builds(Join, members), st.builds(Leave, members, how=st.sampled_from(["closed", "drained", "killed"]))
 )
 troubles = st.builds(
-    Trouble, members, what=st.sampled_from(["lost", "lost", "drained", "slow", "stuck", "works", "requeues"])
+    Trouble,
+    members,
+    what=st.sampled_from(["lost", "lost", "drained", "slow", "stuck", "works", "requeues", "refuses", "accepts"]),
 )
 faults = st.one_of(
     st.builds(Crash, effects=st.integers(1, 120)),
     st.builds(CrashAt, st.sampled_from(Point)),
     st.builds(Stall, broker=st.sampled_from([0.05, 0.5, 5.0]), router=st.sampled_from([0.02, 0.3, 8.0])),
     st.builds(Restart),
+    st.builds(LoseSide),
     st.builds(LoseJournal),
 )
 steps = st.one_of(produces, moves, produces, troubles, moves, faults)
@@ -137,7 +165,11 @@ settings_of_histories = st.builds(
     quorum_source=st.booleans(),
     source_prefetch=st.sampled_from([5, PREFETCH]),
     returning=st.booleans(),
+    silences=st.booleans(),
+    soft_limit=st.sampled_from([1, 2, 32]),
+    budget=st.sampled_from([150, 1500, 1 << 28]),
     listed=st.booleans(),
+    zombies=st.booleans(),
 )
 
 
@@ -156,13 +188,20 @@ async def _play(setting: Setting, script: Sequence[Act], begin: float) -> Outcom
             await _do(world, act.step)
             await asyncio.sleep(act.pause)
         await world.settle()
+        poisoned = world.poisoned
+        kept = world.kept
         await world.end()
+        violations = world.violations()
+        if all(isinstance(act.step, Produce | Join | Leave | Trouble) for act in script):
+            violations += [f"for a member's trouble: {line}" for line in world.lines if " ended: " in line]
         return Outcome(
-            violations=world.violations(),
+            violations=violations,
             log=world.lines,
             handoffs=world.handoffs,
             kills=world.kills,
             points=frozenset(world.points),
+            poisoned=poisoned,
+            kept=kept,
         )
 
 
@@ -171,6 +210,11 @@ async def _do(world: World, step: Step) -> None:
         case Produce(count, keys, gap):
             for number in range(count):
                 world.publish(KEYS[number % keys], later=number * gap)
+        case Poison(count, kind):
+            for number in range(count):
+                world.poison(KEYS[number % 6], kind, later=0.0)
+        case Refuse(refuses):
+            world.strict = refuses
         case Join(member):
             world.join(member)
         case Leave(member, how):
@@ -212,6 +256,10 @@ def _trouble(world: World, member: str, what: str) -> None:
             client.pause = 0.3
         case "stuck":
             client.stuck = True
+        case "refuses":
+            world.refuse(member)
+        case "accepts":
+            world.accept(member)
         case "requeues":
             client.requeue()
         case _:
@@ -232,6 +280,8 @@ async def _fault(world: World, step: Step) -> None:
             router.stall(broker, noticed)
             if len(world.routers) == 1:
                 world.start_router("other")
+        case LoseSide():
+            router.lose_side()
         case Restart():
             world.start_router("next")
             await asyncio.wait([asyncio.ensure_future(router.stop())], timeout=3.0)

@@ -9,6 +9,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from enum import Enum, auto
 from functools import partial
 from typing import Any, TypeVar
 
@@ -16,7 +17,8 @@ from partymq.amqp.content import DeliveryCallback
 from partymq.amqp.frames import DEFAULT_FRAME_MAX
 from partymq.amqp.replies import NotExecutedError, settle
 from partymq.amqp.stamp import read_stamp
-from partymq.errors import ChannelClosedError, ConnectionLostError
+from partymq.amqp.tables import HEADERS, find_property
+from partymq.errors import ChannelClosedError, ConnectionClosedError, ConnectionLostError
 from unit.model.broker import Channel, ChannelClosedByBrokerError, Delivery
 from unit.model.queues import Consumer
 from unit.sim.network import LiveBroker, Network, Pipe
@@ -24,6 +26,8 @@ from unit.sim.network import LiveBroker, Network, Pipe
 T = TypeVar("T")
 ENDS_AFTER = (0.0, 0.001, 0.03)
 """Seconds from the answer to a close until the queues notice that the channel has gone."""
+BROKER_WAITS = 0.25
+"""Seconds that a broker gives a queue's leader to say how it is."""
 EXPIRATION = 0x01
 """In the first byte of a content header's flags."""
 
@@ -39,6 +43,15 @@ class Content:
     at: float
 
 
+class Refusal(Enum):
+    """How the broker answers what it does not take."""
+
+    WORDS = auto()
+    """The channel is closed: 406."""
+    CRASH = auto()
+    """The connection is closed: 541."""
+
+
 class Wire:
     """The broker and everything that was ever sent to it."""
 
@@ -47,14 +60,23 @@ class Wire:
         self.broker = broker
         self.defects: list[str] = []
         """What the router must not do, whether it does harm this time or not."""
+        self.refuses: Callable[[str, bytes, bytes], Refusal | None] = lambda _queue, _header, _body: None
+        """What the broker has against a message that is published to a queue."""
         self.late: set[str] = set()
         """What a consumer was given after it had asked to be cancelled."""
+        self.on_refused: Callable[[str], None] = lambda _name: None
+        """Called when a router hears that a queue had no room for the message."""
         self._contents: list[Content] = []
 
     def keep(self, content: Content) -> str:
         """The name by which the model knows the message."""
         self._contents.append(content)
         return str(len(self._contents) - 1)
+
+    def since(self, name: str) -> list[tuple[str, Content]]:
+        """What was sent after this message."""
+        first = int(name) + 1
+        return [(str(first + number), content) for number, content in enumerate(self._contents[first:])]
 
     def content(self, name: str) -> Content:
         return self._contents[int(name)]
@@ -64,7 +86,10 @@ class SimConnection:
     """Stands in for `partymq.amqp.connection.Connection`."""
 
     frame_max = DEFAULT_FRAME_MAX
+    channel_max = 2047
+    endpoint = None
     blocked_since: float | None = None
+    server_version = (4, 0, 5)
 
     def __init__(
         self,
@@ -82,9 +107,14 @@ class SimConnection:
         self.hasty = hasty
         """Whether closing in order loses what quorum queues have not been handed; clients here wait for that first."""
         self._channels: list[SimChannel] = []
+        self.arriving: list[Pipe] = []
+        """All ways to the client."""
         self._hooks: tuple[Callable[[], None], ...] = ()
         self._numbers = 0
         self._gone = False
+        self.on_congested: Callable[[bool], None] = lambda _on: None
+        self.received = 0
+        self.held = False
 
     async def channel(self) -> "SimChannel":
         if self.lost.done():
@@ -107,6 +137,12 @@ class SimConnection:
     def remove_chunk_hook(self, hook: Callable[[], None]) -> None:
         self._hooks = tuple(other for other in self._hooks if other != hook)
 
+    def hold(self, on: bool) -> None:
+        """Nothing arrives while `on`."""
+        self.held = on
+        for channel in self._channels:
+            channel.hold(on)
+
     def chunk(self) -> None:
         """Something has arrived and was processed."""
         if self.lost.done():
@@ -114,6 +150,10 @@ class SimConnection:
         for hook in self._hooks:
             hook()
         self.on_effect()
+
+    def ring(self) -> None:
+        for hook in self._hooks:
+            hook()
 
     def sent(self) -> None:
         if not self.lost.done():
@@ -131,6 +171,16 @@ class SimConnection:
     def abort(self) -> None:
         """Drop the socket: the broker notices at once."""
         self.cut("the connection was given up")
+
+    def crash(self) -> None:
+        """A channel's process at the broker has crashed, which ends the connection."""
+        self.wire.network.loop.call_soon(self._crash)
+
+    def _crash(self) -> None:
+        if not self.lost.done():
+            self._on_cut()
+        self.vanish()
+        self._end(ConnectionClosedError(541, "INTERNAL_ERROR"))
 
     def cut(self, why: str, *, linger: float = 0.0) -> None:
         """The client is gone; the broker goes on with what was sent for `linger` seconds."""
@@ -170,6 +220,7 @@ class SimChannel:
         self.number = number
         self.closed: asyncio.Future[None] = network.loop.create_future()
         self.died_at: float | None = None
+        self.redelivered = False
         self.check: Callable[[Delivery], None] = lambda _delivery: None
         """Called when the broker gives a message to this channel, before anybody knows of it."""
         self._connection = connection
@@ -177,8 +228,8 @@ class SimChannel:
         self._remote = Channel(connection.wire.broker)
         self._remote.arrived = self._collect
         self._out = Pipe(network, connection.sent)
-        self._deliveries = Pipe(network, connection.chunk)
-        self._replies = Pipe(network, connection.chunk)
+        self._deliveries = Pipe(network, connection.chunk, connection.arriving)
+        self._replies = Pipe(network, connection.chunk, connection.arriving)
         self._coming: deque[Delivery] = deque()
         """What the broker has given to this channel, and the client does not know of."""
         self._known = 0
@@ -188,6 +239,8 @@ class SimChannel:
         self._on_delivery: DeliveryCallback | None = None
         self._on_cancel: Callable[[], None] | None = None
         self._on_confirm: Callable[[int, bool], None] = lambda _tag, _multiple: None
+        self._on_nack: Callable[[int, bool], None] | None = None
+        self._published: list[str] = []
         self._on_return: Callable[[str], None] = lambda _text: None
 
     # -- what the router uses -----------------------------------------------------------------------------------------
@@ -198,8 +251,11 @@ class SimChannel:
     async def confirm_select(
         self, on_confirm: Callable[[int, bool], None], on_nack: Callable[[int, bool], None]
     ) -> None:
-        self._on_confirm = on_confirm
+        self._on_confirm, self._on_nack = on_confirm, on_nack
         await self._call(lambda: None)
+
+    def confirm(self, on_confirm: Callable[[int, bool], None], on_nack: Callable[[int, bool], None]) -> None:
+        self._on_confirm, self._on_nack = on_confirm, on_nack
 
     def on_return(self, callback: Callable[[str], None]) -> None:
         self._on_return = callback
@@ -227,8 +283,16 @@ class SimChannel:
         headers = {} if stamp is None else {"x-partymq-epoch": stamp.epoch}
         expires = 0.0 if header[12] & EXPIRATION else None
 
+        refusal = self._wire.refuses(queue, header, body_frames)
+        self._published.append(name)
+
         def execute() -> None:
-            if self._remote.open:
+            if self._remote.open and refusal is Refusal.WORDS:
+                self._remote.close()
+                self._replies.put(lambda: self._end(ChannelClosedError(406, "PRECONDITION_FAILED - I do not like it")))
+            elif self._remote.open and refusal is Refusal.CRASH:
+                self._connection.crash()
+            elif self._remote.open:
                 self._remote.publish(queue, name, headers=headers, expiration=expires)
 
         self._out.put(execute)
@@ -244,13 +308,35 @@ class SimChannel:
         self._settle(settlement)
 
     async def inspect(self, queue: str) -> tuple[int, int]:
+        silence = self._wire.broker.silence(queue)
+        if silence is not None:
+            await asyncio.sleep(BROKER_WAITS if silence.late else 0.0)
+            await self._call(lambda: None, self._deliveries)
+            return 0, 0
         depth = await self._call(lambda: self._remote.depth(queue), self._deliveries)
         return depth.messages, depth.consumers
+
+    async def get(self, queue: str) -> None:
+        """Refused, by the leader, when there is one that answers."""
+        while (silence := self._wire.broker.silence(queue)) is not None:  # noqa: ASYNC110 - a time that is known
+            await asyncio.sleep(silence.until - self._wire.network.loop.time())
+        await self._call(lambda: self._remote.depth(queue))
+        self._end(ChannelClosedError(405, "RESOURCE_LOCKED"))
+        raise ChannelClosedError(405, "RESOURCE_LOCKED")
+
+    def redirect(self, on_delivery: DeliveryCallback) -> None:
+        if self._on_delivery is not None:
+            self._on_delivery = on_delivery
 
     async def inspect_all(self, queues: Collection[str]) -> list[tuple[int, int]]:
         return await asyncio.gather(*(self.inspect(queue) for queue in queues))
 
-    async def declare_queue(self, queue: str, arguments: Mapping[str, Any]) -> None:
+    async def declare_queue(self, queue: str, arguments: Mapping[str, Any], *, durable: bool = True) -> None:
+        if arguments.get("x-queue-type") not in (None, "quorum"):
+            await self._call(lambda: None)
+            raise ChannelClosedError(
+                406, f"inequivalent arg 'x-queue-type' for queue '{queue}': ... current is 'quorum'"
+            )
         await self._call(
             lambda: self._wire.broker.declare(
                 queue,
@@ -332,6 +418,10 @@ class SimChannel:
         for pipe in (self._out, self._deliveries, self._replies):
             pipe.stall()
 
+    def hold(self, on: bool) -> None:
+        for pipe in (self._deliveries, self._replies):
+            pipe.hold(on)
+
     def finish(self) -> None:
         """In order: everything that was sent arrives."""
         self._on_delivery = None
@@ -369,7 +459,10 @@ class SimChannel:
         broker, random = self._wire.broker, self._wire.network.random
         for line in broker.lines_of(self._remote):
             queue = broker.queue(line.queue)
-            if self._connection.hasty and queue is not None and queue.quorum:
+            if not self._connection.hasty:
+                broker.drain(line)
+            elif queue is not None and queue.quorum:
+                line.held.clear()
                 for _ in range(random.randint(0, len(line.commands))):
                     broker.step(line)
                 line.commands.clear()
@@ -429,6 +522,8 @@ class SimChannel:
             self.check(delivery)
             self._coming.append(delivery)
             self._deliveries.put(partial(self._deliver, delivery))
+        for number in sorted(remote.refused):
+            self._replies.put(partial(self._refuse, number))
         for number in sorted(remote.confirmed):
             if number in remote.returned:
                 self._replies.put(lambda: self._on_return("there is no such queue"))
@@ -436,6 +531,7 @@ class SimChannel:
         for _ in remote.cancelled:
             self._deliveries.put(self._cancel)
         remote.confirmed.clear()
+        remote.refused.clear()
         remote.returned.clear()
         remote.cancelled.clear()
 
@@ -443,18 +539,36 @@ class SimChannel:
         if not self._coming or self._coming[0] is not delivery:
             return  # taken back on the way
         self._coming.popleft()
+        self.redelivered = self.redelivered or delivery.redelivered
         self._known = delivery.tag
         if self._on_delivery is not None:
             content = self._wire.content(delivery.body)
+            self._connection.received += len(content.header) + len(content.body)
             origin = b"\x00" + bytes((len(content.queue),)) + content.queue.encode()
-            self._on_delivery(delivery.tag, origin, content.header, content.body)
+            header = _counted(content.header, delivery.returns) if delivery.returns else content.header
+            self._on_delivery(delivery.tag, origin, header, content.body)
 
     def _confirm(self, number: int) -> None:
         self._on_confirm(number, False)
 
+    def _refuse(self, number: int) -> None:
+        if self._on_nack is not None:
+            self._wire.on_refused(self._published[number - 1])
+            self._on_nack(number, False)
+
     def _cancel(self) -> None:
-        if self._on_cancel is not None:
+        if self._on_cancel is not None and not self.closed.done():
             self._on_cancel()
+
+
+def _counted(header: bytes, returns: int) -> bytes:
+    """The content header as a quorum queue delivers it again."""
+    found = find_property(header, HEADERS)
+    if found is None:
+        return header  # one that the router does not look at
+    row = b"\x10x-delivery-countl" + returns.to_bytes(8, "big")
+    rows = header[found.start + 4 : found.stop] + row
+    return header[: found.start] + len(rows).to_bytes(4, "big") + rows + header[found.stop :]
 
 
 def _routing_key(publish: bytes) -> str:

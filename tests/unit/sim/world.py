@@ -6,6 +6,8 @@ holds what. Nothing is excused but the limits that docs/guarantees.md states, ea
 - a double fault: a router dies while it has taken an inbox over, and the connection of that inbox's client breaks with
   messages of it, or it cancels while some are on their way to it, before the next takeover: first deliveries of those
   keys may be out of order, the last one not newest;
+- of a key with several messages on their way to an inbox that refuses one: those behind it may have been taken, so
+  first deliveries may be out of order, the last one not newest;
 - a client that gives a message back of its own accord (nack with requeue) is given it again, later than newer ones;
 - who dies when it has cancelled a consumer of a quorum queue: of a key of which something was on its way to it then (a
   router: within a round trip of having asked), the last delivery may not be the newest; and if it was given something
@@ -28,21 +30,23 @@ from unittest import mock
 
 from partymq.amqp.connection import Connection
 from partymq.amqp.frames import body_payload
+from partymq.amqp.stamp import read_fence, read_stamp
 from partymq.core.membership import Pod, PodState
 from partymq.core.names import Names
 from partymq.core.spec import BrokerAddress, GroupConfig, GroupId, GroupSpec
 from partymq.errors import BrokerError
 from partymq.router import controller, escalation, handoff, inboxes, recovery, source
+from partymq.router.budget import Budget
 from partymq.router.points import Point
 from support.auditor import Auditor
 from support.events import Event, Kind
 from support.message import identify
-from unit.model.broker import Channel, Delivery
+from unit.model.broker import SOFT_LIMIT, Channel, Delivery
 from unit.model.queues import Message, Queue
-from unit.sim.clients import Client, Producer
+from unit.sim.clients import POISON, Client, Producer, poison_of
 from unit.sim.network import LiveBroker, Network
 from unit.sim.router import Router, trace
-from unit.sim.wire import SimConnection, Wire
+from unit.sim.wire import Refusal, SimConnection, Wire
 
 GROUP = GroupId(namespace="sim", name="g")
 SOURCE = "orders"
@@ -74,8 +78,22 @@ class Setting:
     returning: bool = False
     """Whether members are a StatefulSet's pods, which come back under their names."""
     source_prefetch: int = source.PREFETCH
+    delivery_limit: int | None = None
+    """Of the source."""
+    strict: bool = True
+    """Whether the broker refuses from the beginning what it is to refuse."""
+    large: bool = False
+    """Whether a broker that refuses a message refuses it in any form."""
+    silences: bool = False
+    """Whether quorum queues answer polls with zeros now and then, as they do when their leader is busy or gone."""
+    soft_limit: int = SOFT_LIMIT
+    """Commands without effect with which a channel holds acknowledgements back; a low one lets it happen often."""
+    budget: int = 1 << 28
+    """Bytes of messages that may be under way in a router."""
     listed: bool = True
     """Whether the management API lists the queues when the journal is lost."""
+    zombies: bool = False
+    """Whether a consumer that dies while it quiesces is served again, as by RabbitMQ 4.3."""
 
 
 class _Management:
@@ -96,6 +114,10 @@ class _Management:
         return self._world.broker.names()
 
 
+async def _same_broker(*_: object, **__: object) -> None:
+    """There is only one."""
+
+
 class _Clock:
     """Stands in for the module `time`."""
 
@@ -111,8 +133,20 @@ class World:
         self.random = Random(setting.seed)
         self.loop = asyncio.get_running_loop()
         self.network = Network(self.random, setting.pace)
-        self.broker = LiveBroker(self.network, on_double_fault=self._double_fault, on_overtaken=self._overtaken)
+        self.broker = LiveBroker(
+            self.network,
+            on_double_fault=self._double_fault,
+            on_overtaken=self._overtaken,
+            silences=setting.silences,
+            soft_limit=setting.soft_limit,
+            zombies=setting.zombies,
+        )
         self.wire = Wire(self.network, self.broker)
+        self.wire.on_refused = self._refused
+        self.wire.refuses = self._refusal
+        self.strict = setting.strict
+        if setting.delivery_limit is not None:
+            self.broker.delivery_limits[SOURCE] = setting.delivery_limit
         self.names = Names(GROUP)
         self.config = GroupConfig(
             group=GROUP,
@@ -157,6 +191,37 @@ class World:
         for number in range(self.setting.routers):
             self.start_router(f"r{number}")
 
+    def _refusal(self, queue: str, header: bytes, body: bytes) -> Refusal | None:
+        if not self.strict or queue == SOURCE or (read_stamp(header) is None and read_fence(header) is not None):
+            return None
+        if self.setting.large and body_payload(body) == POISON:
+            return Refusal.WORDS
+        kind = poison_of(header)
+        return Refusal[kind] if kind else None
+
+    def poison(self, key: str, kind: Refusal, *, later: float) -> None:
+        """Have the producer publish a message that the broker will refuse to take again."""
+        self.loop.call_later(later, self.producer.poison, key, kind.name)
+
+    @property
+    def poisoned(self) -> list[str]:
+        """The queues in which such messages are, or whose consumers hold some."""
+        found = []
+        for name in self.broker.names():
+            queue = self.broker.queue(name)
+            assert queue is not None
+            held = [message for consumer in queue.consumers for message in consumer.held]
+            bodies = [self.wire.content(message.body).body for message in [*queue._returned, *queue._ready, *held]]
+            found += [name for body in bodies if body_payload(body) == POISON]
+        return sorted(found)
+
+    @property
+    def kept(self) -> list[str]:
+        """What the session that routes has left where it was."""
+        router = self.router
+        routing = router.session.routing if router is not None and router.session is not None else None
+        return list(routing.careful.kept) if routing is not None else []
+
     def publish(self, key: str, *, later: float) -> None:
         """Have the producer publish one more message of the key in a moment."""
         self.unsent += 1
@@ -168,7 +233,7 @@ class World:
 
     def start_router(self, identity: str) -> None:
         self.routers = [router for router in self.routers if not router.killed and not router.stopping]
-        router = Router(self, f"{identity}.{self._next()}")
+        router = Router(self, f"{identity}.{self._next()}", budget=Budget(self.setting.budget))
         self.routers.append(router)
         router.start()
 
@@ -259,6 +324,20 @@ class World:
     def requeued(self, key: str, seq: int) -> None:
         self._exempt[_subject(key, seq)] |= REQUEUED
 
+    def refuse(self, name: str) -> None:
+        """The member's inbox takes no messages for now."""
+        self.broker.refusing.add(self.names.inbox(name))
+
+    def accept(self, name: str) -> None:
+        """It takes them again."""
+        self.broker.refusing.discard(self.names.inbox(name))
+
+    def _refused(self, message: str) -> None:
+        queue, key = self.wire.content(message).queue, self._key(message)
+        # What was sent there after it, before anybody knew, may have been taken.
+        if any(content.queue == queue and self._key(name) == key for name, content in self.wire.since(message)):
+            self._exempt[key] |= ORDER
+
     def _double_fault(self, held: list[Message], returned: list[Message]) -> None:
         for key in {self._key(each.body) for each in held} & {self._key(each.body) for each in returned}:
             self._exempt[key] |= ORDER
@@ -320,6 +399,7 @@ class World:
                 self.join(next((name for name in "abc" if name not in self.pods), "d"))
             for name, client in self.clients.items():
                 client.unstick()
+                self.accept(name)
                 if name in self.pods and self.pods[name].state is PodState.READY:
                     client.start()
             await asyncio.sleep(0.25)
@@ -337,7 +417,7 @@ class World:
             return f"not balanced: {self._running()}"
         ledger = routing.journal.ledger
         transfers = [name for name in self.broker.names() if ".transfer." in name]
-        if transfers or ledger.handoffs or ledger.backlogs:
+        if ledger.handoffs or ((transfers or ledger.backlogs) and not self.kept):  # a segment may be what keeps it
             return f"left over: {transfers} {ledger.handoffs} {ledger.backlogs}"
         for name in self.broker.names():
             queue = self.broker.queue(name)
@@ -370,6 +450,8 @@ class World:
         self.ended = True
         for router in self.routers:
             await router.stop()
+            if not router.killed and router.budget.free != router.budget.total:
+                self.defects.append(f"{router.identity} has ended, and {router.budget} is not free")
         for client in self.clients.values():
             client.kill()
         await self.producer.close()
@@ -405,10 +487,12 @@ def inhabited(setting: Setting) -> Iterator[World]:
     async def connect(_address: BrokerAddress, *, name: str, **_settings: object) -> SimConnection:
         await asyncio.sleep(world.network.latency(0.001))
         router = next(router for router in world.routers if router.identity in name.split())
-        data = not name.endswith("topology")
-        on_cut: Callable[[], None] = (lambda: world.router_goes_down(router)) if data else (lambda: None)
+        purpose = next((word for word in ("topology", "source", "probe", "backlog") if name.endswith(word)), "")
+        on_cut: Callable[[], None] = (lambda: world.router_goes_down(router)) if not purpose else (lambda: None)
         connection = SimConnection(world.wire, on_effect=router.effect, on_cut=on_cut, hasty=True)
-        router.opened(connection, data=data)
+        if world.setting.zombies:
+            connection.server_version = (4, 3, 6)
+        router.opened(connection, purpose)
         if router.killed:
             connection.cut("killed")
         return connection
@@ -424,4 +508,5 @@ def inhabited(setting: Setting) -> Iterator[World]:
         stack.enter_context(mock.patch.object(Connection, "open", connect))
         stack.enter_context(mock.patch.object(source, "PREFETCH", setting.source_prefetch))
         stack.enter_context(mock.patch.object(recovery, "Management", return_value=_Management(world)))
+        stack.enter_context(mock.patch.object(recovery, "prove", _same_broker))
         yield world
