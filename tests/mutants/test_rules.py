@@ -210,6 +210,14 @@ MUTATIONS = [
         "refused",
     ),
     Mutation(
+        "care lasts until all that came back has passed",
+        Source,
+        "passed",
+        "return self._fresh and self._next > max(self._back, returning)",
+        "return True",
+        "refused",
+    ),
+    Mutation(
         "the fence before a partition goes direct",
         SegmentReader,
         "fence",

@@ -104,6 +104,11 @@ class Channel:
         """True once something has come that some consumer had been given before."""
         return self.content.redelivered
 
+    def take_redelivered(self) -> bool:
+        """The same, since this was asked last."""
+        redelivered, self.content.redelivered = self.content.redelivered, False
+        return redelivered
+
     async def confirm_select(self, on_confirm: ConfirmCallback, on_nack: ConfirmCallback) -> None:
         """Have the broker confirm what is published here; the callbacks get (tag, multiple) while the chunk is read."""
         self.confirmed, self.nacked = on_confirm, on_nack

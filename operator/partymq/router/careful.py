@@ -97,7 +97,7 @@ class Careful:
         self._broken = False
         """True while the last probe may still be on its way to the queues."""
         self._arrivals = self._others = self._prefetch = 0
-        """Messages that must have passed until nothing is left of what was under way."""
+        """So many messages have to pass yet, at the most, until nothing is left of what was under way."""
         self._left_out: dict[str, str] = {}
         """What had to be left out of the last message that was refused in the same words."""
         self._blamed = 0
@@ -105,6 +105,10 @@ class Careful:
         """True once it is known how the session is to go about it."""
         self.reading: Callable[[], bool] = lambda: False
         """Whether the source is read."""
+        self.passed: Callable[[int], bool] = lambda _: False
+        """Whether what came back to the source, so many messages at the least, has passed."""
+        self.returning = 0
+        """So many messages of the source, at the least, must have passed."""
         self.returns = 0
         """The most often that a message of the source has come back before."""
         self.aside = 0
@@ -133,6 +137,7 @@ class Careful:
     def begin(self, advice: Advice, *, arrivals: int) -> None:
         """The outlets are open; `arrivals` is how many messages of the source may have been under way."""
         self.begun = True
+        self.returning = advice.returning
         if advice.careful:
             self.engage(arrivals=arrivals, others=advice.others)
         self._prefetch = arrivals
@@ -181,7 +186,7 @@ class Careful:
         self._news.set()
 
     async def _pass_on(self) -> None:
-        while self._arrivals > 0 or self._others > 0:
+        while (self._arrivals > 0 and not self.passed(self.returning)) or self._others > 0:
             if not self._waiting:
                 self._news.clear()
                 try:
@@ -203,7 +208,7 @@ class Careful:
 
     def _straighten(self) -> None:
         """What waits leaves by the outlets, at once, as everything after it."""
-        self._arrivals = self._others = 0
+        self._arrivals = self._others = self.returning = 0
         self._engaged.clear()
         self._on_change()
         waiting, self._waiting = self._waiting, deque()

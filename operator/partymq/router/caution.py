@@ -30,8 +30,10 @@ class Advice:
     """How the next session is to go about it."""
 
     careful: bool = False
+    returning: int = 0
+    """So many messages of the source, at the least, were under way."""
     others: int = 0
-    """So many messages that were not the source's were under way."""
+    """So many that were not the source's."""
     at_risk: str = ""
     """Why the source is not to be read."""
 
@@ -48,8 +50,10 @@ class Past:
     """The broker ended it over something that was published."""
     wary: bool = False
     """One message was to go at a time, and that was not over; or some fit nowhere."""
+    returning: int = 0
+    """Messages of the source were under way."""
     others: int = 0
-    """Messages that were not the source's were under way."""
+    """Messages that were not the source's were."""
     returns: int = 0
     """The most often that a message of the source had come back when it came."""
 
@@ -76,7 +80,7 @@ class Caution:
         if error is None:
             self._failures = self._reads = self._barren = 0
             self._returns = None
-            self.advice = Advice(careful=careful, others=past.others, at_risk=at_risk)
+            self.advice = Advice(careful=careful, returning=past.returning, others=past.others, at_risk=at_risk)
             return 0.0
         self._failures = 1 if seconds > STEADY else self._failures + 1
         if past.reading:
@@ -90,7 +94,7 @@ class Caution:
                 times = max(past.returns, self._barren)
                 at_risk = f"messages of it have come back {times} times; the last session ended with: {error}"
             self._returns = past.returns
-        self.advice = Advice(careful=careful, others=past.others, at_risk=at_risk)
+        self.advice = Advice(careful=careful, returning=past.returning, others=past.others, at_risk=at_risk)
         if past.reading and self._reads > 1:
             most = min(BACKOFF * RARELY_GROWTH**self._reads, RARELY)
             return random.uniform(most / 2, most)  # noqa: S311 - jitter

@@ -137,6 +137,15 @@ class Intake:
         return self._source is not None
 
     @property
+    def unsettled(self) -> int:
+        """Messages that the source has delivered and that are not acknowledged."""
+        return self._source.unsettled if self._source is not None else 0
+
+    def passed(self, returning: int) -> bool:
+        """Whether what came back to the source, at least so many, has been read again and is in its next queues."""
+        return self._source is not None and self._source.passed(returning)
+
+    @property
     def routed(self) -> int:
         """Messages that this session has taken from the source and handed on."""
         return self._routed + (self._source.routed if self._source is not None else 0)

@@ -68,6 +68,7 @@ class Routing:
         self._publisher = publisher
         self.careful = careful
         careful.reading = lambda: self.intake.open
+        careful.passed = lambda returning: self.intake.passed(returning)
         self._listener = listener
         self.names = names
         self.journal = journal

@@ -107,13 +107,14 @@ class Session:
         """What is to be remembered of it; to be asked when it is over."""
         advice, careful = self._advice, self._careful
         if careful is None or not careful.begun:  # it has not come so far
-            return Past(wary=advice.careful, others=advice.others)
-        refused = self._refused
+            return Past(wary=advice.careful, returning=advice.returning, others=advice.others)
+        intake = self.routing.intake if self.routing is not None else None
         return Past(
-            reading=self.routing is not None and self.routing.intake.opened,
-            routed=self.routing.intake.routed if self.routing is not None else 0,
-            refused=refused,
+            reading=intake is not None and intake.opened,
+            routed=intake.routed if intake is not None else 0,
+            refused=self._refused,
             wary=careful.engaged or careful.stays > 0,
+            returning=max(careful.returning, intake.unsettled if intake is not None else 0),
             others=max(advice.others, careful.others_under_way),
             returns=careful.returns,
         )

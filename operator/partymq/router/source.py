@@ -90,6 +90,10 @@ class Source:
         self._stopped = False
         self._returned = 0
         self._kept: list[tuple[int, bytes, bytes, bytes]] = []
+        self._back = 0
+        """The last delivery that somebody had been given before, as far as they were looked at for that."""
+        self._fresh = False
+        """True once there was another."""
         self.routed = 0
 
     async def open(self, queue: str) -> None:
@@ -109,14 +113,23 @@ class Source:
         self._link.on_chunk(self._ack)
         kept, self._kept = self._kept, []
         for delivery in kept:
-            self._first_delivery(*delivery)
-        if self._last < PREFETCH:
-            self._channel.redirect(self._first_delivery)
+            self._hand_on_first(*delivery)
+        self._channel.redirect(self._first_delivery if self._last < PREFETCH else self._on_delivery)
 
     def _first_delivery(self, tag: int, origin: bytes, header: bytes, body: bytes) -> None:
         """What may have come back stands before everything else, so later ones are not looked at for that."""
         if tag >= PREFETCH and self._channel is not None:
             self._channel.redirect(self._on_delivery)
+        self._note_first(tag)
+        self._hand_on_first(tag, origin, header, body)
+
+    def _note_first(self, tag: int) -> None:
+        if self._channel is not None and self._channel.take_redelivered():
+            self._back = tag
+        else:
+            self._fresh = True
+
+    def _hand_on_first(self, tag: int, origin: bytes, header: bytes, body: bytes) -> None:
         if returns := returns_of(header):
             self._on_returns(returns)
         self._on_delivery(tag, origin, header, body)
@@ -132,6 +145,7 @@ class Source:
 
     def _keep(self, tag: int, origin: bytes, header: bytes, body: bytes) -> None:
         self._last = tag
+        self._note_first(tag)
         self._kept.append((tag, origin, header, body))
 
     def _on_delivery(self, tag: int, origin: bytes, header: bytes, body: bytes) -> None:
@@ -187,6 +201,18 @@ class Source:
                 self._channel.ack(tag)
 
     @property
+    def unsettled(self) -> int:
+        """Messages that were delivered and not acknowledged."""
+        return self._last - self._acked + len(self._staying)
+
+    def passed(self, returning: int) -> bool:
+        """Whether all that have come back, and at least `returning`, are in their next queues, or stay.
+
+        What comes back is delivered before all else, so the first that was never delivered is the sign that it is all.
+        """
+        return self._fresh and self._next > max(self._back, returning)
+
+    @property
     def end(self) -> int:
         """No message of this opening has a sequence number beyond it."""
         return self._base + self._next + PREFETCH
@@ -227,7 +253,7 @@ class Source:
     @property
     def _spent(self) -> bool:
         """True while its credit is used up: nothing is on its way here."""
-        return self._last - self._acked + len(self._staying) >= PREFETCH
+        return self.unsettled >= PREFETCH
 
     @property
     def _accounted(self) -> bool:

@@ -13,8 +13,8 @@ LOST = ConnectionLostError("the network is gone")
 
 def test_a_publish_that_was_refused_is_followed_by_care_at_once() -> None:
     caution = Caution()
-    pause = caution.ended(Past(reading=True, refused=True, others=7, routed=1), error=REFUSED, seconds=1.0)
-    assert caution.advice == Advice(careful=True, others=7)
+    pause = caution.ended(Past(reading=True, refused=True, returning=5, others=7, routed=1), error=REFUSED, seconds=1)
+    assert caution.advice == Advice(careful=True, returning=5, others=7)
     assert pause < 1.0
 
 

@@ -36,6 +36,7 @@ class _Broker:
         self.parked: list[Lane] = []
         self._deliver: Callable[[int, bytes, bytes, bytes], None] = lambda *_: None
         self._delivered = 0
+        self._redelivered = False
         self.source = Source(
             link=cast(Link, self),
             publisher=cast(Publisher, self),
@@ -97,7 +98,11 @@ class _Broker:
     def give_back(self) -> None:
         self.did.append("give back")
 
-    def deliver(self, count: int) -> None:
+    def take_redelivered(self) -> bool:
+        return self._redelivered
+
+    def deliver(self, count: int, *, redelivered: bool = False) -> None:
+        self._redelivered = redelivered
         for _ in range(count):
             self._delivered += 1
             self._deliver(self._delivered, b"", HEADER, b"")
@@ -138,6 +143,54 @@ async def broker(monkeypatch: pytest.MonkeyPatch) -> _Broker:
     await broker.source.open("orders")
     broker.source.begin()
     return broker
+
+
+async def test_what_came_back_has_passed_when_all_of_it_is_confirmed(broker: _Broker) -> None:
+    broker.deliver(3, redelivered=True)
+    broker.confirm(1, 2, 3)
+    assert not broker.source.passed(0), "more of it may come"
+    broker.deliver(1)
+    assert broker.source.passed(3)
+    assert not broker.source.passed(4), "so many were under way"
+    broker.confirm(4)
+    assert broker.source.passed(4)
+
+
+async def test_what_came_back_and_is_not_confirmed_has_not_passed(broker: _Broker) -> None:
+    broker.deliver(3, redelivered=True)
+    broker.deliver(2)
+    broker.confirm(1, 3, 4, 5)
+    assert not broker.source.passed(0)
+    broker.confirm(2)
+    assert broker.source.passed(0)
+
+
+async def test_what_came_back_before_the_source_was_begun_counts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "PREFETCH", PREFETCH)
+    again = _Broker()
+    await again.source.open("orders")
+    again.deliver(2, redelivered=True)
+    again.source.begin()
+    again.deliver(1)
+    again.confirm(1)
+    assert not again.source.passed(0)
+    again.confirm(2)
+    assert again.source.passed(0)
+
+
+async def test_what_comes_after_a_whole_prefetch_before_the_source_was_begun_goes_its_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "PREFETCH", PREFETCH)
+    again = _Broker()
+    await again.source.open("orders")
+    again.deliver(PREFETCH)
+    again.source.begin()
+    again.deliver(1)
+    again.confirm(*range(1, PREFETCH + 2))
+    assert again.source.unsettled == 0
 
 
 async def test_an_idle_source_is_cancelled(broker: _Broker) -> None:

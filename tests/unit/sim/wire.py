@@ -274,6 +274,10 @@ class SimChannel:
         priority = int((arguments or {}).get("x-priority", 0))
         await self._call(lambda: self._remote.consume(queue, prefetch=prefetch, priority=priority))
 
+    def take_redelivered(self) -> bool:
+        redelivered, self.redelivered = self.redelivered, False
+        return redelivered
+
     def publish(self, frame: bytes, header: bytes, body_frames: bytes) -> None:
         if self.closed.done():
             return
