@@ -10,6 +10,7 @@
     │   │   └── OverLimitError
     │   ├── ChannelClosedError
     │   ├── BrokerTooOldError
+    │   ├── NodeLostError
     │   ├── AccessRefusedError
     │   ├── LimitReachedError
     │   │   └── NoChannelError
@@ -94,6 +95,12 @@ class BrokerTooOldError(BrokerError):
     """The broker is older than RabbitMQ 4.0: single-active-consumer quorum queues ignore consumer priorities."""
 
     reason = "BrokerTooOld"
+
+
+class NodeLostError(BrokerError):
+    """A node of the broker is lost, and what its clients held may not be settled yet."""
+
+    reason = "NodeLost"
 
 
 class AccessRefusedError(BrokerError):

@@ -31,6 +31,14 @@ class OwnBroker:
         """Stop it in order."""
         await self._run("down", *(["--purge"] if purge else []))
 
+    async def control(self, *arguments: str) -> str:
+        """What `rabbitmqctl` prints; takes about a second."""
+        return await self._run("ctl", "-q", *arguments)
+
+    async def name(self) -> str:
+        """What the node is called in its cluster."""
+        return (await self.control("eval", "node().")).strip("'")
+
     async def memory_alarm(self, *, on: bool) -> None:
         """Let it believe that its memory is used up: it reads nothing more from those who publish."""
         await self._run("ctl", "-q", "set_vm_memory_high_watermark", "0.00001" if on else "0.6")
@@ -44,6 +52,16 @@ class OwnBroker:
             properties = connection.get("client_properties") or {}
             names[properties.get("connection_name", connection["name"])] = connection["name"]
         return names
+
+    async def nodes_of(self, client: str) -> set[str]:
+        """The nodes to which connections go that call themselves something that begins like this."""
+        found = await self._api("GET", "/api/connections")
+        assert isinstance(found, list)
+        return {
+            connection["node"]
+            for connection in found
+            if str((connection.get("client_properties") or {}).get("connection_name", "")).startswith(client)
+        }
 
     async def close(self, connection: str) -> None:
         """Have the broker close a connection by its name; one that is gone is no error."""

@@ -6,6 +6,7 @@ a binding and some POSTs. The exchange is one for all servers of a broker, so no
 
 import asyncio
 import os
+import re
 import socket
 import sys
 from asyncio.subprocess import DEVNULL, Process
@@ -119,6 +120,16 @@ class Served:
             return not state.message_count and (await self.total()) >= self.sent
 
         await eventually(empty, "the source is not drained", deadline=deadline, every=0.2)
+
+    async def routed(self, messages: int) -> None:
+        """Waits until this process has seen so many confirmed in their queues, and taken them from the source."""
+
+        async def counted() -> bool:
+            async with self.session.get(f"http://127.0.0.1:{self.port}/metrics") as answer:
+                found = re.search(r"^partymq_messages_routed_total{.*} (\S+)$", await answer.text(), re.MULTILINE)
+            return found is not None and float(found[1]) >= messages
+
+        await eventually(counted, f"{messages} messages are not routed", 60.0)
 
     async def total(self) -> int:
         """Ready messages in all clients' queues."""

@@ -1,7 +1,8 @@
 """The few things that AMQP cannot say or do, over the broker's management API.
 
-Invariant: nothing that a promise rests on comes from here. The API's figures are seconds old; it is for showing who
-holds messages, and for closing the connection of somebody who was given the time to let go.
+Invariant: the API's figures are seconds old, and no promise rests on one of them alone (`amqp.lostnodes` says what a
+lost node takes besides). It is for showing who holds messages, and for closing the connection of somebody who was given
+the time to let go.
 """
 
 import asyncio
@@ -108,6 +109,19 @@ class Management:
         found = await self._call("GET", f"/api/queues/{self._vhost}/{quote(queue, safe='')}")
         details = found.get("consumer_details") if isinstance(found, dict) else None
         return [_consumer(one) for one in details or ()]
+
+    async def lost_nodes(self, queue: str) -> frozenset[str]:
+        """The nodes of the broker's cluster that do not run; to who may not see them all, those of a quorum queue."""
+        try:
+            found = await self._call("GET", "/api/nodes?columns=name,running")
+        except AccessRefusedError:
+            facts = await self._call("GET", f"/api/queues/{self._vhost}/{quote(queue, safe='')}?columns=members,online")
+            members, online = (
+                (facts.get(key) or () for key in ("members", "online")) if isinstance(facts, dict) else ((), ())
+            )
+            return frozenset(members) - frozenset(online)
+        nodes = found if isinstance(found, list) else ()
+        return frozenset(node["name"] for node in nodes if not node.get("running", True))
 
     async def all_consumers(self) -> Consumers:
         """The consumers of all queues of the virtual host.
@@ -243,6 +257,7 @@ def _consumer(details: Mapping[str, Any]) -> Consumer:
         prefetch=details.get("prefetch_count", 1),
         priority=arguments.get("x-priority", 0),
         session=str(arguments.get(SESSION_ARGUMENT, "")),
+        node=channel.get("node", ""),
     )
 
 

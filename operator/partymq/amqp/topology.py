@@ -2,7 +2,9 @@
 
 Invariant: a queue of ours always has the same arguments, which the promises rest on: quorum (agreed on and kept), a
 delivery limit that is large and finite (the default drops healthy messages after 20 returns, none makes RabbitMQ 4.0
-return them to the tail), a consumer timeout of a year (the default takes messages from those who still hold them).
+return them to the tail), a consumer timeout of a year (the default takes messages from those who still hold them), and
+a short time for which RabbitMQ 4.3 keeps what clients of a lost node held. A queue that was declared before that was
+asked for goes on without it: then it is a minute.
 
 And nobody takes silence for a zero. RabbitMQ answers a passive declare of a quorum queue with (0, 0) where the queue's
 leader does not answer within 250 ms, or where there is none (`rabbit_quorum_queue:stat`, 4.0 to 4.3). So counts come
@@ -19,13 +21,14 @@ It is our kind of connection and not aio-pika's because of the polls. They are f
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from enum import Enum, auto
 from typing import Final, NamedTuple, Self, TypeAlias, TypeVar
 
 from partymq.amqp.channel import Channel
 from partymq.amqp.connection import Connection
+from partymq.amqp.lostnodes import DISCONNECTED_TIMEOUT, LostNodes
 from partymq.amqp.nodes import Endpoint
 from partymq.amqp.replies import NotExecutedError
 from partymq.core.spec import BrokerAddress
@@ -65,6 +68,7 @@ LATE: Final = 0.2
 _NOT_FOUND: Final = 404
 _LOCKED: Final = 405
 _NO_QUEUE: Final = "no queue"
+_DISCONNECTED: Final = "x-consumer-disconnected-timeout"
 
 
 class QueueState(NamedTuple):
@@ -98,8 +102,17 @@ def counted(look: QueueState | Silence) -> int | None:
 class Topology:
     """Declares, polls and deletes on a connection of its own; make one with `open`."""
 
-    def __init__(self, connection: Connection, *, reopen: Callable[[], Awaitable[Connection]], patience: float) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        reopen: Callable[[], Awaitable[Connection]],
+        lost_nodes: LostNodes,
+        patience: float,
+    ) -> None:
         self._connection = connection
+        self.lost_nodes = lost_nodes
+        """Whom a queue goes on counting although he is gone."""
         self._reopen = reopen
         self._patience = patience
         self._loop = asyncio.get_running_loop()
@@ -126,7 +139,7 @@ class Topology:
         def connect() -> Awaitable[Connection]:
             return Connection.open(address, name=name, near=near)
 
-        return cls(await connect(), reopen=connect, patience=patience)
+        return cls(await connect(), reopen=connect, lost_nodes=LostNodes(address), patience=patience)
 
     async def close(self) -> None:
         """Close the connection."""
@@ -143,11 +156,21 @@ class Topology:
             "x-queue-type": "quorum",
             "x-delivery-limit": DELIVERY_LIMIT,
             "x-consumer-timeout": CONSUMER_TIMEOUT,
+            _DISCONNECTED: int(1000 * DISCONNECTED_TIMEOUT),
         }
         if single_active:
             arguments["x-single-active-consumer"] = True
         if dead_letter_exchange is not None:
             arguments["x-dead-letter-exchange"] = dead_letter_exchange
+        try:
+            await self._declare(name, arguments)
+        except ForeignQueueError as error:
+            if _DISCONNECTED not in str(error):
+                raise
+            del arguments[_DISCONNECTED]
+            await self._declare(name, arguments)
+
+    async def _declare(self, name: str, arguments: Mapping[str, int | str | None]) -> None:
         async with self._declaring:
             await self._errand(
                 f"queue {name!r}", lambda channel: channel.declare_queue(name, arguments), tries=DECLARE_TRIES

@@ -36,6 +36,8 @@ class Consumer:
     priority: int = 0
     session: str = ""
     """Of the router's own consumer of a journal: which session it is."""
+    node: str = ""
+    """The broker's node that its connection goes to."""
 
     @property
     def foreign(self) -> bool:

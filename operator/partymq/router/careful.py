@@ -341,7 +341,7 @@ class Careful:
         wait, longest = DIAL_AGAIN
         while self._probe is None:
             if self._broken:
-                await await_alone(self._topology, self._names.outlets, own=len(self._publisher.outlets))
+                await await_alone(self._topology, self._names.outlets, own=len(self._publisher.outlets), bare=True)
                 self._broken = False
             try:
                 self._probe = await Probe.open(self._dial, outlets=self._names.outlets, on_return=self._link.returned)

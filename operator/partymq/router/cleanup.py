@@ -108,7 +108,7 @@ class _Removal:
             return
         channel = await self._link.channel()
         await channel.consume(outlets, lambda *_message: None)
-        await await_alone(self._topology, outlets)
+        await await_alone(self._topology, outlets, bare=True)
         await channel.close()
 
     async def _delete(self, queue: str) -> str | None:

@@ -240,6 +240,8 @@ class Handoffs:
 
     async def _empty(self, progress: Progress, declared: asyncio.Task[None] | None, *, resumed: bool) -> None:
         inbox = self._names.inbox(progress.donor)
+        if self._link.makes_zombies:
+            await self._topology.lost_nodes.quiet()
         progress.takeover = takeover = await Takeover.attach(
             link=self._link,
             inbox=inbox,

@@ -387,14 +387,17 @@ class Intake:
                 f"another) the broker would drop what is in it: {self._at_risk}. Mend that, then pause the group and "
                 "let it go on. docs/troubleshooting.md says more"
             )
-        now = self._loop.time()
+        now, lost = self._loop.time(), None
         if now < self._stream_until:
             return SourceIsStreamError(
                 f"the source queue {queue!r} is a stream: acknowledging takes nothing out of it, so its messages "
                 "cannot be handed on once and for all. Name a classic or a quorum queue in spec.source.queue"
             )
         if isinstance(state, QueueState):
-            self._others = max(0, state.consumers - (1 if self._source is not None else 0))
+            own = 1 if self._source is not None else 0
+            self._others = max(0, state.consumers - own)
+            self._topology.lost_nodes.among(queue, state.consumers, own=own, bare=False)
+            lost = self._topology.lost_nodes.trouble
             if not self._others:
                 self._foreign_since = None
             elif self._foreign_since is None:
@@ -403,6 +406,8 @@ class Intake:
             self._foreign_since = None  # nothing is read now; who opens it counts
         if self._foreign_since is None or (self._source is None and now - self._foreign_since < FOREIGN_AFTER):
             return None
+        if lost is not None:
+            return lost
         return SourceSharedError(
             f"the source queue {queue!r} has {self._others} other consumer{'s' if self._others > 1 else ''}: they "
             "would take messages out of the order; stop them, and routing starts by itself. The condition "

@@ -2,6 +2,7 @@
 
 Invariant: a queue counts as quiet only by an answer with something in it, for zeros are no answer (`amqp.topology`).
 Who consumes it himself counts himself; in a segment, which must not be read meanwhile, a fence is put that counts.
+Who is counted although his node is lost does no harm where nothing is ever delivered (`amqp.lostnodes`).
 
 No queue is read or purged while an earlier session may still hold messages of it: the journal's succession does not
 prove that the old session's other queues have settled (design, section 6).
@@ -18,12 +19,19 @@ MARK_AGAIN = 2.0
 """Seconds after which a queue that is still silent gets another fence: somebody may have read the one before."""
 
 
-async def await_alone(topology: Topology, queue: str, *, own: int = 1) -> None:
-    """Returns when so many consumers are counted, which are ours and attached, and nobody else's."""
+async def await_alone(topology: Topology, queue: str, *, own: int = 1, bare: bool = False) -> None:
+    """Returns when so many consumers are counted, which are ours and attached, and nobody else's.
+
+    `bare` says that nothing is ever delivered from the queue, and that only routers consume it.
+    """
     wait = RETRY
     while True:
         state = await topology.poll(queue)
-        if state is None or (isinstance(state, QueueState) and state.consumers == own):
+        if state is None:
+            return
+        if isinstance(state, QueueState) and (
+            state.consumers - own == _lost(topology, queue, state.consumers, own=own, bare=bare)
+        ):
             return
         await asyncio.sleep(wait)
         wait = min(2 * wait, RETRY_MAX)
@@ -43,10 +51,18 @@ async def _unread(topology: Topology, queue: str, mark: Callable[[str], Awaitabl
                 await mark(queue)
                 marked = now()
                 continue
-        elif not state.consumers:
+        elif state.consumers == _lost(topology, queue, state.consumers, own=0, bare=False):
             return
         await asyncio.sleep(wait)
         wait = min(2 * wait, RETRY_MAX)
+
+
+def _lost(topology: Topology, queue: str, consumers: int, *, own: int, bare: bool) -> int:
+    """How many of them are of a lost node and cannot do harm; people are told what is waited for."""
+    lost = topology.lost_nodes.among(queue, consumers, own=own, bare=bare)
+    if (trouble := topology.lost_nodes.trouble) is not None:
+        topology.lost_nodes.tell(trouble)
+    return lost
 
 
 async def is_consumed(topology: Topology, inbox: str) -> bool:

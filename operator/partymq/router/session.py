@@ -179,9 +179,13 @@ class Session:
             on_rival=self._listener.rival,
         )
         await journal.attach(link.cancelled(self._names.journal))
+        lost = topology.lost_nodes
+        lost.tell, lost.paused = self._listener.trouble, lambda: self.blocked
         self._careful = careful = self._make_careful(link, topology, publisher)
         async with asyncio.TaskGroup() as tasks:
-            services = [tasks.create_task(work) for work in (link.watch(), self._watch(topology), careful.run())]
+            looking = lost.run(journal=self._names.journal, session=journal.session)
+            works = (link.watch(), self._watch(topology), careful.run(), looking)
+            services = [tasks.create_task(work) for work in works]
             if await self._unless_stopped(self._win(link, topology, publisher, journal)):
                 services.append(tasks.create_task(journal.run()))
                 routing = await self._unless_stopped(self._prepare(link, topology, publisher, journal))
@@ -290,7 +294,7 @@ class Session:
         outlets = self._names.outlets
         await topology.declare_quorum(outlets)
         await publisher.open(outlets)
-        await await_alone(topology, outlets, own=OUTLETS)
+        await await_alone(topology, outlets, own=OUTLETS, bare=True)
         if self._careful is not None:
             self._careful.begin(self._advice, arrivals=source.PREFETCH)
 

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from partymq.amqp.connection import Connection
+from partymq.amqp.lostnodes import LostNodes
 from partymq.amqp.topology import Topology
 from partymq.errors import ConnectionLostError
 from support.fake_broker import ADDRESS, FakeBroker
@@ -23,7 +24,7 @@ async def test_a_connection_that_is_opened_again_too_late_is_given_up() -> None:
         await opens.wait()
         return await connect(second)
 
-    topology = Topology(await connect(first), reopen=reopen, patience=10.0)
+    topology = Topology(await connect(first), reopen=reopen, lost_nodes=LostNodes(ADDRESS), patience=10.0)
     first.lose()
     polling = asyncio.ensure_future(topology.poll("q"))
     await asyncio.sleep(0)

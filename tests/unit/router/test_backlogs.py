@@ -6,11 +6,12 @@ from typing import Any, cast
 
 import pytest
 
+from partymq.amqp.lostnodes import LostNodes
 from partymq.amqp.topology import QueueState
 from partymq.core.ledger import empty, list_backlogs
 from partymq.core.names import Names
 from partymq.core.report import Notice
-from partymq.core.spec import GroupId
+from partymq.core.spec import BrokerAddress, GroupId
 from partymq.errors import LimitReachedError
 from partymq.router import backlogs
 from partymq.router.backlogs import Backlogs
@@ -82,7 +83,15 @@ class Stage:
         self.troubles = Troubles(on_notice=self.notices.append, on_change=lambda: None)
         ledger = empty(2)
         self.backlogs = Backlogs(
-            topology=cast(Any, SimpleNamespace(declare_quorum=self._declare, purge=_nothing, poll=self._poll)),
+            topology=cast(
+                Any,
+                SimpleNamespace(
+                    declare_quorum=self._declare,
+                    purge=_nothing,
+                    poll=self._poll,
+                    lost_nodes=LostNodes(BrokerAddress(host="localhost")),
+                ),
+            ),
             names=Names(GroupId(namespace="shop", name="orders")),
             journal=cast(Any, SimpleNamespace(ledger=list_backlogs(ledger, [0]) if listed else ledger, write=_nothing)),
             publisher=cast(Any, SimpleNamespace(confirmed=_nothing, sink=self._sink, mark=_nothing)),

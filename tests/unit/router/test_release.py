@@ -7,10 +7,11 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
+from partymq.amqp.lostnodes import LostNodes
 from partymq.amqp.topology import QueueState
 from partymq.core.ledger import Ledger, empty
 from partymq.core.names import SPREAD, Names
-from partymq.core.spec import GroupId
+from partymq.core.spec import BrokerAddress, GroupId
 from partymq.router.budget import Budget
 from partymq.router.lanes import Lane, Member, Mode
 from partymq.router.outlet import Sink
@@ -73,7 +74,7 @@ class Stage:
                     cancelled=lambda _: None,
                 ),
             ),
-            topology=cast(Any, SimpleNamespace(poll=self._poll)),
+            topology=cast(Any, SimpleNamespace(poll=self._poll, lost_nodes=LostNodes(BrokerAddress(host="localhost")))),
             publisher=cast(Any, SimpleNamespace(mark=_mark)),
             journal=cast(Any, SimpleNamespace(ledger=ledger, write=_written(ledger))),
             names=Names(GroupId(namespace="shop", name="orders")),

@@ -28,6 +28,7 @@ from types import ModuleType
 from typing import Any, Self
 from unittest import mock
 
+from partymq.amqp import lostnodes
 from partymq.amqp.connection import Connection
 from partymq.amqp.frames import body_payload
 from partymq.amqp.stamp import read_fence, read_stamp
@@ -508,5 +509,6 @@ def inhabited(setting: Setting) -> Iterator[World]:
         stack.enter_context(mock.patch.object(Connection, "open", connect))
         stack.enter_context(mock.patch.object(source, "PREFETCH", setting.source_prefetch))
         stack.enter_context(mock.patch.object(recovery, "Management", return_value=_Management(world)))
+        stack.enter_context(mock.patch.object(lostnodes, "sight", return_value=lostnodes.Sight()))
         stack.enter_context(mock.patch.object(recovery, "prove", _same_broker))
         yield world
