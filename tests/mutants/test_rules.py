@@ -9,13 +9,13 @@ import inspect
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
-from random import Random
 from types import ModuleType
 from typing import Any
 from unittest import mock
 
 import pytest
 
+from mutants.histories import history
 from partymq.router import quiet
 from partymq.router.backlogs import Backlogs
 from partymq.router.careful import Careful
@@ -25,15 +25,12 @@ from partymq.router.intake import Intake
 from partymq.router.journal import Journal
 from partymq.router.lanes import Lane
 from partymq.router.outlet import Outlet
-from partymq.router.points import Point
 from partymq.router.release import Releaser
 from partymq.router.segments import Flow, SegmentReader
 from partymq.router.session import Session
 from partymq.router.source import Source
 from partymq.router.takeover import Takeover
-from unit.sim.script import Act, Crash, CrashAt, Join, Leave, Poison, Produce, Restart, Stall, Step, Trouble, play
-from unit.sim.wire import Refusal
-from unit.sim.world import Setting
+from unit.sim.script import play
 
 HISTORIES = 1000
 """Most histories that are tried on a mutation; most fail within a few."""
@@ -50,8 +47,6 @@ class Mutation:
     new: str
     kind: str
     """What the histories are full of."""
-    silences: bool = False
-    """Whether queues fall silent in them."""
     also: "Mutation | None" = None
     """A second guard of the same rule, which has to go with it."""
 
@@ -227,11 +222,19 @@ MUTATIONS = [
     ),
     Mutation(
         "a flow is exhausted only while nothing of it is under way",
+        SegmentReader,
+        "exhaust",
+        "await flow.settled()",
+        "pass",
+        "moves",
+    ),
+    Mutation(
+        "what comes in the chunk that made a flow idle is under way, too",
         Flow,
         "settled",
         "while not self.idle.is_set():",
         "if not self.idle.is_set():",
-        "moves",
+        "crowded",
     ),
     Mutation(
         "a nack does not end the session",
@@ -263,8 +266,7 @@ MUTATIONS = [
         "_unread",
         "if isinstance(state, Silence):",
         "if isinstance(state, Silence):\n            return\n        if False:",
-        "full",
-        silences=True,
+        "hushed segments",
     ),
     Mutation(
         "zeros do not tell that the source has no other reader",
@@ -272,8 +274,7 @@ MUTATIONS = [
         "_is_alone",
         "if isinstance(state, QueueState) and state.consumers:",
         "if not isinstance(state, QueueState):\n            return True\n        if state.consumers:",
-        "restarts",
-        silences=True,
+        "hushed source",
     ),
     Mutation(
         "zeros do not tell that acknowledgements took effect",
@@ -281,8 +282,7 @@ MUTATIONS = [
         "_settled_at_broker",
         "elif not gave_back:",
         "else:\n            return\n        if False:",
-        "graceful",
-        silences=True,
+        "hushed stops",
     ),
 ]
 
@@ -305,78 +305,10 @@ def removed(mutation: Mutation) -> Iterator[None]:
         yield
 
 
-def history(kind: str, seed: int, *, silences: bool = False) -> tuple[Setting, list[Act]]:
-    """A busy history in which `kind` happens a lot."""
-    random = Random(seed)
-    setting = Setting(
-        seed=seed,
-        pace=random.choice(["uneven", "rough"]),
-        members=2,
-        prefetch=random.choice([1, 2, 4]),
-        window=2 if kind == "full" else random.choice([2, 6, 20]),
-        partitions=4,
-        routers=2 if kind == "two" else 1,
-        quorum_source=kind in ("stops", "refused") or random.random() < 0.5,
-        delivery_limit=3 if kind == "refused" else None,
-        silences=silences,
-        zombies=kind == "zombies",
-    )
-    if kind == "epochs":
-        return setting, _epochs(random)
-    if kind == "stops":
-        return setting, _stops(random)
-    script = [Act(Produce(30, 8, 0.005), 0.05)]
-    for _ in range(random.randint(3, 8)):
-        script.append(Act(_step(kind, random), random.choice([0.0, 0.005, 0.03, 0.1, 0.4])))
-        if random.random() < 0.5:
-            script.append(Act(Produce(random.randint(5, 30), 8, random.choice([0.0, 0.005])), 0.01))
-    return setting, script
-
-
-def _epochs(random: Random) -> list[Act]:
-    """Messages of several sessions stand in the inboxes when those are taken over."""
-    stuck = [Act(Trouble("a", "stuck"), 0.0), Act(Trouble("b", "stuck"), 0.0)]
-    sessions = [Act(step, 1.2) for _ in range(3) for step in (Produce(6, 6), Crash(random.randint(1, 20)))]
-    return [Act(Produce(12, 6), 0.5), *stuck, *sessions, Act(Produce(6, 6), 0.1), Act(Join("c"), 1.0)]
-
-
-def _stops(random: Random) -> list[Act]:
-    """Routers stop in order while much comes, and die of it."""
-    flow = [Act(Produce(60, 2, 0.0002), random.choice([0.001, 0.003, 0.006])) for _ in range(3)]
-    faults: list[Step] = [CrashAt(Point.CANCELLED), Crash(random.randint(1, 60))]
-    crash = Act(random.choice(faults), 0.0)
-    return [Act(Produce(4, 2), 2.0), *(act for each in flow for act in (each, crash, Act(Restart(), 1.0)))]
-
-
-def _step(kind: str, random: Random) -> Step:
-    member = random.choice("abc")
-    common: list[Step] = [
-        Join(member),
-        Join(member),
-        Leave(member, random.choice(["closed", "drained", "killed"])),
-        Trouble(member, random.choice(["lost", "slow", "works", "stuck"])),
-    ]
-    special: dict[str, list[Step]] = {
-        "moves": [],
-        "zombies": [Trouble(member, random.choice(["stuck", "stuck", "lost", "works"]))] * 4,
-        "cancels": [Trouble(member, "drained"), Trouble(member, "slow")],
-        "crashes": [Crash(random.randint(1, 150)), CrashAt(random.choice(list(Point)))] * 2,
-        "extracting": [CrashAt(random.choice([Point.COPYING, Point.COPIED]))] * 3,
-        "committing": [CrashAt(Point.COMMITTED)] * 3,
-        "refused": [Poison(random.randint(1, 3), random.choice(list(Refusal)))] * 4,
-        "refusals": [Trouble(member, random.choice(["refuses", "accepts"]))] * 3,
-        "restarts": [Crash(random.randint(1, 400))] * 8,
-        "graceful": [Restart()] * 8,
-        "full": [Trouble(member, random.choice(["stuck", "works"])), Crash(random.randint(1, 200))] * 3,
-        "two": [Stall(random.choice([0.05, 0.5]), random.choice([0.3, 8.0])), Restart(), Crash(random.randint(1, 100))],
-    }
-    return random.choice(common + special[kind])
-
-
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.rule)
 def test_the_absence_of_a_rule_is_noticed(mutation: Mutation) -> None:
     for seed in range(HISTORIES):
-        setting, script = history(mutation.kind, seed, silences=mutation.silences)
+        setting, script = history(mutation.kind, seed)
         with removed(mutation):
             outcome = play(setting, script)
         if outcome.violations:

@@ -26,8 +26,10 @@ SILENT_EVERY: Final = 2.0
 class Network:
     """Makes pipes, and draws how long they take."""
 
-    def __init__(self, random: Random, pace: str) -> None:
+    def __init__(self, random: Random, pace: str, *, beside: float = 0.25) -> None:
+        """`beside` is the share of arrivals with which something of another pipe arrives, in the same chunk."""
         self.random = random
+        self.beside = beside
         self.loop = asyncio.get_running_loop()
         self._means = PACES[pace]
 
@@ -38,10 +40,6 @@ class Network:
     def latency(self, mean: float) -> float:
         """Seconds that one thing takes."""
         return min(self.random.expovariate(1 / mean), 20 * mean)
-
-
-BESIDE: Final = 0.25
-"""The share of arrivals with which something of another pipe arrives, in the same chunk."""
 
 
 class Pipe:
@@ -97,7 +95,7 @@ class Pipe:
         self._timer = None
         self._take()
         for pipe in self._beside:
-            if pipe is not self and pipe._things and self._network.random.random() < BESIDE:
+            if pipe is not self and pipe._things and self._network.random.random() < self._network.beside:
                 pipe._take()
         self._schedule()
 
@@ -187,6 +185,8 @@ class LiveBroker(Broker):
         self._network = network
         self._silences = silences
         self._silent: dict[str, Silence] = {}
+        self._deaf: dict[tuple[Channel, str], float] = {}
+        """Until when a queue does not hear that a channel has ended."""
         self._on_double_fault = on_double_fault
         self._on_overtaken = on_overtaken
         self._means: dict[tuple[Channel, str], float] = {}
@@ -224,15 +224,23 @@ class LiveBroker(Broker):
     def silence(self, name: str) -> Silence | None:
         """Whether a quorum queue says nothing at the moment."""
         queue = self.queue(name)
-        if not self._silences or queue is None or not queue.quorum:
+        if queue is None or not queue.quorum:
             return None
         now, random = self._network.loop.time(), self._network.random
         silence = self._silent.get(name)
-        if silence is None or silence.until <= now:
+        if self._silences and (silence is None or silence.until <= now):
             since = now + (0.0 if silence is None else SPEAKS_FOR) + random.expovariate(1 / SILENT_EVERY)
             until = since + random.choice([0.01, 0.1, 0.6, 1.5])
             silence = self._silent[name] = Silence(since=since, until=until, late=random.random() < 0.5)
-        return silence if silence.since <= now else None
+        return silence if silence is not None and silence.since <= now < silence.until else None
+
+    def hush(self, name: str, *, silent: float, deaf: float) -> None:
+        """A queue answers no polls for `silent` seconds, and takes no note for `deaf` of the end of those it knows."""
+        now = self._network.loop.time()
+        self._silent[name] = Silence(since=now, until=now + silent, late=False)
+        for channel, queue in self._means:
+            if queue == name and channel.open:
+                self._deaf[channel, queue] = now + deaf
 
     def names(self) -> list[str]:
         return list(self._queues)
@@ -243,7 +251,10 @@ class LiveBroker(Broker):
         if mean is None:
             mean = self._means[channel, queue] = self._network.mean()
         if not line.commands:
-            self._network.loop.call_later(self._network.latency(mean), self._move, line, mean)
+            delay = self._network.latency(mean)
+            if not channel.open:  # its end is all that may still be on its way
+                delay += max(0.0, self._deaf.get((channel, queue), 0.0) - self._network.loop.time())
+            self._network.loop.call_later(delay, self._move, line, mean)
         return line
 
     def _move(self, line: Line, mean: float) -> None:

@@ -97,11 +97,38 @@ class Refuse:
 
 
 @dataclass(frozen=True)
+class Hush:
+    """The leaders of `what` (source, segments) are busy: for `silent` seconds polls of these queues give zeros.
+
+    For `deaf` seconds they take no note of the end of channels that they know by now: these keep what they hold, and
+    are given more, as far as their prefetch goes.
+    """
+
+    what: str
+    silent: float
+    deaf: float = 0.0
+
+
+@dataclass(frozen=True)
 class LoseJournal:
     """Somebody deletes the journal."""
 
 
-Step = Produce | Poison | Refuse | Join | Leave | Trouble | Crash | CrashAt | Stall | Restart | LoseSide | LoseJournal
+Step = (
+    Produce
+    | Poison
+    | Refuse
+    | Join
+    | Leave
+    | Trouble
+    | Crash
+    | CrashAt
+    | Stall
+    | Restart
+    | LoseSide
+    | LoseJournal
+    | Hush
+)
 
 
 @dataclass(frozen=True)
@@ -223,6 +250,8 @@ async def _do(world: World, step: Step) -> None:
             _trouble(world, member, what)
         case LoseJournal():
             world.lose_journal()
+        case Hush(what, silent, deaf):
+            world.hush(what, silent=silent, deaf=deaf)
         case _:
             await _fault(world, step)
 

@@ -93,6 +93,9 @@ class Setting:
     """Bytes of messages that may be under way in a router."""
     listed: bool = True
     """Whether the management API lists the queues when the journal is lost."""
+    beside: float = 0.25
+    """The share of arrivals with which something of another channel arrives, in the same chunk: a busy client reads
+    everything that its socket has."""
     zombies: bool = False
     """Whether a consumer that dies while it quiesces is served again, as by RabbitMQ 4.3."""
 
@@ -133,7 +136,7 @@ class World:
         self.setting = setting
         self.random = Random(setting.seed)
         self.loop = asyncio.get_running_loop()
-        self.network = Network(self.random, setting.pace)
+        self.network = Network(self.random, setting.pace, beside=setting.beside)
         self.broker = LiveBroker(
             self.network,
             on_double_fault=self._double_fault,
@@ -332,6 +335,12 @@ class World:
     def accept(self, name: str) -> None:
         """It takes them again."""
         self.broker.refusing.discard(self.names.inbox(name))
+
+    def hush(self, what: str, *, silent: float, deaf: float) -> None:
+        """The leaders of the source, or of all segments that there are, are busy."""
+        segments = [name for name in self.broker.names() if ".backlog." in name or ".transfer." in name]
+        for queue in [SOURCE] if what == "source" else segments:
+            self.broker.hush(queue, silent=silent, deaf=deaf)
 
     def _refused(self, message: str) -> None:
         queue, key = self.wire.content(message).queue, self._key(message)
