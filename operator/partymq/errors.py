@@ -10,6 +10,7 @@
     │   │   └── OverLimitError
     │   ├── ChannelClosedError
     │   ├── BrokerTooOldError
+    │   ├── BrokerUnsuitableError
     │   ├── NodeLostError
     │   ├── AccessRefusedError
     │   ├── LimitReachedError
@@ -95,6 +96,12 @@ class BrokerTooOldError(BrokerError):
     """The broker is older than RabbitMQ 4.0: single-active-consumer quorum queues ignore consumer priorities."""
 
     reason = "BrokerTooOld"
+
+
+class BrokerUnsuitableError(BrokerError):
+    """The broker was seen not to do what handoffs rest on."""
+
+    reason = "BrokerUnsuitable"
 
 
 class NodeLostError(BrokerError):

@@ -21,6 +21,8 @@ MAX_NAME: Final = 255
 _LABEL: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 PREFIX: Final = "partymq."
 """What every name of PartyMQ's begins with."""
+SELF_TEST: Final = f"{PREFIX}self-test."
+"""What the names of queues begin with on which a broker is tried; a group's have more parts."""
 
 
 def check_group(group: GroupId) -> None:

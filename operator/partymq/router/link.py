@@ -50,6 +50,11 @@ class Link:
         return self._connection.endpoint
 
     @property
+    def server_version(self) -> tuple[int, int, int]:
+        """RabbitMQ's version."""
+        return self._connection.server_version
+
+    @property
     def makes_zombies(self) -> bool:
         """Whether the broker serves a consumer again that died while it was taken over: see `takeover`."""
         return self._connection.server_version >= ZOMBIES_SINCE

@@ -33,6 +33,7 @@ from partymq.router.publisher import OUTLETS, Publisher
 from partymq.router.quiet import await_alone, await_unread
 from partymq.router.recovery import Recovery, look
 from partymq.router.routing import Routing
+from partymq.router.suitability import Suitability
 
 T = TypeVar("T")
 
@@ -58,6 +59,7 @@ class Session:
         advice: Advice,
         checkpoint: Checkpoint,
         wants: Callable[[], str],
+        suitability: Suitability | None = None,
     ) -> None:
         """`gone` are plain clients whose queues an earlier session did not find, `advice` is what failed ones teach.
 
@@ -65,6 +67,7 @@ class Session:
         """
         self._config = config
         self._wants = wants
+        self._suitability = suitability
         self._identity = identity
         self._pods = pods
         self._listener = listener
@@ -304,20 +307,24 @@ class Session:
             topology=topology,
             publisher=publisher,
             names=self._names,
-            dial=lambda: Connection.open(
-                self._config.broker,
-                name=f"partymq {self._config.group} {self._identity} probe",
-                near=link.endpoint,
-            ),
+            dial=lambda: self._dial(link, "probe"),
             key_of=key_reader(self._config.spec.key),
             notice=self._listener.notice,
             on_change=self._listener.changed,
         )
 
+    def _dial(self, link: Link, what: str) -> Awaitable[Connection]:
+        """Another connection to the same node; what for is part of its name."""
+        name = f"partymq {self._config.group} {self._identity} {what}"
+        return Connection.open(self._config.broker, name=name, near=link.endpoint)
+
     async def _prepare(self, link: Link, topology: Topology, publisher: Publisher, journal: Journal) -> Routing:
         """Makes everything that the ledger names exist and be quiet, and puts the router's parts together."""
         names, ledger, careful = self._names, journal.ledger, self._careful
         assert careful is not None, "made before anything is published"
+        if self._suitability is not None:
+            broker, version = self._config.broker, link.server_version
+            await self._suitability.prove(broker, version, lambda: self._dial(link, "self-test"))
         await topology.declare_dead_letters(names.dlx, names.dead)
         if self._config.clients is not None:
             await topology.declare_direct(self._config.clients.exchange)

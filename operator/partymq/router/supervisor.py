@@ -24,6 +24,7 @@ from partymq.router.points import Checkpoint, nowhere
 from partymq.router.registry import Registry
 from partymq.router.reporter import Reporter
 from partymq.router.session import Session
+from partymq.router.suitability import Suitability
 
 LOG = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ class Supervisor:
         """All groups share `budget`, the bytes of messages that may be under way."""
         self._identity = identity
         self._budget = budget or Budget()
+        self._suitability = Suitability()
         self._on_report = on_report
         self._on_notice = on_notice
         self._checkpoint = checkpoint
@@ -92,6 +94,7 @@ class Supervisor:
                 on_notice=lambda notice: self._on_notice(config.group, notice),
                 census=self._census,
                 budget=self._budget,
+                suitability=self._suitability,
                 checkpoint=self._checkpoint,
             )
             group.preferred = self._preferred.get(config.group)
@@ -170,6 +173,7 @@ class _Group:
         on_notice: Callable[[Notice], None],
         census: Census,
         budget: Budget,
+        suitability: Suitability,
         checkpoint: Checkpoint,
     ) -> None:
         self.config = config
@@ -178,6 +182,7 @@ class _Group:
         self._identity = identity
         self._census = census
         self._budget = budget
+        self._suitability = suitability
         self._checkpoint = checkpoint
         self._session: Session | None = None
         self._task: asyncio.Task[None] | None = None
@@ -297,6 +302,7 @@ class _Group:
                 advice=self._caution.advice,
                 checkpoint=self._checkpoint,
                 wants=lambda: self._identity if self.preferred == self._identity else "",
+                suitability=self._suitability,
             )
             reporter.begin(self._session)
             await self._session.run()
