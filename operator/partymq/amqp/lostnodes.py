@@ -158,8 +158,8 @@ class LostNodes:
         """
         while True:
             await self._asked()
-            since = self._began if self._unknown else max(self._since.values(), default=float("-inf"))
-            if self._loop.time() - since > SETTLED:
+            since = [*self._since.values(), *([self._began] if self._unknown else [])]
+            if not since or self._loop.time() - max(since) > SETTLED:
                 return
             await asyncio.sleep(ASK_EVERY)
 

@@ -2,9 +2,9 @@
 
 Invariant: a queue of ours always has the same arguments, which the promises rest on: quorum (agreed on and kept), a
 delivery limit that is large and finite (the default drops healthy messages after 20 returns, none makes RabbitMQ 4.0
-return them to the tail), a consumer timeout of a year (the default takes messages from those who still hold them), and
-a short time for which RabbitMQ 4.3 keeps what clients of a lost node held. A queue that was declared before that was
-asked for goes on without it: then it is a minute.
+return them to the tail), a consumer timeout of a year (the default takes messages from those who still hold them). Two
+more are wishes, without which a queue that was declared before goes on: a short time for which RabbitMQ 4.3 keeps what
+clients of a lost node held, and leaders that are spread over a cluster's nodes instead of all with the router.
 
 And nobody takes silence for a zero. RabbitMQ answers a passive declare of a quorum queue with (0, 0) where the queue's
 leader does not answer within 250 ms, or where there is none (`rabbit_quorum_queue:stat`, 4.0 to 4.3). So counts come
@@ -68,7 +68,10 @@ LATE: Final = 0.2
 _NOT_FOUND: Final = 404
 _LOCKED: Final = 405
 _NO_QUEUE: Final = "no queue"
-_DISCONNECTED: Final = "x-consumer-disconnected-timeout"
+_WISHES: Final[Mapping[str, int | str]] = {
+    "x-consumer-disconnected-timeout": int(1000 * DISCONNECTED_TIMEOUT),
+    "x-queue-leader-locator": "balanced",
+}
 
 
 class QueueState(NamedTuple):
@@ -156,19 +159,22 @@ class Topology:
             "x-queue-type": "quorum",
             "x-delivery-limit": DELIVERY_LIMIT,
             "x-consumer-timeout": CONSUMER_TIMEOUT,
-            _DISCONNECTED: int(1000 * DISCONNECTED_TIMEOUT),
+            **_WISHES,
         }
         if single_active:
             arguments["x-single-active-consumer"] = True
         if dead_letter_exchange is not None:
             arguments["x-dead-letter-exchange"] = dead_letter_exchange
-        try:
-            await self._declare(name, arguments)
-        except ForeignQueueError as error:
-            if _DISCONNECTED not in str(error):
-                raise
-            del arguments[_DISCONNECTED]
-            await self._declare(name, arguments)
+        while True:
+            try:
+                await self._declare(name, arguments)
+            except ForeignQueueError as error:  # it names one that differs
+                wish = next((wish for wish in _WISHES.keys() & arguments.keys() if f"'{wish}'" in str(error)), None)
+                if wish is None:
+                    raise
+                del arguments[wish]
+            else:
+                return
 
     async def _declare(self, name: str, arguments: Mapping[str, int | str | None]) -> None:
         async with self._declaring:

@@ -206,6 +206,8 @@ class Recovery:
         )
 
     async def _collect(self, queue: str) -> list[Message]:
+        if self._link.makes_zombies:
+            await self._topology.lost_nodes.quiet()
         takeover = self._takeovers[queue] = await Takeover.attach(
             # Fences of different tries must not be taken for each other, and no epoch tells them apart yet.
             link=self._link,

@@ -104,3 +104,14 @@ async def test_a_client_is_lost_with_its_node_and_taken_over_at_once(tmp_path: P
             await g.owners("b", deadline=30.0)
             await g.progress(300)
         await g.audited(producer)
+
+
+async def test_the_leaders_of_a_groups_queues_are_not_all_on_one_node(tmp_path: Path, cluster: Cluster) -> None:
+    async with group(tmp_path) as g:
+        await g.route()
+        for name in ("a", "b", "c"):
+            await g.join(name)
+        await g.owners("a", "b", "c")
+        listed = await cluster.nodes[1].control("list_queues", "name", "leader", "--formatter", "csv")
+        leaders = {line.split(",")[1] for line in listed.splitlines() if g.names.prefix in line}
+        assert len(leaders) > 1, listed
