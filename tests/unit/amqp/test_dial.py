@@ -42,7 +42,8 @@ async def test_over_loopback_a_broker_gets_a_small_send_buffer(broker: socket.so
     with socket.create_connection(broker.getsockname()), broker.accept()[0] as plain:
         client = await dialled(broker)
         with broker.accept()[0] as ours:
-            assert send_buffer(ours) * 3 < send_buffer(plain), "1.2 MiB where Linux remembers much disorder, else less"
+            # Up to 2 MiB where Linux remembers much disorder of the address, and mostly far less.
+            assert send_buffer(ours) * 3 < send_buffer(plain) * 2
         client.transport.close()
 
 
