@@ -18,13 +18,10 @@ from partymq.errors import (
     ConnectionLostError,
     LockedQueueError,
     PartyMQError,
-    SourceAtRiskError,
-    SourceIsStreamError,
-    SourceMissingError,
     SourceSharedError,
-    SourceSilentError,
     SourceTransientError,
 )
+from partymq.router.doubts import Doubts
 from partymq.router.lanes import Lane
 from partymq.router.link import Link
 from partymq.router.pace import Pace
@@ -51,11 +48,7 @@ SILENT_AFTER = 5.0
 """Seconds after which people are told that a source does not answer."""
 SHOWN_FOR = 5.0
 """Seconds for which the last figure is shown while the source is silent, as an empty one is, too."""
-FOREIGN_AFTER = 5.0
-"""Seconds after which a consumer is somebody else's rather than the session's before us."""
 STREAM = "stream"
-STREAM_AGAIN = 30.0
-"""Seconds after which a stream is looked at again: somebody may have put another queue in its place."""
 RESUME_AT = 0.8
 """Share of the backlog's limit at which the source is read again."""
 LIMIT_EVERY = 0.02
@@ -99,7 +92,7 @@ class Intake:
         self._on_missing = on_missing
         self._on_oversized = on_oversized
         self._on_returns = on_returns
-        self._at_risk = at_risk
+        self._doubts = Doubts(queue=spec.source_queue, at_risk=at_risk, lost_nodes=topology.lost_nodes)
         self._backlog = backlog
         self._pace = pace
         self._trouble = trouble
@@ -111,15 +104,11 @@ class Intake:
         self._settled = False
         self._members = False
         self._closed = False
-        self._foreign_since: float | None = None
-        self._others = 0
-        """Other consumers, as they were last counted."""
         self._open_at = float("-inf")
         self._open_again = OPEN_AGAIN
         self._zero_since: float | None = None
         self._told = float("-inf")
         """When the source last gave an answer."""
-        self._stream_until = float("-inf")
         self._loop = asyncio.get_running_loop()
         self._limit_seen = 0.0
         self._routed = 0
@@ -223,14 +212,14 @@ class Intake:
             self.ready = 0
 
     async def _act(self, state: Look, refusal: SourceTransientError | None) -> bool:
-        trouble = refusal or self._problem(state)
+        trouble = refusal or self._doubts.problem(state, own=1 if self.open else 0, wanted=self._wanted)
         self._trouble(trouble)
         # Whether somebody who was counted is still there, an empty source does not tell: it has to be tried.
         usable = trouble is None or (isinstance(trouble, SourceSharedError) and isinstance(state, Silence))
         usable = usable and state is not None and self._wanted
         if self._closed or not usable:
             await self._shut()
-            doubtful = trouble is not None or self._foreign_since is not None or self.full  # as time goes on it changes
+            doubtful = trouble is not None or self._doubts.shared or self.full  # as time goes on it changes
             return not doubtful and (self._spec.paused or not self._members)
         if self._source is not None:
             return True
@@ -280,7 +269,7 @@ class Intake:
             await source.abandon()
             return False
         self._open_again = OPEN_AGAIN
-        self._foreign_since = None
+        self._doubts.alone()
         self._trouble(None)
         self._source = source
         self._link.on_chunk(self._look_at_limit)
@@ -293,29 +282,22 @@ class Intake:
         while not self._closed:
             state = await self._topology.poll(self._spec.source_queue)
             if isinstance(state, QueueState) and state.consumers:
-                self._others = state.consumers - 1
-                if not self._others:
+                if state.consumers == 1:
                     return True
-                self._foreign_since = self._loop.time() if self._foreign_since is None else self._foreign_since
+                self._doubts.counted(others=state.consumers - 1)
                 self._open_at = self._loop.time() + self._open_again
                 self._open_again = min(2 * self._open_again, OPEN_AGAIN_MAX)
                 return False
             if not asked and state is not None:  # we are not counted
                 asked = True
                 if await self._is_stream():
-                    self._stream_until = self._loop.time() + STREAM_AGAIN
+                    self._doubts.stream()
                     return False
             if self._loop.time() - begun > SILENT_AFTER:
-                self._trouble(self._silent())
+                self._trouble(self._doubts.silent())
             await asyncio.sleep(wait)
             wait = min(2 * wait, COUNT_RETRY_MAX)
         return False
-
-    def _silent(self) -> PartyMQError:
-        return SourceSilentError(
-            f"the source queue {self._spec.source_queue!r} does not answer: it has no leader now, or is very busy "
-            "(`rabbitmq-queues quorum_status` tells). Routing starts when it does"
-        )
 
     async def _see(self) -> tuple[Look, SourceTransientError | None]:
         """The source's state, and why it is not to be read although it is there."""
@@ -373,46 +355,6 @@ class Intake:
             await await_alone(self._topology, queue)
         finally:
             await channel.close()
-
-    def _problem(self, state: Look) -> PartyMQError | None:
-        queue = self._spec.source_queue
-        if state is None:
-            return SourceMissingError(
-                f"the source queue {queue!r} does not exist: declare it, or mend spec.source.queue; "
-                "routing starts as soon as it is there"
-            )
-        if self._at_risk:
-            return SourceAtRiskError(
-                f"the source queue {queue!r} is not read any more, because at a delivery limit (20, where nobody set "
-                f"another) the broker would drop what is in it: {self._at_risk}. Mend that, then pause the group and "
-                "let it go on. docs/troubleshooting.md says more"
-            )
-        now, lost = self._loop.time(), None
-        if now < self._stream_until:
-            return SourceIsStreamError(
-                f"the source queue {queue!r} is a stream: acknowledging takes nothing out of it, so its messages "
-                "cannot be handed on once and for all. Name a classic or a quorum queue in spec.source.queue"
-            )
-        if isinstance(state, QueueState):
-            own = 1 if self._source is not None else 0
-            self._others = max(0, state.consumers - own)
-            self._topology.lost_nodes.among(queue, state.consumers, own=own, bare=False)
-            lost = self._topology.lost_nodes.trouble
-            if not self._others:
-                self._foreign_since = None
-            elif self._foreign_since is None:
-                self._foreign_since = now
-        elif state is Silence.ZERO and not self._wanted:
-            self._foreign_since = None  # nothing is read now; who opens it counts
-        if self._foreign_since is None or (self._source is None and now - self._foreign_since < FOREIGN_AFTER):
-            return None
-        if lost is not None:
-            return lost
-        return SourceSharedError(
-            f"the source queue {queue!r} has {self._others} other consumer{'s' if self._others > 1 else ''}: they "
-            "would take messages out of the order; stop them, and routing starts by itself. The condition "
-            "ConsumersSafe names them where the management API can be asked"
-        )
 
 
 def _leave(_tag: int, _origin: bytes, _header: bytes, _body: bytes) -> None:

@@ -10,7 +10,7 @@ import aio_pika.abc
 import pytest
 
 from partymq.amqp.topology import Topology
-from partymq.router import census, intake, sourcekind
+from partymq.router import census, doubts, sourcekind
 from support.broker import QUORUM, amqp_url, policy
 from support.conditions import eventually
 from support.group import Group, address, group
@@ -38,7 +38,7 @@ async def test_the_type_of_a_queue_can_be_asked_and_asking_makes_none(kind: str,
 async def test_a_stream_is_refused_until_a_queue_is_in_its_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(intake, "STREAM_AGAIN", 2.0)
+    monkeypatch.setattr(doubts, "STREAM_AGAIN", 2.0)
     async with group(tmp_path, source_arguments=STREAM) as g:
         await g.route()
         await g.join("a")

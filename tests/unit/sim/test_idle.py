@@ -6,7 +6,7 @@ from unittest import mock
 
 from partymq.core.report import MemberState
 from partymq.errors import SourceSharedError
-from partymq.router.intake import FOREIGN_AFTER
+from partymq.router.doubts import FOREIGN_AFTER
 from partymq.router.pace import IDLE_EVERY
 from partymq.router.routing import Routing
 from support.fake_kubernetes import VirtualLoop
