@@ -73,7 +73,7 @@ async def _question(
             return ("exclusive", "true") if error.code == LOCKED else _told(error.text)
         return None
 
-    return await topology._errand(f"queue {queue!r}", declare)  # noqa: SLF001 - it is of the same package
+    return await topology.errand(f"queue {queue!r}", declare)
 
 
 def _told(text: str) -> tuple[str, int | str] | None:

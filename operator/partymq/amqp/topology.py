@@ -178,7 +178,7 @@ class Topology:
 
     async def _declare(self, name: str, arguments: Mapping[str, int | str | None]) -> None:
         async with self._declaring:
-            await self._errand(
+            await self.errand(
                 f"queue {name!r}", lambda channel: channel.declare_queue(name, arguments), tries=DECLARE_TRIES
             )
 
@@ -194,7 +194,7 @@ class Topology:
             await channel.bind_queue(queue, exchange, {"x-match": "all-with-x", "x-partymq-epoch": None})
 
         await self.declare_quorum(queue)
-        await self._errand(f"exchange {exchange!r}", declare, tries=DECLARE_TRIES)
+        await self.errand(f"exchange {exchange!r}", declare, tries=DECLARE_TRIES)
 
     async def declare_detour(self, exchange: str, queue: str) -> None:
         """An exchange that gives `queue`, which exists, all that is published to it, whatever its routing key."""
@@ -203,11 +203,11 @@ class Topology:
             await channel.declare_exchange(exchange, "fanout")
             await channel.bind_queue(queue, exchange, {})
 
-        await self._errand(f"exchange {exchange!r} to queue {queue!r}", declare, tries=DECLARE_TRIES)
+        await self.errand(f"exchange {exchange!r} to queue {queue!r}", declare, tries=DECLARE_TRIES)
 
     async def declare_direct(self, exchange: str) -> None:
         """Declare the exchange to which clients bind queues of their own."""
-        await self._errand(
+        await self.errand(
             f"exchange {exchange!r}", lambda channel: channel.declare_exchange(exchange, "direct"), tries=DECLARE_TRIES
         )
 
@@ -280,26 +280,26 @@ class Topology:
                 return found.group(1) if found else None
             return None
 
-        return await self._errand(f"queue {queue!r}", ask)
+        return await self.errand(f"queue {queue!r}", ask)
 
     # --- emptying and deleting
 
     async def purge(self, queue: str) -> int:
         """Drop a queue's ready messages; says how many."""
-        return await self._errand(f"queue {queue!r}", lambda channel: channel.purge(queue))
+        return await self.errand(f"queue {queue!r}", lambda channel: channel.purge(queue))
 
     async def delete(self, queue: str) -> int:
         """Delete a queue with all that is in it; says how many messages were ready. A missing queue is no error."""
-        return await self._errand(f"queue {queue!r}", lambda channel: channel.delete_queue(queue))
+        return await self.errand(f"queue {queue!r}", lambda channel: channel.delete_queue(queue))
 
     async def delete_exchange(self, exchange: str) -> None:
         """Delete an exchange. A missing one is no error."""
-        await self._errand(f"exchange {exchange!r}", lambda channel: channel.delete_exchange(exchange))
+        await self.errand(f"exchange {exchange!r}", lambda channel: channel.delete_exchange(exchange))
 
     # --- the connection
 
-    async def _errand(self, thing: str, work: Callable[[Channel], Awaitable[T]], *, tries: int | None = None) -> T:
-        """Does something on a channel of its own, which the broker closes when it refuses.
+    async def errand(self, thing: str, work: Callable[[Channel], Awaitable[T]], *, tries: int | None = None) -> T:
+        """Do something to `thing` on a channel of its own, which the broker closes when it refuses.
 
         Done again where the connection is lost over it: `tries` times, or as long as it can be opened again.
         """

@@ -20,7 +20,7 @@ class _Broker:
         self._refused = refused
         self.asked = 0
 
-    async def _errand(self, _thing: str, work: Callable[[Any], Awaitable[object]]) -> object:
+    async def errand(self, _thing: str, work: Callable[[Any], Awaitable[object]]) -> object:
         return await work(self)
 
     async def declare_queue(self, name: str, arguments: Properties, *, durable: bool) -> None:
