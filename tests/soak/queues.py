@@ -196,7 +196,12 @@ async def _stays(world: World, key: str) -> bool:
     async def either() -> bool:
         return named() or await _handled(world, key)
 
-    await eventually(either, f"the message of {key} is neither handled nor named", REACHED_WITHIN, every=1.0)
+    await eventually(
+        either,
+        lambda: f"the message of {key} is neither handled nor named: {[router.report for router in world.running]}",
+        REACHED_WITHIN,
+        every=1.0,
+    )
     return not await _handled(world, key)
 
 
