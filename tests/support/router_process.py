@@ -1,7 +1,8 @@
 """A router in a process of its own, for tests that kill it: `python -m support.router_process OPTIONS`.
 
 Pods come as JSON lines on standard input: [[name, state, returns], ...]; a line that is a string names a point at which
-it is to kill itself. Reports and notices leave by standard output, one a line. SIGTERM stops it gracefully.
+it is to kill itself. Reports and notices leave by standard output, one a line. SIGTERM stops it gracefully, and on SIGUSR1
+it says on standard error what its tasks wait for.
 """
 
 import asyncio
@@ -25,6 +26,11 @@ from partymq.router.supervisor import Supervisor
 from support.events import Kind
 from support.routers import ROUTER
 from support.spool import Spool
+
+
+def _say_what_is_waited_for() -> None:
+    for task in asyncio.all_tasks():
+        task.print_stack(file=sys.stderr)
 
 
 class _Process:
@@ -53,6 +59,7 @@ class _Process:
         loop = asyncio.get_running_loop()
         routing = asyncio.create_task(self._supervisor.run())
         loop.add_signal_handler(signal.SIGTERM, routing.cancel)
+        loop.add_signal_handler(signal.SIGUSR1, _say_what_is_waited_for)
         self._supervisor.configure(self._config)
         reader = asyncio.StreamReader()
         await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
