@@ -1,8 +1,8 @@
 """A router in a process of its own, for tests that kill it: `python -m support.router_process OPTIONS`.
 
 Pods come as JSON lines on standard input: [[name, state, returns], ...]; a line that is a string names a point at which
-it is to kill itself. Reports and notices leave by standard output, one a line. SIGTERM stops it gracefully, and on SIGUSR1
-it says on standard error what its tasks wait for.
+it is to kill itself. Reports and notices leave by standard output, one a line. SIGTERM stops it gracefully.
+On SIGUSR1 it says on standard error what its tasks wait for.
 """
 
 import asyncio
