@@ -15,6 +15,7 @@ The management API is asked beside, and only when a count stays other than it sh
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -29,8 +30,15 @@ SETTLED: Final = DISCONNECTED_TIMEOUT + 1.0
 AT_FIRST: Final = 0.5
 """Seconds after which somebody is asked at all: sessions that end in order are counted for some ms."""
 ASK_EVERY: Final = 1.0
-ANSWERS_WITHIN: Final = 1.0
-"""Seconds for which a handoff waits for an answer."""
+ASK_RARELY: Final = 30.0
+"""Seconds between questions, the latter when the answer has been the same for so many, with no node lost."""
+SAME: Final = 20
+FRESH: Final = 2.0
+"""Seconds for which an answer tells a handoff enough."""
+UNWATCHED: Final = 3.0
+"""Seconds between an answer and the next question in which anything may have happened to a node."""
+SILENT_FOR: Final = 60.0
+"""Seconds for which nobody waits any more for an API that did not answer."""
 PATIENCE: Final = 60.0
 """Seconds after which a count that does not change is taken for lost consumers' where the API tells nothing.
 
@@ -47,20 +55,22 @@ class Sight:
     """Nodes that do not run."""
     living: Mapping[str, int] = field(default_factory=dict)
     """By queue, its consumers on nodes that run."""
+    doubt: str = ""
+    """Why it may be another broker's."""
 
 
-async def sight(address: BrokerAddress, *, journal: str, session: str, queues: Collection[str]) -> Sight:
-    """Asks the API, which is this broker's when it shows this session as the journal's consumer; raises BrokerError."""
-    async with Management(address) as management:
+async def sight(
+    management: Management, address: BrokerAddress, *, journal: str, session: str, queues: Collection[str]
+) -> Sight:
+    """Asks the API; raises BrokerError. It is this broker's when it shows this session as the journal's consumer."""
+    lost = await management.lost_nodes(journal)
+    try:
         await prove(management, address=address, journal=journal, session=session)
-        lost = await management.lost_nodes(journal)
-        if not lost:
-            return Sight()
-        consumers = {queue: await management.consumers(queue) for queue in queues}
-        return Sight(
-            lost=lost,
-            living={queue: sum(one.node not in lost for one in found) for queue, found in consumers.items()},
-        )
+    except BrokerError as error:
+        return Sight(lost=lost, doubt=str(error))
+    consumers = {queue: await management.consumers(queue) for queue in queues} if lost else {}
+    living = {queue: sum(one.node not in lost for one in found) for queue, found in consumers.items()}
+    return Sight(lost=lost, living=living)
 
 
 class LostNodes:
@@ -70,42 +80,54 @@ class LostNodes:
         self._address = address
         self._loop = asyncio.get_running_loop()
         self._began = self._loop.time()
-        self._journal = self._session = ""
         self._counts: dict[str, tuple[int, float]] = {}
         """By queue: what was counted last, and since when that is so."""
         self._queues: set[str] = set()
         """Those of which the next question is."""
-        self._wake = asyncio.Event()
-        self._answered = asyncio.Event()
+        self._wanted, self._urgent, self._answered = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._sight = Sight()
-        self._seen_at = float("-inf")
+        self._asked_at = self._answered_at = float("-inf")
+        """When the question was put that was answered last, and when it was answered."""
         self._since: dict[str, float] = {}
         """Nodes that do not run, and since when that is seen."""
         self._unknown = "nobody has asked."
         """Why nobody knows; empty while the API answers."""
         self.trouble: NodeLostError | None = None
         """What the last call of `among` says has to be waited for."""
-        self.tell: Callable[[NodeLostError], None] = lambda _: None
-        """Told of it, again and again."""
+        self.tell: Callable[[NodeLostError | None], None] = lambda _: None
+        self._told = False
         self.paused: Callable[[], bool] = lambda: False
         """Whether the broker reads nothing from publishers: a connection of somebody who is dead may then stay."""
 
     async def run(self, *, journal: str, session: str) -> None:
         """Asks whenever there is something to know."""
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            queues, self._queues = self._queues, set()
-            try:
-                self._sight = await sight(self._address, journal=journal, session=session, queues=queues)
-            except BrokerError as error:
-                self._unknown = str(error)
-            else:
-                self._unknown = ""
-                self._since = {node: self._since.get(node, self._loop.time()) for node in self._sight.lost}
-            self._seen_at = self._loop.time()
-            self._answered.set()
-            await asyncio.sleep(ASK_EVERY)
+        async with Management(self._address) as management:
+            same = 0
+            while True:
+                await self._wanted.wait()
+                self._wanted.clear()
+                self._urgent.clear()
+                before, asked_at = self._sight, self._loop.time()
+                queues, self._queues = self._queues, set()
+                try:
+                    seen = await sight(management, self._address, journal=journal, session=session, queues=queues)
+                except BrokerError as error:
+                    self._unknown = str(error)
+                else:
+                    self._see(seen, asked_at)
+                self._answered_at = self._loop.time()
+                self._answered.set()
+                same = same + 1 if self._sight == before and not self._since else 0
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(ASK_EVERY if same < SAME else ASK_RARELY):
+                        await self._urgent.wait()
+
+    def _see(self, seen: Sight, asked_at: float) -> None:
+        if asked_at - self._answered_at > UNWATCHED:
+            self._since = {}  # a node may have been back meanwhile, and be lost again
+        self._since = {node: self._since.get(node, self._loop.time()) for node in seen.lost}
+        self._sight, self._asked_at = seen, asked_at
+        self._unknown = seen.doubt
 
     def among(self, queue: str, consumers: int, *, own: int, bare: bool) -> int:
         """How many of `consumers`, which `queue` counts, need not be waited for; `own` of them are the caller's.
@@ -114,24 +136,26 @@ class LostNodes:
         caller's: one who is counted besides is not known to be gone.
         """
         now = self._loop.time()
-        before, since = self._counts.get(queue, (consumers, now))
+        before, since = self._counts.get(queue, (-1, now))
         if before != consumers or self.paused():
             since = now
+            self._urgent.set()
         self._counts[queue] = consumers, since
         self.trouble = None
         if consumers <= own or now - since < AT_FIRST:
             return 0
         self._queues.add(queue)
-        self._wake.set()
+        self._wanted.set()
         others = f"{consumers - own} consumer{'s' if consumers - own > 1 else ''}"
         if self._unknown:
             if not bare:
                 return 0
-            self.trouble = NodeLostError(
-                f"{queue} counts {others} of a router that has gone: a node of the broker is lost, or that router is "
-                f"not quite gone. Which it is, nobody tells: {self._unknown} Routing goes on {PATIENCE:g} s after the "
-                "count has changed last (`rabbitmqctl cluster_status` shows the nodes)"
-            )
+            if now - self._began > 2 * SETTLED:  # before, the API is only late
+                self.trouble = NodeLostError(
+                    f"{queue} counts {others} of a router that has gone: a node of the broker is lost, or that router "
+                    f"is not quite gone. Which it is, nobody tells: {self._unknown} Routing goes on {PATIENCE:g} s "
+                    "after the count has changed last (`rabbitmqctl cluster_status` shows the nodes)"
+                )
             return consumers - own if now - since > PATIENCE else 0
         if not self._since or self._sight.living.get(queue) != own:
             return 0
@@ -147,29 +171,36 @@ class LostNodes:
             f"the broker's node {nodes} does not run, and {queue} still counts {others} of it. Routing goes on "
             f"{SETTLED:g} s after that was seen first (`rabbitmqctl cluster_status` shows the nodes)"
         )
-        return consumers - own if now - max(since, *self._since.values()) > SETTLED else 0
+        # By when it was asked: what has come since then, nobody has looked at.
+        return consumers - own if self._asked_at - max(since, *self._since.values()) > SETTLED else 0
+
+    def report(self) -> None:
+        """Tells of the trouble of the last call, or that it is over."""
+        if self.trouble is not None or self._told:
+            self._told = self.trouble is not None
+            self.tell(self.trouble)
 
     async def quiet(self) -> None:
-        """Returns when no consumer that was lost with its node can hold anything of our queues any more.
+        """Returns when no consumer that is seen to be lost with its node can hold anything of our queues any more.
 
         A takeover that begins before wedges an inbox of RabbitMQ 4.3 for good: quiescing its consumer makes the broker
-        forget that it is lost (`rabbit_fifo`, `activate_next_consumer`). Where nobody knows, a session's first seconds
-        are waited for: it may have begun because its node was lost.
+        forget that it is lost (`rabbit_fifo`, `activate_next_consumer`). Where nobody can tell, nobody waits: every
+        handoff of a router that starts anew would, and what the donor's client gives back meanwhile would come late.
         """
         while True:
-            await self._asked()
-            since = [*self._since.values(), *([self._began] if self._unknown else [])]
-            if not since or self._loop.time() - max(since) > SETTLED:
+            await self._fresh()
+            if not self._since or self._loop.time() - max(self._since.values()) > SETTLED:
                 return
             await asyncio.sleep(ASK_EVERY)
 
-    async def _asked(self) -> None:
-        """Returns when the last answer is a fresh one, or after a moment."""
-        if self._loop.time() - self._seen_at > ASK_EVERY:
-            self._answered.clear()
-            self._wake.set()
-            try:
-                async with asyncio.timeout(ANSWERS_WITHIN):
-                    await self._answered.wait()
-            except TimeoutError:
-                self._unknown = "the management API has not answered yet."
+    async def _fresh(self) -> None:
+        """Returns when the last answer is a fresh one, or there was none for a while."""
+        ago = self._loop.time() - self._answered_at
+        if ago < FRESH or (ago < SILENT_FOR and self._unknown and not self._sight.doubt):
+            return
+        self._answered.clear()
+        self._wanted.set()
+        self._urgent.set()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SETTLED):
+                await self._answered.wait()

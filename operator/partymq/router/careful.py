@@ -37,7 +37,9 @@ LOG = logging.getLogger(__name__)
 WARY_AT: Final = 2
 """So often has a message come back before when the broker is not given any other way to refuse one."""
 QUIET: Final = 5.0
-"""Seconds without a message, while the source is read, after which what was under way has come again for certain."""
+"""Seconds without a message, while the source is read, after which what was under way has come again for certain.
+
+Of a segment's messages there may be fewer than were: somebody has worked off what was being copied."""
 DIAL_AGAIN: Final = (0.05, 5.0)
 """Seconds between tries to open a probe, the first and the longest."""
 FORCED: Final = 320
@@ -103,8 +105,8 @@ class Careful:
         self._blamed = 0
         self.begun = False
         """True once it is known how the session is to go about it."""
-        self.reading: Callable[[], bool] = lambda: False
-        """Whether the source is read."""
+        self.idle: Callable[[], bool] = lambda: False
+        """Whether the source is read, and all that it has delivered is on its way or further."""
         self.passed: Callable[[int], bool] = lambda _: False
         """Whether what came back to the source, so many messages at the least, has passed."""
         self.returning = 0
@@ -137,8 +139,8 @@ class Careful:
     def begin(self, advice: Advice, *, arrivals: int) -> None:
         """The outlets are open; `arrivals` is how many messages of the source may have been under way."""
         self.begun = True
-        self.returning = advice.returning
         if advice.careful:
+            self.returning = advice.returning
             self.engage(arrivals=arrivals, others=advice.others)
         self._prefetch = arrivals
 
@@ -159,9 +161,9 @@ class Careful:
             self.engage(arrivals=self._prefetch, others=0)
 
     @property
-    def others_under_way(self) -> int:
-        """Messages that are not the source's and are not confirmed."""
-        return sum(outlet.others for outlet in self._publisher.outlets)
+    def others(self) -> int:
+        """Messages that are not the source's and are not confirmed, or were not when the last session failed."""
+        return max(self._others, sum(outlet.others for outlet in self._publisher.outlets))
 
     async def run(self) -> None:
         """Passes messages on while it is engaged; raises what is no message's fault."""
@@ -186,14 +188,16 @@ class Careful:
         self._news.set()
 
     async def _pass_on(self) -> None:
-        while (self._arrivals > 0 and not self.passed(self.returning)) or self._others > 0:
+        now = asyncio.get_running_loop().time
+        last_other = now()
+        while not self._arrivals_passed or (self._others > 0 and now() - last_other < QUIET):
             if not self._waiting:
                 self._news.clear()
                 try:
                     async with asyncio.timeout(QUIET):
                         await self._news.wait()
                 except TimeoutError:
-                    if self.reading():
+                    if self.idle():
                         break
             else:
                 message = self._waiting[0]
@@ -201,10 +205,15 @@ class Careful:
                     self._arrivals -= 1
                 else:
                     self._others -= 1
+                    last_other = now()
                 await self._pass(message)
                 self._waiting.popleft()
                 self._link.ring()
         self._straighten()
+
+    @property
+    def _arrivals_passed(self) -> bool:
+        return self._arrivals <= 0 or self.passed(self.returning)
 
     def _straighten(self) -> None:
         """What waits leaves by the outlets, at once, as everything after it."""

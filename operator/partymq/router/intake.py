@@ -126,6 +126,11 @@ class Intake:
         return self._source is not None
 
     @property
+    def idle(self) -> bool:
+        """True while the source is read and nothing that it has delivered waits to be handed on."""
+        return self._source is not None and self._source.accounted
+
+    @property
     def unsettled(self) -> int:
         """Messages that the source has delivered and that are not acknowledged."""
         return self._source.unsettled if self._source is not None else 0

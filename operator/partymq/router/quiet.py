@@ -60,8 +60,7 @@ async def _unread(topology: Topology, queue: str, mark: Callable[[str], Awaitabl
 def _lost(topology: Topology, queue: str, consumers: int, *, own: int, bare: bool) -> int:
     """How many of them are of a lost node and cannot do harm; people are told what is waited for."""
     lost = topology.lost_nodes.among(queue, consumers, own=own, bare=bare)
-    if (trouble := topology.lost_nodes.trouble) is not None:
-        topology.lost_nodes.tell(trouble)
+    topology.lost_nodes.report()
     return lost
 
 

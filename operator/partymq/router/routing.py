@@ -67,7 +67,7 @@ class Routing:
         self._link = link
         self._publisher = publisher
         self.careful = careful
-        careful.reading = lambda: self.intake.open
+        careful.idle = lambda: self.intake.idle
         careful.passed = lambda returning: self.intake.passed(returning)
         self._listener = listener
         self.names = names

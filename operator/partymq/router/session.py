@@ -118,7 +118,7 @@ class Session:
             refused=self._refused,
             wary=careful.engaged or careful.stays > 0,
             returning=max(careful.returning, intake.unsettled if intake is not None else 0),
-            others=max(advice.others, careful.others_under_way),
+            others=careful.others,
             returns=careful.returns,
         )
 

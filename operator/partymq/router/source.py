@@ -209,8 +209,9 @@ class Source:
         """Whether all that have come back, and at least `returning`, are in their next queues, or stay.
 
         What comes back is delivered before all else, so the first that was never delivered is the sign that it is all.
+        A source with priorities may give out something newer before it; then care ends too early at the worst.
         """
-        return self._fresh and self._next > max(self._back, returning)
+        return self._fresh and (not returning or self._back > 0) and self._next > max(self._back, returning)
 
     @property
     def end(self) -> int:
@@ -237,7 +238,7 @@ class Source:
         """Called for every chunk that was read, from either connection."""
         self._progress.set()
         if self._inflow is not None:
-            self._inflow.account(self._last, self._next, idle=self._accounted)
+            self._inflow.account(self._last, self._next, idle=self.accounted)
 
     def _ack(self) -> None:
         last = self._next - 1
@@ -256,7 +257,7 @@ class Source:
         return self.unsettled >= PREFETCH
 
     @property
-    def _accounted(self) -> bool:
+    def accounted(self) -> bool:
         """True while all that was delivered is confirmed, came back, stays, or waits for a queue that refused it."""
         return self.routed + self._returned + len(self._staying) + self._publisher.kept >= self._last
 
@@ -288,7 +289,7 @@ class Source:
             inflow.let_go()  # hardly anything comes any more, and the answer must not wait behind what cannot go
             await channel.cancel()
             self._reached(Point.CANCELLED)
-            await self._until(lambda: self._accounted, deadline)
+            await self._until(lambda: self.accounted, deadline)
         self._stopped = True
         inflow.let_go()
         for lane in self._parked():
@@ -314,9 +315,9 @@ class Source:
     async def _pause(self, channel: Channel, deadline: float) -> None:
         """Returns when nothing is on its way here, or was a moment ago; or at the deadline."""
         while True:
-            await self._until(lambda: self._spent or self._accounted, deadline)
+            await self._until(lambda: self._spent or self.accounted, deadline)
             last = self._last
-            if self._spent or not self._accounted:
+            if self._spent or not self.accounted:
                 return
             try:
                 async with asyncio.timeout_at(deadline):  # its answer stands behind what came, which may have to wait

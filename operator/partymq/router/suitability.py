@@ -10,8 +10,8 @@ somebody's own does. What is tried are the sentences that `takeover` rests on.
 import asyncio
 import logging
 import secrets
+from collections import defaultdict
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import Final
 
 from partymq.amqp.channel import Channel
@@ -27,6 +27,8 @@ LOG = logging.getLogger(__name__)
 WITHIN: Final = 5.0
 """Seconds for all of it; it takes some 50 ms."""
 LOOK: Final = 0.01
+AGAIN: Final = 300.0
+"""Seconds until a broker is tried again that did not answer."""
 FIRMLY: Final = 1.0
 """Seconds for which a count has to be wrong."""
 EXPIRES: Final = 60_000
@@ -39,6 +41,7 @@ QUEUE: Final[Arguments] = {
 }
 _MESSAGES: Final = 2
 Version = tuple[int, int, int]
+_Build = tuple[BrokerAddress, Version]
 _HEADER: Final = HEADER_HEAD.pack(60, 0, 1) + b"\x10\x00\x02"
 """Of a persistent message with one byte."""
 
@@ -47,13 +50,18 @@ class Suitability:
     """What this process knows of brokers; each is tried once, and again when its version is another."""
 
     def __init__(self) -> None:
-        self._proven: set[tuple[BrokerAddress, Version]] = set()
-        self._trying = asyncio.Lock()
+        self._proven: set[_Build] = set()
+        self._untold: dict[_Build, float] = {}
+        """Those that could not be tried, and when that was."""
+        self._trying: defaultdict[BrokerAddress, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def prove(self, broker: BrokerAddress, version: Version, dial: Callable[[], Awaitable[Connection]]) -> None:
         """Raises BrokerUnsuitableError."""
-        async with self._trying:  # the groups of one broker begin together
-            if (broker, version) in self._proven:
+        build = broker, version
+        if self._known(build):
+            return
+        async with self._trying[broker]:  # the groups of one broker begin together
+            if self._known(build):
                 return
             try:
                 async with asyncio.timeout(WITHIN):
@@ -63,8 +71,13 @@ class Suitability:
             except (BrokerError, TimeoutError) as error:
                 why = error or "no answer in time"
                 LOG.info("it is not known whether the broker does what handoffs rest on: %s", why)
+                self._untold[build] = asyncio.get_running_loop().time()
             else:
-                self._proven.add((broker, version))
+                self._proven.add(build)
+
+    def _known(self, build: "_Build") -> bool:
+        since = asyncio.get_running_loop().time() - self._untold.get(build, float("-inf"))
+        return build in self._proven or since < AGAIN
 
 
 async def _examined(dial: Callable[[], Awaitable[Connection]]) -> None:
@@ -76,15 +89,19 @@ async def _examined(dial: Callable[[], Awaitable[Connection]]) -> None:
 
 
 async def examine(connection: Connection, arguments: Arguments = QUEUE) -> None:
-    """Tries a queue with these arguments; raises BrokerUnsuitableError, or a BrokerError where that cannot be done."""
+    """Tries a queue with these arguments; raises BrokerUnsuitableError, or a BrokerError where that cannot be done.
+
+    Where there is no answer in time, the queue is left to expire.
+    """
     queue = f"{SELF_TEST}{secrets.token_hex(4)}"
     channel = await connection.channel()
     await channel.declare_queue(queue, arguments)
     try:
         await _Trial(connection, channel, queue).run()
-    finally:
-        with suppress(BrokerError):
-            await channel.delete_queue(queue)
+    except BrokerUnsuitableError:
+        await channel.delete_queue(queue)
+        raise
+    await channel.delete_queue(queue)
 
 
 class _Consumer:

@@ -518,6 +518,7 @@ def inhabited(setting: Setting) -> Iterator[World]:
         stack.enter_context(mock.patch.object(Connection, "open", connect))
         stack.enter_context(mock.patch.object(source, "PREFETCH", setting.source_prefetch))
         stack.enter_context(mock.patch.object(recovery, "Management", return_value=_Management(world)))
+        stack.enter_context(mock.patch.object(lostnodes, "Management", return_value=contextlib.nullcontext()))
         stack.enter_context(mock.patch.object(lostnodes, "sight", return_value=lostnodes.Sight()))
         stack.enter_context(mock.patch.object(recovery, "prove", _same_broker))
         yield world
