@@ -136,13 +136,19 @@ async def _settled(_gave_back: bool) -> None:
 
 
 @pytest.fixture
-async def broker(monkeypatch: pytest.MonkeyPatch) -> _Broker:
+async def opened(monkeypatch: pytest.MonkeyPatch) -> _Broker:
+    """Its source is open and not begun."""
     monkeypatch.setattr(module, "PREFETCH", PREFETCH)
     monkeypatch.setattr(module, "UNPROVEN", 0.0)
     broker = _Broker()
     await broker.source.open("orders")
-    broker.source.begin()
     return broker
+
+
+@pytest.fixture
+async def broker(opened: _Broker) -> _Broker:
+    opened.source.begin()
+    return opened
 
 
 async def test_what_came_back_has_passed_when_all_of_it_is_confirmed(broker: _Broker) -> None:
@@ -165,32 +171,22 @@ async def test_what_came_back_and_is_not_confirmed_has_not_passed(broker: _Broke
     assert broker.source.passed(0)
 
 
-async def test_what_came_back_before_the_source_was_begun_counts(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(module, "PREFETCH", PREFETCH)
-    again = _Broker()
-    await again.source.open("orders")
-    again.deliver(2, redelivered=True)
-    again.source.begin()
-    again.deliver(1)
-    again.confirm(1)
-    assert not again.source.passed(0)
-    again.confirm(2)
-    assert again.source.passed(0)
+async def test_what_came_back_before_the_source_was_begun_counts(opened: _Broker) -> None:
+    opened.deliver(2, redelivered=True)
+    opened.source.begin()
+    opened.deliver(1)
+    opened.confirm(1)
+    assert not opened.source.passed(0)
+    opened.confirm(2)
+    assert opened.source.passed(0)
 
 
-async def test_what_comes_after_a_whole_prefetch_before_the_source_was_begun_goes_its_way(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(module, "PREFETCH", PREFETCH)
-    again = _Broker()
-    await again.source.open("orders")
-    again.deliver(PREFETCH)
-    again.source.begin()
-    again.deliver(1)
-    again.confirm(*range(1, PREFETCH + 2))
-    assert again.source.unsettled == 0
+async def test_what_comes_after_a_whole_prefetch_that_came_before_goes_its_way(opened: _Broker) -> None:
+    opened.deliver(PREFETCH)
+    opened.source.begin()
+    opened.deliver(1)
+    opened.confirm(*range(1, PREFETCH + 2))
+    assert opened.source.unsettled == 0
 
 
 async def test_an_idle_source_is_cancelled(broker: _Broker) -> None:
