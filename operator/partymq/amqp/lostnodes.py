@@ -101,6 +101,7 @@ class LostNodes:
 
     async def run(self, *, journal: str, session: str) -> None:
         """Asks whenever there is something to know."""
+        await self._wanted.wait()  # most sessions never ask
         async with Management(self._address) as management:
             same = 0
             while True:

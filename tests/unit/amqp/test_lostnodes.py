@@ -151,22 +151,18 @@ async def test_a_takeover_waits_for_a_node_that_is_lost_once_more(
     assert asyncio.get_running_loop().time() - began > SETTLED
 
 
-async def test_nobody_is_lost_by_an_old_answer(broker: _Broker) -> None:
+async def test_nobody_is_lost_by_an_old_answer(broker: _Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever is counted since it was asked for is not in it."""
     broker.shows = Sight(lost=LOST, living={OUTLETS: 1})
     await broker.comes_to(lambda: broker.lost() == 2)
-    hangs = asyncio.Event()
 
-    async def sight(*_: object, **__: object) -> Sight:
-        await hangs.wait()
+    async def hangs(*_: object, **__: object) -> Sight:
+        await asyncio.Event().wait()
         return Sight()
 
-    monkeypatch = pytest.MonkeyPatch()
-    with monkeypatch.context() as patch:
-        patch.setattr(module, "sight", sight)
-        with pytest.raises(AssertionError):
-            await eventually(lambda: broker.lost(4) == 3, "", 3 * SETTLED, every=0.01)
-        hangs.set()
+    monkeypatch.setattr(module, "sight", hangs)
+    with pytest.raises(AssertionError):
+        await eventually(lambda: broker.lost(4) == 3, "", 3 * SETTLED, every=0.01)
 
 
 async def test_what_is_over_is_taken_back(broker: _Broker) -> None:

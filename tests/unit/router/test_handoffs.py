@@ -77,6 +77,8 @@ class Stage:
     def __init__(self, messages: Iterable[bytes]) -> None:
         self.inbox = Inbox(messages)
         self.refusals = 0
+        self.settled = asyncio.Event()
+        """Set when no client that was lost with its node holds anything."""
         """How often the broker refuses the transfer from now on."""
         self.points: list[Point] = []
         self.copied: list[bytes] = []
@@ -84,17 +86,19 @@ class Stage:
         self.journal = SimpleNamespace(ledger=owned, write=self._write)
         self.donor = _member("a")
         self.inboxes = SimpleNamespace(members={"a": self.donor}, wake=lambda _: None)
+        self.link = SimpleNamespace(
+            makes_zombies=False,
+            channel_in_turn=self._channel,
+            cancelled=lambda _: None,
+            after_chunk=lambda hook: hook(),
+        )
+        lost_nodes = SimpleNamespace(quiet=self.settled.wait)
         self.handoffs = Handoffs(
-            link=cast(
+            link=cast(Any, self.link),
+            topology=cast(
                 Any,
-                SimpleNamespace(
-                    makes_zombies=False,
-                    channel_in_turn=self._channel,
-                    cancelled=lambda _: None,
-                    after_chunk=lambda hook: hook(),
-                ),
+                SimpleNamespace(poll=_poll, declare_quorum=self._declare, purge=_done, lost_nodes=lost_nodes),
             ),
-            topology=cast(Any, SimpleNamespace(poll=_poll, declare_quorum=self._declare, purge=_done)),
             publisher=cast(Any, SimpleNamespace(settled=_done, sink=self._sink)),
             journal=cast(Any, self.journal),
             names=Names(GroupId(namespace="shop", name="orders")),
@@ -169,6 +173,20 @@ async def _stops(stage: Stage) -> None:
     await eventually(lambda: stopping.done() or Point.EXTRACTED in stage.points, "it is not extracted", every=0)
     stage.inbox.quiet = True
     await stopping
+
+
+async def test_a_takeover_of_rabbitmq_4_3_waits_until_no_lost_client_holds_anything() -> None:
+    stage = Stage(HEADERS)
+    stage.link.makes_zombies = True
+    task = asyncio.create_task(stage.handoffs.run())
+    stage.handoffs.start("a", {0: "b"})
+    await eventually(lambda: Point.DRAIN in stage.points, "it does not begin", every=0)
+    with pytest.raises(AssertionError):
+        await eventually(lambda: stage.inbox.attached, "", 0.1, every=0)
+    stage.settled.set()
+    await eventually(lambda: stage.inbox.attached, "the inbox is not taken over", every=0)
+    task.cancel()
+    await asyncio.wait({task})
 
 
 async def test_a_stop_lets_a_handoff_commit_that_holds_the_inboxs_messages() -> None:
