@@ -67,6 +67,8 @@ class Connection(asyncio.Protocol):
         self._gone = self._loop.create_future()
         self._replies = Replies()
         self._output = Output(self._loop)
+        self._outputs: tuple[Output, ...] = (self._output,)
+        """What is flushed at the end of a chunk."""
         self._channels = Channels()
         self._reader = Reader(self._channels, self._on_control)
         self._hooks: tuple[Callable[[], None], ...] = ()
@@ -141,6 +143,10 @@ class Connection(asyncio.Protocol):
         """Undo `add_chunk_hook`."""
         self._hooks = tuple(other for other in self._hooks if other != hook)
 
+    def feeds(self, other: "Connection") -> None:
+        """Have what is sent on `other` while a chunk is read here leave at its end, in one write."""
+        self._outputs = (*self._outputs, other._output)
+
     def ring(self) -> None:
         """Call the chunk hooks: something that they look at has happened elsewhere."""
         for hook in self._hooks:
@@ -209,8 +215,8 @@ class Connection(asyncio.Protocol):
         settle(self._gone, None)
 
     def data_received(self, data: bytes) -> None:
-        output = self._output
-        output.gathering = True
+        for output in self._outputs:
+            output.gathering = True
         self._heard = True
         self.received += len(data)
         try:
@@ -219,7 +225,8 @@ class Connection(asyncio.Protocol):
                 hook()
         except Exception as error:  # noqa: BLE001 - whatever it is, the stream cannot go on behind it
             self._break(error)
-        output.flush()
+        for output in self._outputs:
+            output.flush()
         if (self._writing_paused or self._held) and not self._reading_paused:
             self._pause_reading()
 

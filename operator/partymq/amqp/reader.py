@@ -33,11 +33,11 @@ from partymq.amqp.frames import (
 from partymq.errors import ConnectionLostError
 
 _METHOD_ID: Final = Struct(">I")
-_TAG: Final = Struct(">Q")
+_DELIVERY: Final = Struct(">QB")
+"""Tag, and whether somebody was given the message before."""
 _CONFIRM: Final = Struct(">QB")
 _TAG_AT: Final = 7 + 4 + 1 + len(CONSUMER_TAG)
-_REDELIVERED_AT: Final = _TAG_AT + 8
-_ORIGIN_AT: Final = _REDELIVERED_AT + 1
+_ORIGIN_AT: Final = _TAG_AT + _DELIVERY.size
 _CONTENT: Final = Struct(">BHIHHQ")
 _END: Final = 0xCE
 _HEARTBEAT: Final = 8
@@ -111,9 +111,9 @@ class Reader:
 
     def _deliver(self, channel: Channel, data: bytes, at: int, after: int, end: int) -> int:
         """Hand on a delivery whose method frame ends at `after`; says where the next frame starts."""
-        (tag,) = _TAG.unpack_from(data, at + _TAG_AT)
+        tag, redelivered = _DELIVERY.unpack_from(data, at + _TAG_AT)
         origin = data[at + _ORIGIN_AT : after - 1]
-        if data[at + _REDELIVERED_AT]:
+        if redelivered:
             channel.content.redelivered = True
         if end - after >= _CONTENT.size:
             kind, number, header_size, _, _, body_size = _CONTENT.unpack_from(data, after)

@@ -63,8 +63,7 @@ def passable(header: bytes) -> bytes:
         high & ALWAYS_HIGH
         or header[13] & ALWAYS_LOW
         or (high & MAYBE_HIGH and REQUESTER in header)
-        or b"\x02CC" in header
-        or b"\x03BCC" in header
+        or (header.find(b"CC") >= 0 and (b"\x02CC" in header or b"\x03BCC" in header))
     ):
         return _rewritten(header, keep=True, ours=True)
     return header

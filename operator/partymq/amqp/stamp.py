@@ -73,10 +73,9 @@ class Stamper:
         if (
             high & ALWAYS_HIGH
             or header[13] & ALWAYS_LOW
-            or OURS in header
+            or header.find(OURS) >= 0  # `in` first takes what is bytes for a number: an exception each time
             or (high & MAYBE_HIGH and REQUESTER in header)
-            or b"\x02CC" in header
-            or b"\x03BCC" in header
+            or (header.find(b"CC") >= 0 and (b"\x02CC" in header or b"\x03BCC" in header))
         ):
             header = rewrite(header)
             high = header[12]

@@ -135,7 +135,7 @@ def find_header(header: bytes, name: bytes) -> int:
     value, so the walk over the entries decides.
     """
     needle = bytes((len(name),)) + name
-    if needle not in header or not header[FLAGS_AT] & (HEADERS >> 8):
+    if header.find(needle) < 0 or not header[FLAGS_AT] & (HEADERS >> 8):
         return -1
     at = table_at(header)
     stop = _property_end(header, HEADERS, at)

@@ -240,14 +240,13 @@ class Inboxes:
 
     def look(self) -> None:
         """Finds members that come near their window or room; called once for every chunk that was read."""
-        pace = self._pace
+        calm = self._pace.calm
         for member in self.members.values():
-            if pace.calm and member.written:
-                pace.stir()
-            if member.closed or member.barred:
-                continue
-            near = member.sink.left < member.low or member.sink.weight > member.room >> 1
-            if near and member.name not in self._wanted:
+            if calm and member.written:
+                self._pace.stir()
+            sink = member.sink
+            near = sink.left < member.low or sink.weight > member.room >> 1
+            if near and not (member.closed or member.barred or member.name in self._wanted):
                 self.wake(member)
 
     async def run(self) -> None:

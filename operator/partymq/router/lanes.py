@@ -35,6 +35,7 @@ class Member:
         "consuming",
         "credit",
         "full",
+        "low",
         "name",
         "news",
         "pause",
@@ -53,6 +54,8 @@ class Member:
         self.name = name
         self.credit = Credit(window)
         self.sink = sink
+        self.low = 1
+        """Credit below which a poll is due: half of what the last one gave."""
         self.room = UNLIMITED
         """Bytes that its inbox is to hold at most."""
         self.closed = False
@@ -84,11 +87,6 @@ class Member:
         self.starved: list[Lane] = []
         """Lanes that wait for the next poll."""
 
-    @property
-    def low(self) -> int:
-        """Credit below which a poll is due: half of what the last one gave."""
-        return max(1, self.credit.left // 2)
-
     def polled(self, *, ready: int, consuming: bool, uncounted: int, now: float) -> None:
         """Takes in what a poll saw; `uncounted` is what it may not have counted."""
         self.silent_since = None
@@ -108,7 +106,11 @@ class Member:
         self.full = ready >= self.credit.window or (self.full and not self.credit.may_release)
         if self.cautious:
             self._creep(now, accepted=written)
+        self._lend()
+
+    def _lend(self) -> None:
         self.sink.left = self.credit.left
+        self.low = max(1, self.credit.left // 2)
 
     def _creep(self, now: float, *, accepted: bool) -> None:
         """An inbox that has refused a message: it is given the next one when it has taken the one before."""
@@ -128,7 +130,8 @@ class Member:
         if now >= self.refuses_until:
             self.pause = min(max(REFUSED_FIRST, 2 * self.pause), REFUSED_MOST)
             self.refuses_until = now + self.pause
-        self.sink.left = self.credit.left = 0
+        self.credit.left = 0
+        self._lend()
 
     @property
     def written(self) -> bool:

@@ -107,6 +107,7 @@ class Link:
         connection = await self._dial("source")
         channel = await self._only_channel(connection)
         self._inflow = inflow = Inflow(connection, channel, self.budget)
+        connection.feeds(self._connection)
         for hook in self._arrivals:
             connection.add_chunk_hook(hook)
         if self._connection.lost.done():

@@ -98,6 +98,7 @@ class Outlet:
         self._barriers: list[tuple[int, asyncio.Future[None]]] = []
         self.source: Arriving | None = None
         """The origin of arrivals."""
+        self._confirmed: Callable[[int], None] = _nobody
         self._direct = 0
         """How many it had sent itself when it was diverted."""
 
@@ -130,6 +131,7 @@ class Outlet:
         """Makes `source` the origin of arrivals; the one before has nothing unconfirmed."""
         assert not self._arrivals
         self.source = source
+        self._confirmed = source.confirmed
 
     def arrival(self, sink: "Sink", header: bytes, body: bytes, tag: int) -> None:
         """Publishes to `sink` what the source delivered under `tag`."""
@@ -219,26 +221,21 @@ class Outlet:
         return barrier
 
     def _on_confirm(self, tag: int, multiple: bool) -> None:
-        if multiple:
-            for sequence in range(self._low, tag + 1):
-                self._settle(sequence)
-            self._low = max(self._low, tag + 1)
-        else:
-            self._settle(tag)
+        arrivals, confirmed = self._arrivals, self._confirmed
+        for sequence in range(self._low, tag + 1) if multiple else (tag,):
+            if (arrival := arrivals.pop(sequence, None)) is not None:
+                number, sink, _, _ = arrival
+                sink.unconfirmed -= 1
+                confirmed(number)
+            elif (other := self._others.pop(sequence, None)) is not None:
+                sink, origin, number, _, _ = other
+                sink.unconfirmed -= 1
+                if origin is not None:
+                    origin.confirmed(number)
+        if multiple and tag >= self._low:
+            self._low = tag + 1
         if self._barriers:
             self._advance()
-
-    def _settle(self, sequence: int) -> None:
-        arrival = self._arrivals.pop(sequence, None)
-        if arrival is not None:
-            tag, sink, _, _ = arrival
-            sink.unconfirmed -= 1
-            self.source.confirmed(tag)  # type: ignore[union-attr] # an arrival has a source
-        elif (other := self._others.pop(sequence, None)) is not None:
-            sink, origin, tag, _, _ = other
-            sink.unconfirmed -= 1
-            if origin is not None:
-                origin.confirmed(tag)
 
     def _advance(self) -> None:
         low = self._low
@@ -267,6 +264,10 @@ class Outlet:
             message = Message(place=sequence, header=header, body=body, origin=origin, tag=number, arrived=arrived)
             sink.refused(message)
         self._advance()
+
+
+def _nobody(tag: int) -> None:
+    raise AssertionError(f"arrival {tag} has no source")
 
 
 def _unexpected(message: Message) -> None:

@@ -115,7 +115,7 @@ class Publisher:
     @property
     def kept(self) -> int:
         """Arrivals that their queues have refused, or that wait behind those."""
-        return sum(reluctant.arrivals for reluctant in self._reluctant)
+        return sum(reluctant.arrivals for reluctant in self._reluctant) if self._reluctant else 0
 
     def pause(self) -> None:
         """Sends nothing more of what was refused: it goes back to where it came from."""

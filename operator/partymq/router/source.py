@@ -259,7 +259,8 @@ class Source:
     @property
     def accounted(self) -> bool:
         """True while all that was delivered is confirmed, came back, stays, or waits for a queue that refused it."""
-        return self.routed + self._returned + len(self._staying) + self._publisher.kept >= self._last
+        missing = self._last - self.routed
+        return missing <= 0 or missing <= self._returned + len(self._staying) + self._publisher.kept
 
     async def close(self, settled: Callable[[bool], Awaitable[None]]) -> None:
         """Stops without a repeat: what was delivered goes its way, and the acknowledgements of it are proven.

@@ -137,6 +137,9 @@ class SimConnection:
     def remove_chunk_hook(self, hook: Callable[[], None]) -> None:
         self._hooks = tuple(other for other in self._hooks if other != hook)
 
+    def feeds(self, other: "SimConnection") -> None:
+        """What is sent leaves by itself."""
+
     def hold(self, on: bool) -> None:
         """Nothing arrives while `on`."""
         self.held = on
