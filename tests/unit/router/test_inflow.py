@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from typing import Any, cast
 
 import pytest
+from pamqp.heartbeat import Heartbeat
 
 from partymq.amqp.channel import Channel
 from partymq.amqp.connection import Connection
@@ -136,6 +137,23 @@ async def test_a_failure_drops_both_at_once(ends: _Ends) -> None:
     await link.inflow()
     link.fail(ConnectionLostError("enough"))
     assert [broker.aborted for broker in ends.brokers] == [True, True]
+
+
+async def test_what_a_chunk_of_the_source_s_causes_leaves_at_its_end_in_one_write(ends: _Ends) -> None:
+    link = await _link(ends)
+    publishing = await link.channel()
+    inflow = await link.inflow()
+    data, source = ends.brokers
+
+    def forward() -> None:
+        for _ in range(3):
+            publishing.ack(1)
+        assert data.writes == before
+
+    inflow.connection.add_chunk_hook(forward)
+    before = data.writes
+    source.give((0, Heartbeat()))
+    assert data.writes == before + 1
 
 
 async def test_a_source_that_is_closed_leaves_the_session_alone(ends: _Ends) -> None:
