@@ -120,7 +120,8 @@ class AccessRefusedError(BrokerError):
         """What the broker refuses for want of a permission, and which ones are needed."""
         return cls(
             f"The broker says {refused}. Give the user of the connection Secret the permissions to configure, write "
-            "and read partymq.*, to write amq.default, and to read the source queue."
+            "and read partymq.*, to write amq.default, and to read the source queue (RabbitMQ 4.2.6 and 4.3.0: to "
+            "configure it, too)."
         )
 
 
