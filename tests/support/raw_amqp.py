@@ -23,6 +23,9 @@ _METHOD, _HEADER, _BODY, _HEARTBEAT = 1, 2, 3, 8
 
 Answer = TypeVar("Answer", bound=Frame)
 
+SMALLEST = 0
+"""For `frame_max`: the smallest that the broker takes."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RawMessage:
@@ -51,17 +54,18 @@ class RawAmqp:
 
     @classmethod
     async def login(cls, url: str, frame_max: int) -> Self:
-        """Connect and open the channel."""
+        """Connect and open the channel; `frame_max` may be `SMALLEST`."""
         address = urlsplit(url)
         reader, writer = await asyncio.open_connection(address.hostname, address.port or 5672, limit=1 << 20)
-        client = cls(reader, writer, frame_max)
+        client = cls(reader, writer, frame_max or 4096)
         writer.write(ProtocolHeader().marshal())
-        await client._read_until(commands.Connection.Start)
+        start = await client._read_until(commands.Connection.Start)
         secret = f"\0{unquote(address.username or 'guest')}\0{unquote(address.password or 'guest')}"
         capabilities: FieldTable = {"capabilities": {"publisher_confirms": True}}
         client._send(commands.Connection.StartOk(capabilities, "PLAIN", secret, "en_US"), 0)
         await client._read_until(commands.Connection.Tune)
-        client._send(commands.Connection.TuneOk(channel_max=8, frame_max=frame_max, heartbeat=0), 0)
+        client.frame_max = frame_max or _smallest(str((start.server_properties or {})["version"]))
+        client._send(commands.Connection.TuneOk(channel_max=8, frame_max=client.frame_max, heartbeat=0), 0)
         client._send(commands.Connection.Open(unquote(address.path[1:]) or "/"), 0)
         await client._read_until(commands.Connection.OpenOk)
         await client.call(commands.Channel.Open(), commands.Channel.OpenOk)
@@ -148,6 +152,11 @@ class RawAmqp:
             )
         )
         self._send(commands.Basic.Ack(deliver.delivery_tag or 0), 1)
+
+
+def _smallest(version: str) -> int:
+    """RabbitMQ's since 4.1, and AMQP's."""
+    return 8192 if tuple(int(part) for part in version.split(".")[:2]) >= (4, 1) else 4096
 
 
 @asynccontextmanager

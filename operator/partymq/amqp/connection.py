@@ -145,7 +145,7 @@ class Connection(asyncio.Protocol):
 
     def feeds(self, other: "Connection") -> None:
         """Have what is sent on `other` while a chunk is read here leave at its end, in one write."""
-        self._outputs = (*self._outputs, other._output)
+        self._outputs = (*self._outputs, other._output)  # noqa: SLF001 - of our own kind
 
     def ring(self) -> None:
         """Call the chunk hooks: something that they look at has happened elsewhere."""

@@ -17,6 +17,7 @@ from support.broker import amqp_url, unique
 from unit.model.broker import Broker, Channel
 
 DEADLINE = 5.0
+EXPIRES_WITHIN = 2.0
 STAMP = "x-partymq-epoch"
 
 
@@ -107,7 +108,11 @@ class Twin:
         self.admin = admin
         self.single_active = kind == "inbox"
         self.queue, self.dead, self.exchange = unique("model"), unique("model-dead"), unique("model-dlx")
-        self.broker = Broker(requeue_activates=requeue_activates(), zombies=makes_zombies())
+        self.broker = Broker(
+            requeue_activates=requeue_activates(),
+            zombies=makes_zombies(),
+            expires_behind_returned=expires_behind_returned(),
+        )
         self.broker.declare(self.dead)
         self.broker.bind(self.exchange, self.dead, header=STAMP)
         self.broker.declare(
@@ -283,6 +288,30 @@ def makes_zombies() -> bool:
     for each in (admin, takeover, heir):
         each.kill()
     return zombie
+
+
+@cache
+def expires_behind_returned() -> bool:
+    """Whether what was returned does not keep the next message from expiring: see `unit.model.queues`."""
+    admin, client = RawClient(amqp_url()), RawClient(amqp_url())
+    queue = unique("model-probe")
+    admin.declare(queue, {"x-queue-type": "quorum", "x-delivery-limit": 1_000_000})
+    admin.publish(queue, "m1", {})
+    client.consume(queue, "client", prefetch=1, priority=0)
+    while not client.deliveries:
+        client.pump()
+    client.kill()
+    deadline = monotonic() + DEADLINE
+    while admin.depth(queue) != (1, 0):
+        assert monotonic() < deadline
+    admin.publish(queue, "fence", {}, expiration="0")
+    admin.publish(queue, "m2", {})  # confirmed after the fence
+    until = monotonic() + EXPIRES_WITHIN
+    while (ready := admin.depth(queue)[0]) == 3 and monotonic() < until:
+        pass
+    admin.delete(queue)
+    admin.kill()
+    return ready < 3
 
 
 @contextmanager

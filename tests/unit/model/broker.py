@@ -81,10 +81,18 @@ class Line:
 class Broker:
     """Queues by name, exchanges for dead letters, a clock in milliseconds, and what is under way."""
 
-    def __init__(self, *, requeue_activates: bool = False, zombies: bool = False, soft_limit: int = SOFT_LIMIT) -> None:
+    def __init__(
+        self,
+        *,
+        requeue_activates: bool = False,
+        zombies: bool = False,
+        expires_behind_returned: bool = False,
+        soft_limit: int = SOFT_LIMIT,
+    ) -> None:
         self.now = 0.0
         self.soft_limit = soft_limit
         self._zombies = zombies
+        self._expires_behind_returned = expires_behind_returned
         self._requeue_activates = requeue_activates
         self.refusing: set[str] = set()
         """Queues that take no messages."""
@@ -107,6 +115,7 @@ class Broker:
                 single_active=single_active,
                 requeue_activates=self._requeue_activates,
                 zombies=self._zombies,
+                expires_behind_returned=self._expires_behind_returned,
             )
 
     def bind(self, exchange: str, queue: str, *, header: str) -> None:

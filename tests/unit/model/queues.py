@@ -75,6 +75,7 @@ class Queue:
         single_active: bool = False,
         requeue_activates: bool = False,
         zombies: bool = False,
+        expires_behind_returned: bool = False,
         delivery_limit: int | None = None,
     ) -> None:
         """A quorum queue drops what has come back more often than `delivery_limit`."""
@@ -85,6 +86,8 @@ class Queue:
         self._delivery_limit = delivery_limit
         self._zombies = zombies
         """True as in RabbitMQ 4.3.0 to 4.3.6."""
+        self._expires_behind_returned = expires_behind_returned
+        """True as in RabbitMQ 4.3: what was returned does not keep the first of the others from expiring."""
         self._requeue_activates = requeue_activates
         """False as in RabbitMQ 4.0 (rabbitmq-server issue 14141): a consumer that requeues the last message it held
         while it quiesces leaves nobody active, until some consumer attaches or goes."""
@@ -264,9 +267,13 @@ class Queue:
 
     def _expire(self) -> None:
         """Only the head of a queue expires; what stands behind it is counted until its turn."""
-        while (head := self._head) is not None and head.expires is not None and head.expires <= self._clock():
-            (self._returned or self._ready).popleft()
-            self._dead_letter(head, "expired")
+        self._drop_expired(self._returned)
+        if self._expires_behind_returned or not self._returned:
+            self._drop_expired(self._ready)
+
+    def _drop_expired(self, line: deque[Message]) -> None:
+        while line and (expires := line[0].expires) is not None and expires <= self._clock():
+            self._dead_letter(line.popleft(), "expired")
 
 
 def _nobody(*_: object) -> None:

@@ -161,6 +161,22 @@ def test_only_the_head_of_a_queue_expires(broker: Broker) -> None:
     assert broker.depth(INBOX) == Depth(messages=0, consumers=1)
 
 
+@pytest.mark.parametrize("behind_returned", [False, True])
+def test_what_was_returned_keeps_the_next_one_from_expiring_before_4_3(behind_returned: bool) -> None:
+    broker = Broker(expires_behind_returned=behind_returned)
+    broker.declare("q")
+    channel = broker.connect().channel()
+    channel.publish("q", "m1")
+    channel.consume("q", prefetch=1)
+    broker.settle()
+    channel.close()
+    broker.settle()
+    broker.connect().channel().publish("q", "fence", expiration=0)
+    broker.settle()
+    broker.advance(10)
+    assert broker.depth("q") == Depth(messages=1 if behind_returned else 2, consumers=0)
+
+
 def test_a_rejected_message_is_dead_and_says_why(broker: Broker) -> None:
     fill(broker, 1)
     worker = client(broker)

@@ -192,7 +192,7 @@ class LiveBroker(Broker):
         self._means: dict[tuple[Channel, str], float] = {}
         self.delivery_limits: dict[str, int] = {}
         """Of queues that are to be declared; others have none."""
-        super().__init__(soft_limit=soft_limit, zombies=zombies)
+        super().__init__(soft_limit=soft_limit, zombies=zombies, expires_behind_returned=zombies)
 
     @property
     def now(self) -> float:
@@ -212,6 +212,7 @@ class LiveBroker(Broker):
             "clock": lambda: self.now,
             "dead_letter": lambda message, reason: self._dead_letter(name, dead_letters, message, reason),
             "on_overtaken": self._on_overtaken,
+            "expires_behind_returned": self._expires_behind_returned,
         }
         if name in self.delivery_limits:
             settings["delivery_limit"] = self.delivery_limits[name]

@@ -97,7 +97,8 @@ class Setting:
     """The share of arrivals with which something of another channel arrives, in the same chunk: a busy client reads
     everything that its socket has."""
     zombies: bool = False
-    """Whether a consumer that dies while it quiesces is served again, as by RabbitMQ 4.3."""
+    """Whether a consumer that dies while it quiesces is served again, and what expires goes from behind what was
+    returned, as with RabbitMQ 4.3."""
 
 
 class _Management:
