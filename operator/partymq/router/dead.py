@@ -183,10 +183,19 @@ class DeadQueue:
                         dead = await arrived.get()
                     break
                 except TimeoutError:
-                    state = await self._topology.poll(self._names.dead)
-                    if arrived.empty() and (state is None or (isinstance(state, QueueState) and not state.ready)):
-                        return  # somebody else has taken the rest: we consume, so a true answer counts us at least
+                    if await self._nothing_comes() and arrived.empty():
+                        return  # somebody else has taken the rest
             yield dead
+
+    async def _nothing_comes(self) -> bool:
+        """Whether nothing stands in the queue, and nothing is on its way here.
+
+        The second answer comes behind whatever the queue had sent before the first question got there. We consume, so a
+        true one counts us at least.
+        """
+        await self._channel.inspect(self._names.dead)
+        ready, consumers = await self._channel.inspect(self._names.dead)
+        return not ready and consumers > 0
 
     @asynccontextmanager
     async def _way_to(self, source: str) -> AsyncIterator[str]:
