@@ -27,7 +27,7 @@ async def test_whoever_died_while_it_was_taken_over_is_served_no_more(tmp_path: 
             await g.route()
             await eventually(lambda: HELD in g.waiting_for, "no handoff waits for the client")
         await first.kill()
-        await eventually(lambda: g.report.balanced.ok and "b" in g.active(), "the handoff does not end")
+        await eventually(lambda: g.report.balanced.ok and "b" in g.active(), lambda: f"the handoff does not end: {g.report}")
         await g.restart("a", prefetch=10)
         await g.owners("a", "b")
         await g.progress(300)
