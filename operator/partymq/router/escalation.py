@@ -2,6 +2,10 @@
 
 Invariant: no promise rests on this and nothing waits for it. Closing a connection only makes the broker take back what
 its client held, as if the client had died; the takeover, which waits beside it, then goes on as ever.
+
+RabbitMQ 4.3 can leave a takeover waiting for a consumer that is gone: a client that died when an earlier takeover had
+quiesced it and had ended (a router that stopped or crashed), and before the next one began. It is put in line again
+after it was found dead, is served, and keeps what it is given. No client can end that, so people are told what does.
 """
 
 import asyncio
@@ -24,6 +28,11 @@ LOG = logging.getLogger(__name__)
 
 AGAIN_AFTER = 30.0
 """Seconds until an overdue handoff is looked at again; less where the group's own time is shorter."""
+
+LISTED_WITHIN = 10.0
+"""Seconds within which the management API shows a new consumer, with some to spare."""
+
+ZOMBIE = "a consumer that the broker counts although its client is gone"
 
 Remembered = Callable[[str], tuple[Consumer, ...]]
 """The consumers that a queue was last seen to have."""
@@ -49,14 +58,17 @@ class Escalation:
         names: Names,
         journal: Journal,
         handoffs: Handoffs,
+        makes_zombies: bool,
         remembered: Remembered,
         on_notice: Callable[[Notice], None],
     ) -> None:
+        """`makes_zombies` says whether the broker may count a consumer that is gone: see `Link.makes_zombies`."""
         self._config = config
         self._timeout = config.spec.handoff_timeout
         self._names = names
         self._journal = journal
         self._handoffs = handoffs
+        self._makes_zombies = makes_zombies
         self._remembered = remembered
         self._on_notice = on_notice
         self._cases: dict[str, _Case] = {}
@@ -86,12 +98,20 @@ class Escalation:
         handoff = self._journal.ledger.handoffs.get(progress.id)
         partitions = f"partitions {ranges.text(handoff.targets)}" if handoff is not None and handoff.targets else ""
         age = time.monotonic() - progress.begun
+        zombie = self._makes_zombies and age > LISTED_WITHIN and await self._waits_for_a_zombie(progress)
+        waiting_for = (
+            "a consumer that the broker counts although its client is gone" if zombie else progress.waiting_for
+        )
         case.sentence = (
             f"{partitions or 'what is left in its inbox'} cannot leave pod {progress.donor} for {age:.0f} s "
-            f"(spec.handoff.timeoutSeconds: {self._timeout:.0f}): waiting for {progress.waiting_for}"
+            f"(spec.handoff.timeoutSeconds: {self._timeout:.0f}): waiting for {waiting_for}"
         )
-        self._tell(case, "HandoffOverdue", f"{case.sentence}. {self._advice(progress)}")
-        if self._closes and progress.waits_for_donor:
+        if zombie:
+            advice = self._zombie_advice(self._names.inbox(progress.donor))
+            self._tell(case, "HandoffOverdue zombie", f"{case.sentence}. {advice}")
+        else:
+            self._tell(case, "HandoffOverdue", f"{case.sentence}. {self._advice(progress)}")
+        if not zombie and self._closes and progress.waits_for_donor:
             await self._close(progress, case, partitions)
         case.due = time.monotonic() + min(self._timeout, AGAIN_AFTER)
 
@@ -109,6 +129,34 @@ class Escalation:
             "spec.handoff.onTimeout: CloseConnection"
         )
 
+    async def _waits_for_a_zombie(self, progress: Progress) -> bool:
+        """Whether the broker lists nobody who could hold what the takeover waits for; False where that is not known."""
+        if not progress.waits_for_donor:
+            return False
+        inbox = self._names.inbox(progress.donor)
+        try:
+            async with Management(self._config.broker) as management:
+                await self._prove(management)
+                consumers = (await management.all_consumers()).get(inbox, ())
+        except PartyMQError as error:
+            LOG.info("%s: who consumes %s is not known: %s", self._config.group, inbox, error)
+            return False
+        # That ours is shown, and waits, tells that the list is one of now.
+        return any(not each.foreign and not each.active for each in consumers) and not _holders(consumers)
+
+    def _zombie_advice(self, inbox: str) -> str:
+        vhost = self._config.broker.vhost
+        return (
+            "RabbitMQ 4.3 does not let go of it by itself (docs/rabbitmq-defects.md). Nothing is lost, and other "
+            "partitions go on. Let the leader of its queue start anew, on the node that has it: rabbitmqctl eval '"
+            f'{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"{vhost}">>, queue, <<"{inbox}">>)), '
+            "{N, _} = amqqueue:get_pid(Q), ra:stop_server(quorum_queues, {N, node()}), "
+            "ra:restart_server(quorum_queues, {N, node()}).'"
+        )
+
+    async def _prove(self, management: Management) -> None:
+        await prove(management, address=self._config.broker, journal=self._names.journal, session=self._journal.session)
+
     async def _close(self, progress: Progress, case: _Case, partitions: str) -> None:
         inbox = self._names.inbox(progress.donor)
         reason = (
@@ -117,12 +165,7 @@ class Escalation:
         )
         try:
             async with Management(self._config.broker) as management:
-                await prove(
-                    management,
-                    address=self._config.broker,
-                    journal=self._names.journal,
-                    session=self._journal.session,
-                )
+                await self._prove(management)
                 consumers = await management.consumers(inbox)
                 closed = [
                     connection

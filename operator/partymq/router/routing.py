@@ -140,6 +140,7 @@ class Routing:
             names=names,
             journal=journal,
             handoffs=self.handoffs,
+            makes_zombies=link.makes_zombies,
             remembered=remembered,
             on_notice=listener.notice,
         )

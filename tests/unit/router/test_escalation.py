@@ -57,6 +57,9 @@ class _Management:
             raise self.failure
         return self.listed
 
+    async def all_consumers(self) -> dict[str, tuple[Consumer, ...]]:
+        return {Names(GROUP).inbox("pod-1"): tuple(await self.consumers(Names(GROUP).inbox("pod-1")))}
+
     async def close_connection(self, name: str, *, reason: str) -> bool:
         self.closed.append((name, reason))
         return True
@@ -74,7 +77,15 @@ def management(monkeypatch: pytest.MonkeyPatch) -> type[_Management]:
 class Scene:
     """One donor's handoff under way, and what is told of it."""
 
-    def __init__(self, on_timeout: OnTimeout, timeout: float, remembered: tuple[Consumer, ...], since: float) -> None:
+    def __init__(
+        self,
+        on_timeout: OnTimeout,
+        timeout: float,
+        remembered: tuple[Consumer, ...],
+        since: float,
+        *,
+        makes_zombies: bool,
+    ) -> None:
         self.told: list[Notice] = []
         self.progress = Progress("4.1", "pod-1", since)
         self.takeover = cast(Any, SimpleNamespace(proven=False, waiting_for="the donor's consumer to acknowledge"))
@@ -89,6 +100,7 @@ class Scene:
             names=Names(GROUP),
             journal=journal,
             handoffs=handoffs,
+            makes_zombies=makes_zombies,
             remembered=lambda _: remembered,
             on_notice=self.told.append,
         )
@@ -103,8 +115,10 @@ async def scene(
     after: float = 0.05,
     remembered: tuple[Consumer, ...] = (),
     since: float = 0.0,
+    *,
+    makes_zombies: bool = False,
 ) -> AsyncIterator[Scene]:
-    made = Scene(on_timeout, after, remembered, since)
+    made = Scene(on_timeout, after, remembered, since, makes_zombies=makes_zombies)
     task = asyncio.create_task(made.escalation.run())
     yield made
     task.cancel()
@@ -177,6 +191,40 @@ async def test_a_consumer_that_was_cancelled_is_remembered() -> None:
     async with scene(remembered=(STUCK,)):
         await eventually(lambda: bool(_Management.closed), "nothing is closed")
         assert _Management.closed[0][0] == STUCK.connection
+
+
+TAKEOVER = replace(OURS, active=False)
+
+
+@pytest.mark.parametrize("on_timeout", list(OnTimeout))
+async def test_a_consumer_that_is_gone_and_counted_is_named_with_what_helps(on_timeout: OnTimeout) -> None:
+    _Management.listed = [TAKEOVER]
+    async with scene(on_timeout, makes_zombies=True, since=time.time() - 60) as s:
+        s.progress.begun -= 60
+        await eventually(lambda: bool(s.told), "nothing is told")
+        assert s.reasons() == ["HandoffOverdue"]
+        assert "although its client is gone" in s.escalation.overdue[0]
+        assert "ra:restart_server" in s.told[0].message
+        assert Names(GROUP).inbox("pod-1") in s.told[0].message
+        assert not _Management.closed
+
+
+@pytest.mark.parametrize(
+    ("listed", "failure"),
+    [
+        ([TAKEOVER, STUCK], None),  # somebody holds something
+        ([OURS], None),  # our takeover is served: it is on its way
+        ([], None),  # even our own is not shown: the list is old
+        ([TAKEOVER], ConnectionLostError("away")),
+    ],
+)
+async def test_nobody_is_taken_for_gone_who_may_be_there(listed: list[Consumer], failure: Exception | None) -> None:
+    _Management.listed, _Management.failure = listed, failure
+    async with scene(OnTimeout.WAIT, makes_zombies=True) as s:
+        s.progress.begun -= 60
+        await eventually(lambda: len(_Management.asked) > 1, "nobody is asked")
+        assert s.reasons() == ["HandoffOverdue"]
+        assert "gone" not in s.told[0].message
 
 
 async def test_nobody_to_close_is_told() -> None:
