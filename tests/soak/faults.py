@@ -73,7 +73,7 @@ async def vanish(world: World, rng: Random) -> None:
     """A pod's object is gone at once; its process dies, now or later."""
     pod = _pick(world, rng)
     async with pod.taken():
-        world.kills += await pod.vanish(zombie=rng.choice([0.0, rng.uniform(0, 3)]))
+        world.killed(await pod.vanish(zombie=rng.choice([0.0, rng.uniform(0, 3)])))
         del world.pods[pod.name]
 
 
@@ -90,7 +90,7 @@ async def crash(world: World, rng: Random) -> None:
     """A container is killed and starts again."""
     pod = _pick(world, rng)
     async with pod.taken():
-        world.kills += await pod.crash(again_after=rng.choice([0.0, rng.uniform(0, 1.5 * REJOIN)]))
+        world.killed(await pod.crash(again_after=rng.choice([0.0, rng.uniform(0, 1.5 * REJOIN)])))
 
 
 async def crash_loop(world: World, rng: Random) -> None:
@@ -98,7 +98,7 @@ async def crash_loop(world: World, rng: Random) -> None:
     pod = _pick(world, rng)
     async with pod.taken():
         for _ in range(rng.randint(2, 4)):
-            world.kills += await pod.crash(again_after=rng.uniform(0, 1))
+            world.killed(await pod.crash(again_after=rng.uniform(0, 1)))
             await asyncio.sleep(rng.uniform(0, 0.5))
 
 
@@ -115,9 +115,9 @@ async def slow(world: World, rng: Random) -> None:
     async with pod.taken():
         usual = pod.profile
         slowly = replace(usual, work=0.1)
-        world.kills += await pod.crash(again_after=0.0, profile=slowly)
+        world.killed(await pod.crash(again_after=0.0, profile=slowly))
         await asyncio.sleep(rng.uniform(2, 8))
-        world.kills += await pod.crash(again_after=0.0, profile=usual)
+        world.killed(await pod.crash(again_after=0.0, profile=usual))
 
 
 async def stuck(world: World, rng: Random) -> None:
@@ -126,11 +126,11 @@ async def stuck(world: World, rng: Random) -> None:
     async with pod.taken():
         usual = pod.profile
         holds = replace(usual, hold_after=rng.randint(0, 50))
-        world.kills += await pod.crash(again_after=0.0, profile=holds)
+        world.killed(await pod.crash(again_after=0.0, profile=holds))
         await asyncio.sleep(rng.uniform(1, 4))
         if rng.random() < 0.5:
             await pod.unready(2 * REJOIN)
-        world.kills += await pod.crash(again_after=0.0, profile=usual)
+        world.killed(await pod.crash(again_after=0.0, profile=usual))
 
 
 async def cut_off(world: World, rng: Random) -> None:

@@ -58,6 +58,10 @@ class World:
         """Tell whoever watches."""
         print(f"{monotonic() - self.started:7.1f} s  {what}", flush=True)
 
+    def killed(self, really: bool) -> None:
+        """Count a client that was killed, if there was one; `kills += await ...` would lose those of meanwhile."""
+        self.kills += really
+
     # --- routers
 
     @property
