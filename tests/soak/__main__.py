@@ -110,7 +110,9 @@ def show(console: Console, world: World, verdict: Verdict) -> None:
         table.add_row(name, value)
     console.print(table)
     if world.outages:
-        table = Table(title="until what was sent after a fault of a node was acknowledged", show_header=False)
+        table = Table(
+            title="from a fault of a node to the next acknowledgement once a session routes", show_header=False
+        )
         for name, value in rows(world.outages, world.group.spool.events()):
             table.add_row(name, value)
         console.print(table)

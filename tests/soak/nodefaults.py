@@ -194,13 +194,13 @@ async def _outage(world: World, name: str, *, depends: bool, victims: Sequence[O
             yield
         finally:
             world.nodes.back(victims)
-        ended = await watching
+        ended, routed = await watching
     except BaseException:
         watching.cancel()
         if depends:
             _report_session(world, began)
         raise
-    world.outages.append(Outage(name=name, began=began, routed=time_ns() if ended else began))
+    world.outages.append(Outage(name=name, began=began, routed=routed if ended or depends else began))
     if ended and depends:
         _report_session(world, began)
         world.group.spool.note(ROUTER, Kind.ROUTER_UP)
@@ -214,8 +214,8 @@ def _report_session(world: World, began: int) -> None:
     world.group.spool.append(ROUTER, to_line(event), writer="test")
 
 
-async def _ended(world: World, epoch: int) -> bool:
-    """Whether the session ended that was the router's before; returns when that is known, and one routes."""
+async def _ended(world: World, epoch: int) -> tuple[bool, int]:
+    """Whether the session ended that was the router's before, and when one was seen to route after the fault."""
 
     def another() -> bool:
         router = world.active
@@ -231,6 +231,7 @@ async def _ended(world: World, epoch: int) -> bool:
     await eventually(lambda: another() or world.nodes.whole, otherwise, SETTLES_WITHIN, clock=world.nodes.clock)
     start = routed()
     await eventually(lambda: another() or routed() > start, otherwise, SETTLES_WITHIN)
+    seen = time_ns()
     if not another():
         await asyncio.sleep(STILL)
-    return another()
+    return another(), seen
