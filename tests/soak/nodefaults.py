@@ -161,8 +161,10 @@ async def _depends(world: World, victims: Sequence[OwnBroker]) -> bool:
     """Whether the router's session needs one of these nodes.
 
     It is connected there, or a classic source is there and nowhere else, or too few nodes stay for any of its queues.
+    Its second connection, by which it declares and polls, it opens again.
     """
     found: list[OwnBroker] = []
+    reads: list[OwnBroker] = []
 
     async def known() -> bool:
         router = world.active
@@ -170,10 +172,11 @@ async def _depends(world: World, victims: Sequence[OwnBroker]) -> bool:
             return False
         with suppress(aiohttp.ClientError):
             found[:] = await world.nodes.nodes_of(world.title(router))
+            reads[:] = await world.nodes.nodes_of(f"{world.title(router)} source")
         return len(found) == 1
 
     await eventually(known, lambda: f"it is not seen where the router is connected: {found}", SETTLES_WITHIN, every=0.2)
-    needed = {*found, *([world.source_node] if world.source_node is not None else [])}
+    needed = {*found, *reads, *([world.source_node] if world.source_node is not None else [])}
     return len(victims) > 1 or bool(needed.intersection(victims))
 
 
