@@ -40,8 +40,8 @@ bench: ## Measure it beside the alternatives (25 min); ARGS name sections, --qui
 mutants: ## Remove each rule of the protocol and see a simulated history fail
 	@hack/run.sh mutants $(ARGS)
 
-soak: ## Random faults under load, and an audit: SECONDS=600 SEED=7
-	@hack/run.sh soak $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED)) $(ARGS)
+soak: ## Random faults under load, and an audit: SECONDS=600 SEED=7; NODES=3 on a cluster whose nodes fail, too
+	@hack/run.sh soak $(if $(NODES),--nodes $(NODES)) $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 cluster-up: ## Start the Kubernetes cluster; prints its KUBECONFIG
 	@hack/cluster.sh up

@@ -6,6 +6,7 @@
 #   broker.sh [--instance NAME] ctl ARGS...     rabbitmqctl
 #   broker.sh --port PORT ctl ARGS...           rabbitmqctl of the instance that listens there
 #   broker.sh [--instance NAME] kill            SIGKILL, for fault tests; `up` starts it again with its data
+#   broker.sh [--instance NAME] freeze|thaw     SIGSTOP and SIGCONT, for fault tests; `kill` may follow a freeze
 #   broker.sh [--instance NAME] status          exit code 0 while it runs
 #   broker.sh [--instance NAME] down [--purge]  stop it; --purge drops its data and frees its ports
 #   broker.sh down --all [--purge]
@@ -166,6 +167,12 @@ chroot_ctl() { # only while it runs: rabbitmqctl would start an epmd of its own
 }
 
 chroot_status() { alive "$NAME"; }
+chroot_signal() { # freeze|thaw
+  local pid signal=CONT
+  [ "$1" = thaw ] || signal=STOP
+  if pid=$(pid_of "$NAME"); then kill "-$signal" "$pid"; fi
+}
+chroot_frozen() { local pid; pid=$(pid_of "$NAME") && [[ $(sed 's/.*) //' "/proc/$pid/stat") == T* ]]; }
 chroot_pod_url() { amqp_url; }
 
 # --- commands
@@ -176,10 +183,11 @@ engine() { if has_docker; then echo docker; else echo chroot; fi; }
 # Quorum queues that were declared within 3 s before a SIGKILL are lost to RabbitMQ 4.0 for good: it writes their names late
 # (rabbitmq-server issue 15725). No client could mend that, so it writes them in the moment of the kill. One that was just being
 # declared, in which nothing can be, comes back without a leader all the same: `up` has it elected, as an administrator would.
+# One that is frozen writes nothing any more: whoever freezes it sees to that before.
 kill_hard() {
   "$1_status" || die "RabbitMQ ($NAME) does not run."
   : >"$(folder "$NAME")/killed"
-  "$1_ctl" -q eval '[dets:sync(T) || T <- dets:all()], os:cmd("kill -9 " ++ os:getpid()).' >/dev/null 2>&1 || true
+  "$1_frozen" || "$1_ctl" -q eval '[dets:sync(T) || T <- dets:all()], os:cmd("kill -9 " ++ os:getpid()).' >/dev/null 2>&1 || true
   "$1_kill"
 }
 
@@ -220,6 +228,7 @@ url) locked broker claim_port; amqp_url ;;
 management-url) locked broker claim_port; management_url ;;
 ctl) "$(engine)_ctl" "${ARGS[@]}" ;;
 kill) locked broker kill_hard "$(engine)" ;;
+freeze | thaw) "$(engine)_signal" "$COMMAND" ;;
 status) status "$(engine)" ;;
 pod-url) "$(engine)_pod_url" ;;
 down) locked broker down "$(engine)" ;;

@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import os
 import random
 import shutil
 import signal
@@ -19,10 +18,12 @@ from rich.table import Table
 
 from soak.faults import FAULTS, FEWEST, REJOIN, Fault, chosen, draw, join
 from soak.load import Load
+from soak.nodes import Nodes
+from soak.outages import rows
 from soak.world import World
 from support.broker import ONE_ACTIVE_CONSUMER, QUORUM
-from support.group import group
-from support.own_broker import OwnBroker
+from support.cluster import NODES, Cluster
+from support.group import SOURCE, group
 from support.verdict import Verdict
 
 CALM_EVERY = 60.0
@@ -108,6 +109,13 @@ def show(console: Console, world: World, verdict: Verdict) -> None:
     for name, value in verdict.rows():
         table.add_row(name, value)
     console.print(table)
+    if world.outages:
+        table = Table(
+            title="from a fault of a node to the next acknowledgement once a session routes", show_header=False
+        )
+        for name, value in rows(world.outages, world.group.spool.events()):
+            table.add_row(name, value)
+        console.print(table)
     for violation in verdict.violations:
         console.print(violation, highlight=False, soft_wrap=True)
 
@@ -126,14 +134,13 @@ def source_of(kind: str, seed: int, rng: Random) -> dict[str, object] | None:
     return None
 
 
-async def main(seed: int, seconds: float, faults: Sequence[Fault], kind: str, instance: str) -> int:
+async def main(seed: int, seconds: float, faults: Sequence[Fault], kind: str, cluster: Cluster) -> int:
     """Run, show, and say how it ended."""
     this = asyncio.current_task()
     assert this is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
-    directory, broker = Path(tempfile.mkdtemp(prefix="partymq-soak-")), OwnBroker(instance)
-    await broker.up()
-    os.environ["PARTYMQ_AMQP_URL"] = broker.url
+    directory, nodes = Path(tempfile.mkdtemp(prefix="partymq-soak-")), Nodes(cluster, seed=seed)
+    await nodes.up()
     rng = Random(f"{seed}/group")
     source = source_of(kind, seed, rng)
     settings = {
@@ -144,8 +151,16 @@ async def main(seed: int, seconds: float, faults: Sequence[Fault], kind: str, in
     }
     print(f"seed {seed}: source {source}, {settings}; reports in {directory}", flush=True)
     failure = ""
-    async with group(directory, source_arguments=source, **settings) as made:
-        world = World(group=made, broker=broker, load=Load(made, rate=150, keys=200))
+    async with (
+        nodes.address() as address,
+        group(directory, broker=address, urls=nodes.url_for, source_arguments=source, **settings) as made,
+    ):
+        world = World(
+            group=made,
+            nodes=nodes,
+            load=Load(made, rate=150, keys=200),
+            source_node=None if source else nodes.preferred(SOURCE),
+        )
         try:
             await run(world, faults, seed, seconds)
         except* (AssertionError, TimeoutError) as errors:
@@ -156,7 +171,7 @@ async def main(seed: int, seconds: float, faults: Sequence[Fault], kind: str, in
     show(Console(), world, verdict)
     if verdict.ok and not failure:
         shutil.rmtree(directory)
-        await broker.down(purge=True)
+        await nodes.down()
     else:
         print(f"the clients' reports are kept in {directory}")
     print(f"seed {seed}")
@@ -175,6 +190,7 @@ if __name__ == "__main__":
         "--faults", default="", help="names, with commas: +name beside the usual ones, -name without it, or only these"
     )
     parser.add_argument("--source", choices=["classic", "quorum"], default="", help="by default the seed says")
+    parser.add_argument("--nodes", type=int, choices=[1, NODES], default=1, help="the broker's; of three, some go away")
     parser.add_argument("--instance", default="soak", help="its broker: two soaks side by side need two")
     arguments = parser.parse_args()
     seed = random.randrange(10**6) if arguments.seed is None else arguments.seed
@@ -182,7 +198,8 @@ if __name__ == "__main__":
         faults = chosen(arguments.faults)
     except ValueError as error:
         parser.error(str(error))
+    cluster = Cluster(arguments.instance, arguments.nodes)
     try:
-        sys.exit(asyncio.run(main(seed, arguments.seconds, faults, arguments.source, arguments.instance)))
+        sys.exit(asyncio.run(main(seed, arguments.seconds, faults, arguments.source, cluster)))
     except (KeyboardInterrupt, asyncio.CancelledError):
         sys.exit("stopped")

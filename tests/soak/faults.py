@@ -12,7 +12,8 @@ from random import Random
 import aiohttp
 
 from partymq.router.points import Point
-from soak.pods import Pod, profile
+from soak.nodefaults import freeze_node, kill_node, restart_nodes, two_nodes_away
+from soak.pods import Pod
 from soak.queues import (
     cut_off_polls,
     full_inbox,
@@ -51,7 +52,7 @@ class Fault:
 async def join(world: World, rng: Random) -> None:
     """A new pod."""
     name = f"c{world.done['join']}"
-    pod = world.pods[name] = Pod(world.group, name, profile(rng), returns=rng.random() < 0.3, may_end=world.sound.wait)
+    pod = world.pod(name, rng)
     async with pod.taken():
         await pod.run()
 
@@ -72,7 +73,7 @@ async def vanish(world: World, rng: Random) -> None:
     """A pod's object is gone at once; its process dies, now or later."""
     pod = _pick(world, rng)
     async with pod.taken():
-        world.kills += await pod.vanish(zombie=rng.choice([0.0, rng.uniform(0, 3)]))
+        world.killed(await pod.vanish(zombie=rng.choice([0.0, rng.uniform(0, 3)])))
         del world.pods[pod.name]
 
 
@@ -89,7 +90,7 @@ async def crash(world: World, rng: Random) -> None:
     """A container is killed and starts again."""
     pod = _pick(world, rng)
     async with pod.taken():
-        world.kills += await pod.crash(again_after=rng.choice([0.0, rng.uniform(0, 1.5 * REJOIN)]))
+        world.killed(await pod.crash(again_after=rng.choice([0.0, rng.uniform(0, 1.5 * REJOIN)])))
 
 
 async def crash_loop(world: World, rng: Random) -> None:
@@ -97,7 +98,7 @@ async def crash_loop(world: World, rng: Random) -> None:
     pod = _pick(world, rng)
     async with pod.taken():
         for _ in range(rng.randint(2, 4)):
-            world.kills += await pod.crash(again_after=rng.uniform(0, 1))
+            world.killed(await pod.crash(again_after=rng.uniform(0, 1)))
             await asyncio.sleep(rng.uniform(0, 0.5))
 
 
@@ -114,9 +115,9 @@ async def slow(world: World, rng: Random) -> None:
     async with pod.taken():
         usual = pod.profile
         slowly = replace(usual, work=0.1)
-        world.kills += await pod.crash(again_after=0.0, profile=slowly)
+        world.killed(await pod.crash(again_after=0.0, profile=slowly))
         await asyncio.sleep(rng.uniform(2, 8))
-        world.kills += await pod.crash(again_after=0.0, profile=usual)
+        world.killed(await pod.crash(again_after=0.0, profile=usual))
 
 
 async def stuck(world: World, rng: Random) -> None:
@@ -125,11 +126,11 @@ async def stuck(world: World, rng: Random) -> None:
     async with pod.taken():
         usual = pod.profile
         holds = replace(usual, hold_after=rng.randint(0, 50))
-        world.kills += await pod.crash(again_after=0.0, profile=holds)
+        world.killed(await pod.crash(again_after=0.0, profile=holds))
         await asyncio.sleep(rng.uniform(1, 4))
         if rng.random() < 0.5:
             await pod.unready(2 * REJOIN)
-        world.kills += await pod.crash(again_after=0.0, profile=usual)
+        world.killed(await pod.crash(again_after=0.0, profile=usual))
 
 
 async def cut_off(world: World, rng: Random) -> None:
@@ -138,11 +139,11 @@ async def cut_off(world: World, rng: Random) -> None:
     async with pod.taken():
         client = pod.client
         try:
-            connection = client and (await world.broker.connections()).get(client.name)
+            connection = client and (await world.nodes.connections()).get(client.name)
             await world.sound.wait()
             if client and connection:
                 world.group.spool.note(client.name, Kind.GONE, LOST)
-                await world.broker.close(connection)
+                await world.nodes.close(connection)
         except aiohttp.ClientError:  # the broker is being restarted, which does the same
             pass
         await asyncio.sleep(0.1)
@@ -258,37 +259,40 @@ async def cut_off_router(world: World, rng: Random) -> None:
         router = world.active
         if router is None:
             return
-        connection = (await world.broker.connections()).get(world.title(router))
+        connection = (await world.nodes.connections()).get(world.title(router))
         if connection:
             async with world.replaced():
-                await world.broker.close(connection)
+                await world.nodes.close(connection)
 
 
-# --- brokers
+# --- brokers of one node
 
 
 async def restart_broker(world: World, rng: Random) -> None:
     """The broker stops in order, and starts again."""
+    [broker] = world.nodes.all
     async with world.session, world.replaced():
-        await world.broker.down()
-        await world.broker.up()
+        await broker.down()
+        await broker.up()
 
 
 async def kill_broker(world: World, rng: Random) -> None:
     """SIGKILL, and it starts again with what it had written."""
+    [broker] = world.nodes.all
     async with world.session, world.replaced():
         world.kills += 1
-        await world.broker.kill()
+        await broker.kill()
         await asyncio.sleep(rng.uniform(0, 2))
-        await world.broker.up()
+        await broker.up()
 
 
 async def memory_alarm(world: World, rng: Random) -> None:
     """The broker takes no message for a while."""
-    async with world.session:
-        await world.broker.memory_alarm(on=True)
+    async with world.session:  # so no node goes away meanwhile; the alarm of one is one of all
+        node = world.nodes.some
+        await node.memory_alarm(on=True)
         await asyncio.sleep(rng.uniform(1, 5))
-        await world.broker.memory_alarm(on=False)
+        await node.memory_alarm(on=False)
 
 
 def _some(world: World) -> bool:
@@ -305,6 +309,14 @@ def _room(world: World) -> bool:
 
 def _session_free(world: World) -> bool:
     return not world.session.locked()
+
+
+def _single_node_free(world: World) -> bool:
+    return not world.nodes.several and _session_free(world)
+
+
+def _several_nodes_free(world: World) -> bool:
+    return world.nodes.several and _session_free(world)
 
 
 FAULTS = (
@@ -326,8 +338,12 @@ FAULTS = (
     Fault(name="second router", act=second_router, weight=2, possible=_session_free),
     Fault(name="router frozen", act=freeze_router, weight=0.3, possible=_session_free),
     Fault(name="connection of the router closed", act=cut_off_router, weight=1.5, possible=_session_free),
-    Fault(name="broker restarted", act=restart_broker, weight=0.3, possible=_session_free),
-    Fault(name="broker killed", act=kill_broker, weight=0.4, possible=_session_free),
+    Fault(name="broker restarted", act=restart_broker, weight=0.3, possible=_single_node_free),
+    Fault(name="broker killed", act=kill_broker, weight=0.4, possible=_single_node_free),
+    Fault(name="node killed", act=kill_node, weight=3, possible=_several_nodes_free),
+    Fault(name="nodes restarted", act=restart_nodes, weight=0.7, possible=_several_nodes_free),
+    Fault(name="node frozen", act=freeze_node, weight=1.5, possible=_several_nodes_free),
+    Fault(name="two nodes away", act=two_nodes_away, weight=1, possible=_several_nodes_free),
     Fault(name="memory alarm", act=memory_alarm, weight=0.5, possible=_session_free),
     Fault(name="large messages", act=large_messages, weight=1, possible=lambda world: not world.load.large),
     Fault(name="queue suspended", act=suspend_queue, weight=4),

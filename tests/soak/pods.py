@@ -12,6 +12,7 @@ from random import Random
 from typing import Any
 
 from partymq.core.membership import PodState
+from support.conditions import eventually
 from support.group import Group
 from support.options import Leave, Library
 from support.processes import Client
@@ -46,11 +47,19 @@ class Pod:
     """One pod: `run`, then what the faults do to it, then `terminate` or `vanish`."""
 
     def __init__(
-        self, group: Group, name: str, profile: Profile, *, returns: bool, may_end: Callable[[], Awaitable[object]]
+        self,
+        group: Group,
+        name: str,
+        profile: Profile,
+        *,
+        returns: bool,
+        may_end: Callable[[], Awaitable[object]],
+        clock: Callable[[], float],
     ) -> None:
-        """`may_end` returns when the connection of a client may end."""
+        """`may_end` returns when the connection of a client may end; `clock` counts what is enough for one to start."""
         self._group = group
         self._may_end = may_end
+        self._clock = clock
         self._profile = profile
         self._returns = returns
         self._starts = 0
@@ -99,12 +108,15 @@ class Pod:
     async def consuming(self) -> None:
         """Wait until the client consumes; fails with what its container failed with."""
         assert self._container is not None
-        up = asyncio.create_task(self._up.wait())
-        async with asyncio.timeout(STARTS_WITHIN):
-            await asyncio.wait({up, self._container}, return_when=asyncio.FIRST_COMPLETED)
-        up.cancel()
-        if self._container.done():
-            await self._container
+        container = self._container
+        await eventually(
+            lambda: self._up.is_set() or container.done(),
+            f"no client of {self.name} consumes",
+            STARTS_WITHIN,
+            clock=self._clock,
+        )
+        if container.done():
+            await container
 
     async def _contain(self) -> None:
         """Starts the client, and again when it ends."""

@@ -15,9 +15,7 @@ import aiohttp
 from aio_pika.abc import AbstractIncomingMessage
 from aio_pika.exceptions import AMQPError
 
-from soak.pods import Pod, profile
 from soak.world import SETTLES_WITHIN, World
-from support.broker_script import broker_script, erlang
 from support.conditions import eventually
 from support.events import Kind, now
 from support.message import body_of, identify
@@ -53,10 +51,11 @@ async def suspend_queue(world: World, rng: Random) -> None:
         "backlog": [names.backlog(p) for p in rng.sample(range(world.group.config.spec.partitions), 4)],
     }
     kind, seconds = rng.choice(sorted(kinds)), rng.uniform(0.1, 2.0)
+    locked = world.session.locked()
     try:
-        await suspend_one_of([*kinds[kind], world.group.source], seconds, url=world.broker.url)
+        await suspend_one_of([*kinds[kind], world.group.source], seconds, url=world.nodes.url)
     except AssertionError:
-        if not world.session.locked():  # else the broker is perhaps being restarted
+        if not (locked or world.session.locked()):  # else the broker, or a node, is perhaps being restarted
             raise
     world.done[f"  of the {kind}"] += 1
     await asyncio.sleep(seconds)
@@ -68,9 +67,9 @@ async def cut_off_polls(world: World, rng: Random) -> None:
     if router is None:
         return
     with suppress(aiohttp.ClientError):  # the broker is being restarted, which does the same
-        connection = (await world.broker.connections()).get(f"{world.title(router)} topology")
+        connection = (await world.nodes.connections()).get(f"{world.title(router)} topology")
         if connection:
-            await world.broker.close(connection)
+            await world.nodes.close(connection)
 
 
 async def large_messages(world: World, rng: Random) -> None:
@@ -83,16 +82,22 @@ async def inbox_of_a_stranger(world: World, rng: Random) -> None:
     name = f"s{world.done['inbox of a stranger']}"
     inbox = world.group.names.inbox(name)
     try:
-        async with await aio_pika.connect(world.broker.url) as connection:
+        async with await aio_pika.connect(world.nodes.url) as connection:
             await (await connection.channel()).declare_queue(inbox, durable=True)
     except AWAY:
         return
-    pod = world.pods[name] = Pod(world.group, name, profile(rng), returns=rng.random() < 0.3, may_end=world.sound.wait)
+    pod = world.pod(name, rng)
     async with pod.taken():
         await pod.run()  # it consumes what is there, and gets nothing
         await asyncio.sleep(rng.uniform(0.5, 4))
         client = pod.client
-        await eventually(lambda: _deleted(world, inbox), f"{inbox} cannot be deleted", SETTLES_WITHIN, every=0.5)
+        await eventually(
+            lambda: _deleted(world, inbox),
+            f"{inbox} cannot be deleted",
+            SETTLES_WITHIN,
+            every=0.5,
+            clock=world.nodes.clock,
+        )
         if client is not None:
             await client.over()
         await pod.started_again()
@@ -100,7 +105,7 @@ async def inbox_of_a_stranger(world: World, rng: Random) -> None:
 
 async def _deleted(world: World, queue: str) -> bool:
     try:
-        async with await aio_pika.connect(world.broker.url) as connection:
+        async with await aio_pika.connect(world.nodes.url) as connection:
             await (await connection.channel()).queue_delete(queue)
     except AWAY:
         return False
@@ -131,7 +136,7 @@ async def full_inbox(world: World, rng: Random) -> None:
 
 
 async def _ctl(world: World, *arguments: str) -> None:
-    await broker_script("--port", world.broker.url.rstrip("/").rpartition(":")[2], "ctl", "-q", *arguments)
+    await world.nodes.some.control(*arguments)
 
 
 async def unpublishable(world: World, rng: Random) -> None:
@@ -154,7 +159,7 @@ async def unpublishable(world: World, rng: Random) -> None:
 
 async def _publish_and_wait(world: World, rng: Random, key: str, actor: str) -> None:
     world.sound.clear()
-    async with await aio_pika.connect(world.broker.url) as connection:
+    async with await aio_pika.connect(world.nodes.url) as connection:
         channel = await connection.channel()
         # It comes from a queue where it is rejected: the limit is asked for what clients publish, and for nothing else.
         waits = await channel.declare_queue(
@@ -169,12 +174,12 @@ async def _publish_and_wait(world: World, rng: Random, key: str, actor: str) -> 
         await channel.default_exchange.publish(message, routing_key=waits.name)
         world.group.spool.append(actor, now(Kind.CONFIRMED, key, 0), writer="own")
         world.group.spool.note(ROUTER, Kind.ROUTER_DOWN)
-        await erlang(world.broker.url, f"persistent_term:put(max_message_size, {LOWERED}).")
+        await _limit(world, LOWERED)
         try:
             await (await waits.get()).reject(requeue=False)
             await asyncio.sleep(rng.uniform(1, 8))
         finally:
-            await erlang(world.broker.url, f"persistent_term:put(max_message_size, {USUAL_LIMIT}).")
+            await _limit(world, USUAL_LIMIT)
         if await _stays(world, key):  # people are told to pause the group; a router that is restarted does the same
             if (router := world.active) is not None:
                 await router.stop()
@@ -190,6 +195,12 @@ async def _publish_and_wait(world: World, rng: Random, key: str, actor: str) -> 
         world.group.spool.note(ROUTER, Kind.ROUTER_UP)
         await world.taken_over()
         await channel.queue_delete(waits.name)
+
+
+async def _limit(world: World, size: int) -> None:
+    """The most bytes of a message, at each node: the one that a message is published at looks at its own."""
+    for node in world.nodes.all:
+        await node.control("eval", f"persistent_term:put(max_message_size, {size}).")
 
 
 async def _stays(world: World, key: str) -> bool:
@@ -215,7 +226,7 @@ async def _handled(world: World, key: str) -> bool:
     world.group.spool.unsettled()
     if not world.group.spool.owes(key, 0):
         return True
-    async with await aio_pika.connect(world.broker.url) as connection:
+    async with await aio_pika.connect(world.nodes.url) as connection:
         channel = await connection.channel()
         dead = await channel.get_queue(world.group.names.dead)
         seen: list[AbstractIncomingMessage] = []

@@ -1,4 +1,4 @@
-"""What the faults work on: one group, its routers, its broker, and counts of all that was done to them.
+"""What the faults work on: one group, its routers, its broker's nodes, and counts of all that was done to them.
 
 Invariant: of faults that end a router's session there is one at a time, from its report to the auditor until another
 session routes. No client's connection is ended until that has taken over what the last one had: a router that dies in a
@@ -10,15 +10,19 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from random import Random
 from time import monotonic
 
 from partymq.router.handoff import BEFORE_TAKEOVER
 from soak.load import Load
-from soak.pods import Pod
+from soak.nodes import Nodes
+from soak.outages import Outage
+from soak.pods import Pod, profile
 from support.conditions import eventually
 from support.events import Kind
 from support.group import Group
 from support.own_broker import OwnBroker
+from support.processes import Client
 from support.routers import ROUTER, Router
 
 SETTLES_WITHIN = 90.0
@@ -30,12 +34,16 @@ class World:
     """The stage of one run."""
 
     group: Group
-    broker: OwnBroker
+    nodes: Nodes
     load: Load
+    source_node: OwnBroker | None = None
+    """The only node of a classic source; None for a quorum queue."""
     pods: dict[str, Pod] = field(default_factory=dict)
     routers: list[Router] = field(default_factory=list)
     done: Counter[str] = field(default_factory=Counter)
     """Faults by name."""
+    outages: list[Outage] = field(default_factory=list)
+    """Faults of nodes that are over."""
     kills: int = 0
     """SIGKILLs of clients, routers and brokers."""
     session: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -49,6 +57,10 @@ class World:
     def say(self, what: str) -> None:
         """Tell whoever watches."""
         print(f"{monotonic() - self.started:7.1f} s  {what}", flush=True)
+
+    def killed(self, really: bool) -> None:
+        """Count a client that was killed, if there was one; `kills += await ...` would lose those of meanwhile."""
+        self.kills += really
 
     # --- routers
 
@@ -104,6 +116,7 @@ class World:
             self._took_over,
             lambda: f"a resumed handoff does not begin: {[router.report for router in self.running]}",
             SETTLES_WITHIN,
+            clock=self.nodes.clock,
         )
         self.sound.set()
 
@@ -120,9 +133,28 @@ class World:
             ),
             lambda: f"nobody routes after epoch {after}: {[router.report for router in self.running]}",
             SETTLES_WITHIN,
+            clock=self.nodes.clock,
         )
 
     # --- pods
+
+    def pod(self, name: str, rng: Random) -> Pod:
+        """One more pod, of a kind that is drawn; it does not run yet."""
+        made = Pod(
+            self.group,
+            name,
+            profile(rng),
+            returns=rng.random() < 0.3,
+            may_end=self.sound.wait,
+            clock=self.nodes.clock,
+        )
+        self.pods[name] = made
+        return made
+
+    def consumers(self) -> list[Client]:
+        """The pods' clients that run."""
+        clients = [pod.client for pod in self.pods.values()]
+        return [client for client in clients if client is not None and client.running]
 
     def free(self) -> list[Pod]:
         """Pods that nothing is being done to, in the order of their names."""
@@ -141,4 +173,4 @@ class World:
         def otherwise() -> str:
             return f"{sorted(self.pods)} do not own everything: {[router.report for router in self.running]}"
 
-        await eventually(owns, otherwise, SETTLES_WITHIN)
+        await eventually(owns, otherwise, SETTLES_WITHIN, clock=self.nodes.clock)

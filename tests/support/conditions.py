@@ -11,14 +11,18 @@ async def eventually(
     deadline: float = 30.0,
     *,
     every: float = 0.05,
+    clock: Callable[[], float] = monotonic,
 ) -> float:
-    """Wait until the condition holds and return the seconds that took; fail with `otherwise` after the deadline."""
-    started = monotonic()
+    """Wait until the condition holds and return the seconds that took; fail with `otherwise` after the deadline.
+
+    `clock` says which seconds count: one may stand still while nothing can be expected.
+    """
+    started = clock()
     while True:
         holds = condition()
         if not isinstance(holds, bool):
             holds = await holds
-        waited = monotonic() - started
+        waited = clock() - started
         if holds:
             return waited
         if waited > deadline:

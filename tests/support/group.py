@@ -4,7 +4,7 @@ Invariant: pods are what the test says they are; everything else is as in produc
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +29,8 @@ QUICK = 0.1
 """Seconds in which a test's rebalance follows a change."""
 STARTS = 3
 """Times that a client is started until it consumes."""
+SOURCE = "source"
+"""What the names of sources begin with."""
 
 
 def address() -> BrokerAddress:
@@ -275,15 +277,29 @@ class Group:
 
 
 @asynccontextmanager
-async def group(directory: Path, **settings: object) -> AsyncIterator[Group]:
-    """A group with a source of its own; all its queues are deleted in the end."""
-    url = amqp_url()
+async def group(
+    directory: Path,
+    *,
+    broker: BrokerAddress | None = None,
+    urls: Callable[[str], str] = lambda _: amqp_url(),
+    **settings: object,
+) -> AsyncIterator[Group]:
+    """A group with a source of its own; all its queues are deleted in the end.
+
+    Where the tests' broker is not the one: `broker` is the router's address of it, and `urls` says by a client's name
+    where that connects to, and by the name `SOURCE` where the source is declared.
+    """
     spool = Spool(directory)
     source_arguments = settings.pop("source_arguments", None)
-    async with temporary_queue(url, "source", source_arguments) as source, Clients(spool, url) as clients:  # type: ignore[arg-type]
+    async with (
+        temporary_queue(urls(SOURCE), SOURCE, source_arguments) as source,  # type: ignore[arg-type]
+        Clients(spool, urls) as clients,
+    ):
         spec = GroupSpec(**{"source_queue": source, "partitions": 16, "rebalance_delay": QUICK, **settings})  # type: ignore[arg-type]
         made = Group(
-            config=GroupConfig(group=GroupId(namespace="test", name=unique("g")), spec=spec, broker=address()),
+            config=GroupConfig(
+                group=GroupId(namespace="test", name=unique("g")), spec=spec, broker=broker or address()
+            ),
             spool=spool,
             clients=clients,
         )

@@ -27,6 +27,18 @@ class OwnBroker:
         """SIGKILL."""
         await self._run("kill")
 
+    async def sync(self) -> None:
+        """Have it write the names of its queues, as `kill` does of itself: it cannot when it is frozen before."""
+        await self.control("eval", "[dets:sync(T) || T <- dets:all()], ok.")
+
+    async def freeze(self) -> None:
+        """SIGSTOP: it does nothing more, with its connections open."""
+        await self._run("freeze")
+
+    async def thaw(self) -> None:
+        """SIGCONT; one that is not frozen just goes on."""
+        await self._run("thaw")
+
     async def down(self, *, purge: bool = False) -> None:
         """Stop it in order."""
         await self._run("down", *(["--purge"] if purge else []))
@@ -53,15 +65,12 @@ class OwnBroker:
             names[properties.get("connection_name", connection["name"])] = connection["name"]
         return names
 
-    async def nodes_of(self, client: str) -> set[str]:
-        """The nodes to which connections go that call themselves something that begins like this."""
+    async def nodes_of(self, client: str, *, exactly: bool = False) -> set[str]:
+        """The nodes to which connections go that call themselves this, or something that begins like this."""
         found = await self._api("GET", "/api/connections")
         assert isinstance(found, list)
-        return {
-            connection["node"]
-            for connection in found
-            if str((connection.get("client_properties") or {}).get("connection_name", "")).startswith(client)
-        }
+        named = [(str((one.get("client_properties") or {}).get("connection_name", "")), one["node"]) for one in found]
+        return {node for name, node in named if name == client or (not exactly and name.startswith(client))}
 
     async def close(self, connection: str) -> None:
         """Have the broker close a connection by its name; one that is gone is no error."""

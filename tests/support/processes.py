@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -23,8 +24,10 @@ _ROOT = Path(__file__).parent.parent
 class Client:
     """A running client."""
 
-    def __init__(self, name: str, process: Process, spool: Spool, log: Path) -> None:
+    def __init__(self, name: str, process: Process, spool: Spool, log: Path, *, url: str) -> None:
         self.name = name
+        self.url = url
+        """The node that it is connected to."""
         self._process = process
         self._spool = spool
         self._log = log
@@ -84,9 +87,10 @@ class Client:
 class Clients:
     """The clients of one test: `async with Clients(spool, url) as clients`."""
 
-    def __init__(self, spool: Spool, url: str) -> None:
+    def __init__(self, spool: Spool, url: str | Callable[[str], str]) -> None:
+        """`url` may be chosen for each client by its name."""
         self._spool = spool
-        self._url = url
+        self._url = url if callable(url) else lambda _: url
         self._clients: list[Client] = []
 
     async def __aenter__(self) -> Self:
@@ -112,7 +116,7 @@ class Clients:
     ) -> Client:
         """Start a consumer; `name` must be new, also for a client that comes back."""
         options = ConsumerOptions(
-            url=self._url,
+            url=self._url(name),
             queue=queue,
             name=name,
             spool=str(self._spool.directory),
@@ -142,7 +146,7 @@ class Clients:
     ) -> Client:
         """Start a producer; its keys are named `<name>-<number>`."""
         options = ProducerOptions(
-            url=self._url,
+            url=self._url(name),
             queue=queue,
             name=name,
             spool=str(self._spool.directory),
@@ -175,6 +179,6 @@ class Clients:
                 # Ctrl-C at the terminal is for the test, which then stops its clients.
                 start_new_session=True,
             )
-        client = Client(options.name, process, self._spool, log)
+        client = Client(options.name, process, self._spool, log, url=options.url)
         self._clients.append(client)
         return client

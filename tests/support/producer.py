@@ -113,6 +113,8 @@ class Producer:
         )
 
     def _on_confirm(self, frame: Method) -> None:
+        if self._failure:
+            return  # the broker confirms what it has returned, too
         if frame.method.NAME != "Basic.Ack":
             self._end("the broker refused a message")
             return

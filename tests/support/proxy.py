@@ -1,17 +1,17 @@
-"""A TCP proxy that can stall: the network between a router and its broker.
+"""A TCP proxy that can stall: the network between a router and its broker, or a balancer before several.
 
 Invariant: what it has taken it passes on in order, however long it was stalled; it never closes a side by itself.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
 
 class Proxy:
     """Listens on a port of its own; make one with `proxy`."""
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: Callable[[], int]) -> None:
         self._host = host
         self._port = port
         self._flows = asyncio.Event()
@@ -34,7 +34,7 @@ class Proxy:
         self._tasks.add(task)
         try:
             to_broker, from_broker = None, None
-            from_broker, to_broker = await asyncio.open_connection(self._host, self._port)
+            from_broker, to_broker = await asyncio.open_connection(self._host, self._port())
             await asyncio.gather(self._pass(reader, to_broker), self._pass(from_broker, writer))
         finally:
             self._tasks.discard(task)
@@ -58,9 +58,9 @@ class Proxy:
 
 
 @asynccontextmanager
-async def proxy(host: str, port: int) -> AsyncIterator[Proxy]:
-    """A proxy to an address, until the block is over."""
-    made = Proxy(host, port)
+async def proxy(host: str, port: int | Callable[[], int]) -> AsyncIterator[Proxy]:
+    """A proxy to an address, until the block is over; a port may be chosen for each connection."""
+    made = Proxy(host, port if callable(port) else lambda: port)
     server = await asyncio.start_server(made.accept, "127.0.0.1", 0)
     made.port = server.sockets[0].getsockname()[1]
     try:

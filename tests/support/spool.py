@@ -8,6 +8,7 @@ ignored.
 import os
 import re
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 from support.auditor import audit
@@ -101,6 +102,10 @@ class Spool:
         while left:
             await eventually(fewer, lambda: self.owed, stuck_after)
             left = self.unsettled()
+
+    def events(self) -> Iterator[Event]:
+        """Everything reported, actor by actor."""
+        return chain.from_iterable(_events(path) for path in sorted(self.directory.glob(f"*{_SUFFIX}")))
 
     def audit(self, *, in_doubt: float = 3.0) -> Verdict:
         """The verdict on everything reported; every actor must have ended, or hold nothing that matters."""

@@ -3,7 +3,8 @@
 Of a quorum queue in this state RabbitMQ 4 says after a quarter of a second that it has no messages and no consumers; a
 classic queue's answer comes when it goes on. Publishes, acknowledgements and consumers wait for it in both.
 
-Invariant: a queue that was suspended goes on again whatever becomes of the test, because the broker itself resumes it.
+Invariant: a queue that was suspended goes on again whatever becomes of the test, because the broker itself resumes it,
+on the very node that the queue's process is on.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -22,14 +23,18 @@ _SUSPEND = Template("""
             {Name, _} = Known -> case ra_leaderboard:lookup_leader(Name) of undefined -> Known; Leader -> Leader end;
             Pid -> Pid
         end,
+    Node = case P of {_, There} -> There; _ -> node(P) end,
     ok = sys:suspend(P),
-    spawn(fun() ->
+    spawn(Node, fun() ->
         register($keeper, self()),
         receive {resume, From} -> catch sys:resume(P), From ! resumed after $milliseconds -> catch sys:resume(P) end
     end),
     element(4, amqqueue:get_name(Q)).
 """)
-_RESUME = Template("catch ($keeper ! {resume, self()}), receive resumed -> ok after 5000 -> ok end.")
+_RESUME = Template(
+    "[catch ({$keeper, Node} ! {resume, self()}) || Node <- [node() | nodes()]], "
+    "receive resumed -> ok after 5000 -> ok end."
+)
 
 
 async def suspend(queue: str, seconds: float, *, url: str = "") -> None:
