@@ -7,15 +7,18 @@ Backlogs are read over the data connection, until one's messages are too heavy t
 """
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
+from itertools import compress
 
 from partymq.amqp.channel import MAX_PREFETCH
 from partymq.amqp.topology import Topology
 from partymq.core.ledger import Ledger, forget_garbage, unlist
 from partymq.core.names import SPREAD, Names
+from partymq.errors import BrokerError
 from partymq.router.backlogs import Backlogs
 from partymq.router.journal import Journal
 from partymq.router.lanes import Lane, Mode
@@ -26,6 +29,8 @@ from partymq.router.points import Checkpoint, Point
 from partymq.router.publisher import Publisher
 from partymq.router.quiet import await_unread
 from partymq.router.segments import BACKLOG_PREFETCH, Flow, SegmentReader, Stray
+
+LOG = logging.getLogger(__name__)
 
 NEAR = 64
 """Messages within a fence's round trip (some ms) below which the end of a backlog counts as close."""
@@ -314,9 +319,11 @@ class Releaser:
                     del self._emptied[p]
             if ledger.backlogs or ledger.transfers or ledger.garbage:
                 self._pace.stir()
-            if ledger.garbage:
-                await asyncio.gather(*(self._delete(transfer) for transfer in sorted(ledger.garbage)))
-                await self._journal.write(partial(forget_garbage, transfers=ledger.garbage))
+            garbage = sorted(ledger.garbage)
+            deleted = await asyncio.gather(*(self._delete(transfer) for transfer in garbage))
+            if any(deleted):
+                gone = frozenset(compress(garbage, deleted))
+                await self._journal.write(partial(forget_garbage, transfers=gone))
 
     def _unlist(self, ledger: Ledger) -> Ledger:
         idle = [p for p in ledger.backlogs if self._lanes[p].mode is Mode.DIRECT or p == SPREAD]
@@ -326,14 +333,21 @@ class Releaser:
             backlogs=[p for p in idle if not self._backlogs.may_hold(p) and not self._lanes[p].parked],
         )
 
-    async def _delete(self, transfer: str) -> None:
+    async def _delete(self, transfer: str) -> bool:
+        """Whether it is gone; one whose leader's node is frozen is tried again later.
+
+        RabbitMQ closes the connection over that (541), so it must not be the session's.
+        """
         queue = self._names.transfer(transfer)
         if (reader := self._readers.get(queue)) is not None:
             await self._close(reader)
-        channel = await self._link.channel_in_turn()
-        await channel.delete_queue(queue)
+        try:
+            await self._topology.errand(f"queue {queue!r}", lambda channel: channel.delete_queue(queue), tries=1)
+        except BrokerError as error:
+            LOG.info("%s is not deleted yet: %s", queue, error)
+            return False
         self._left.discard(queue)
-        await channel.close()
+        return True
 
     async def _close(self, reader: SegmentReader) -> None:
         if self._readers.get(reader.queue) is not reader:

@@ -7,11 +7,15 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
+
 from partymq.amqp.lostnodes import LostNodes
 from partymq.amqp.topology import QueueState
 from partymq.core.ledger import Ledger, empty
 from partymq.core.names import SPREAD, Names
 from partymq.core.spec import BrokerAddress, GroupId
+from partymq.errors import BrokerError
+from partymq.router import release
 from partymq.router.budget import Budget
 from partymq.router.lanes import Lane, Member, Mode
 from partymq.router.outlet import Sink
@@ -179,3 +183,28 @@ async def test_what_a_held_partition_has_parked_goes_to_its_backlog() -> None:
     stage.lane.park(1, b"", b"")
     await stage.releaser.hold([stage.lane])
     assert stage.requested == [stage.lane]
+
+
+async def test_a_transfer_that_cannot_be_deleted_now_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """RabbitMQ answers 541 while the node of its leader is frozen: the session is not concerned."""
+    monkeypatch.setattr(release, "TIDY_EVERY", 0.01)
+    stage = Stage()
+    ledger = replace(empty(1), garbage=frozenset({"1.1", "1.2"}))
+    asked: list[str] = []
+
+    async def errand(thing: str, *_: object, tries: int) -> int:
+        asked.append(thing)
+        if "1.2" in thing and len(asked) < 4:
+            raise BrokerError(f"The broker fails over {thing}: 541, in {tries} try.")
+        return 0
+
+    async def write(change: Callable[[Ledger], Ledger]) -> Ledger:
+        journal.ledger = change(journal.ledger)
+        return cast(Ledger, journal.ledger)
+
+    journal: Any = SimpleNamespace(ledger=ledger, write=write)
+    stage.releaser._journal = journal
+    stage.releaser._topology = cast(Any, SimpleNamespace(errand=errand))
+    async with stage.running():
+        await eventually(lambda: not journal.ledger.garbage, "a transfer is left")
+    assert [thing.count("1.2") for thing in asked] == [0, 1, 1, 1]
