@@ -14,20 +14,27 @@ from partymq.router.link import ZOMBIES_SINCE
 from support.broker import amqp_url
 from support.broker_script import NoBrokerError, erlang
 from support.conditions import eventually
-from support.group import address, group
+from support.group import Group, address, group
+from support.processes import Client
 
 HELD = "the donor's consumer"
+
+
+async def _handing_off(g: Group) -> tuple[Client, Client]:
+    """A handoff waits for a client that holds messages of its inbox; returns that client, and a producer."""
+    await g.route()
+    client = await g.join("a", prefetch=10, hold_after=20)
+    producer = await (await g.clients.producer(g.source, rate=200, keys=50)).started()
+    await eventually(lambda: g.waiting_in_inbox("a") > 20, "nothing waits behind what the client holds")
+    await g.join("b")
+    await eventually(lambda: HELD in g.waiting_for, "no handoff waits for the client")
+    return client, producer
 
 
 @pytest.mark.parametrize("router", ["goes on", "restarts"])
 async def test_whoever_died_while_it_was_taken_over_is_served_no_more(tmp_path: Path, router: str) -> None:
     async with group(tmp_path) as g:
-        await g.route()
-        first = await g.join("a", prefetch=10, hold_after=20)
-        producer = await (await g.clients.producer(g.source, rate=200, keys=50)).started()
-        await eventually(lambda: g.waiting_in_inbox("a") > 20, "nothing waits behind what the client holds")
-        await g.join("b")
-        await eventually(lambda: HELD in g.waiting_for, "no handoff waits for the client")
+        first, producer = await _handing_off(g)
         if router == "restarts":
             epoch = g.report.epoch
             await g.stop()
@@ -59,12 +66,7 @@ async def _makes_zombies() -> bool:
 async def test_one_that_died_between_two_takeovers_is_named_with_the_command_that_helps(tmp_path: Path) -> None:
     """RabbitMQ 4.3 serves it before the second one comes, which then waits for what only the broker can end."""
     async with group(tmp_path, handoff_timeout=LISTED_WITHIN + 1) as g:
-        await g.route()
-        client = await g.join("a", prefetch=10, hold_after=20)
-        producer = await (await g.clients.producer(g.source, rate=200, keys=50)).started()
-        await eventually(lambda: g.waiting_in_inbox("a") > 20, "nothing waits behind what the client holds")
-        await g.join("b")
-        await eventually(lambda: HELD in g.waiting_for, "no handoff waits for the client")
+        client, producer = await _handing_off(g)
         await g.stop()
         await client.kill()
         g.set_pod("a", None)
