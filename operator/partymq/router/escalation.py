@@ -99,9 +99,7 @@ class Escalation:
         partitions = f"partitions {ranges.text(handoff.targets)}" if handoff is not None and handoff.targets else ""
         age = time.monotonic() - progress.begun
         zombie = self._makes_zombies and age > LISTED_WITHIN and await self._waits_for_a_zombie(progress)
-        waiting_for = (
-            "a consumer that the broker counts although its client is gone" if zombie else progress.waiting_for
-        )
+        waiting_for = ZOMBIE if zombie else progress.waiting_for
         case.sentence = (
             f"{partitions or 'what is left in its inbox'} cannot leave pod {progress.donor} for {age:.0f} s "
             f"(spec.handoff.timeoutSeconds: {self._timeout:.0f}): waiting for {waiting_for}"
