@@ -140,7 +140,7 @@ async def cut_off(world: World, rng: Random) -> None:
         client = pod.client
         try:
             connection = client and (await world.nodes.connections()).get(client.name)
-            await world.sound.wait()
+            await world.may_end(pod.name)
             if client and connection:
                 world.group.spool.note(client.name, Kind.GONE, LOST)
                 await world.nodes.close(connection)
@@ -193,9 +193,9 @@ async def kill_router_at(world: World, rng: Random) -> None:
         victim = world.active
         if victim is None:
             return
-        before = world.epoch
         point = rng.choice(list(Point))
-        world.sound.clear()
+        await world.unsound()
+        before = world.epoch
         victim.kill_at(point)
         try:
             await victim.ended(deadline=10)
@@ -216,7 +216,7 @@ async def restart_router(world: World, rng: Random) -> None:
         before, old = world.epoch, world.active or world.running[0]
         if rng.random() < 0.5 and len(world.running) < 2:
             await world.start_router()
-        world.sound.clear()
+        await world.unsound()
         await old.stop()
         if not world.running:
             await world.start_router()
@@ -229,8 +229,8 @@ async def second_router(world: World, rng: Random) -> None:
     async with world.session:
         if len(world.running) > 1:
             victim = rng.choice(world.running)
+            await world.unsound()
             routes, before = victim is world.active, world.epoch
-            world.sound.clear()
             await victim.stop()
             if routes:
                 await world.routed(after=before)

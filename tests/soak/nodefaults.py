@@ -187,9 +187,9 @@ async def _outage(world: World, name: str, *, depends: bool, victims: Sequence[O
     A session that depends on them may end, or outlive it. Its end is reported as of before the fault, once it is known:
     nothing that is repeated in a session that went on has an excuse.
     """
-    began, epoch = time_ns(), world.epoch
     if depends:
-        world.sound.clear()
+        await world.unsound()
+    began, epoch = time_ns(), world.epoch
     world.nodes.leave(victims)
     watching = asyncio.create_task(_ended(world, epoch), name=f"session after {name}")
     try:

@@ -158,7 +158,7 @@ async def unpublishable(world: World, rng: Random) -> None:
 
 
 async def _publish_and_wait(world: World, rng: Random, key: str, actor: str) -> None:
-    world.sound.clear()
+    await world.unsound()
     async with await aio_pika.connect(world.nodes.url) as connection:
         channel = await connection.channel()
         # It comes from a queue where it is rejected: the limit is asked for what clients publish, and for nothing else.

@@ -1,8 +1,9 @@
 """What the faults work on: one group, its routers, its broker's nodes, and counts of all that was done to them.
 
 Invariant: of faults that end a router's session there is one at a time, from its report to the auditor until another
-session routes. No client's connection is ended until that has taken over what the last one had: a router that dies in a
-takeover, and a client after it, are the double fault that docs/guarantees.md excludes.
+session routes. No client's connection is ended until that has taken over what the last one had, and no session until it
+has put in order what a client gave back meanwhile: a router that dies in a takeover, a client after it, and the next
+router before it has everything, are the double fault that docs/guarantees.md excludes.
 """
 
 import asyncio
@@ -49,6 +50,8 @@ class World:
     session: asyncio.Lock = field(default_factory=asyncio.Lock)
     sound: asyncio.Event = field(default_factory=asyncio.Event)
     """Set while no router has ended whose takeovers nobody has resumed, nor may end of itself."""
+    ended: set[str] = field(default_factory=set)
+    """Pods whose clients' connections were ended since a session was."""
     started: float = field(default_factory=monotonic)
 
     def __post_init__(self) -> None:
@@ -99,7 +102,7 @@ class World:
     async def replaced(self) -> AsyncIterator[None]:
         """Around what ends the router's session without grace: until another session routes."""
         before = self.epoch
-        self.sound.clear()
+        await self.unsound()
         self.group.spool.note(ROUTER, Kind.ROUTER_DOWN)
         yield
         await self.excused(after=before)
@@ -136,6 +139,34 @@ class World:
             clock=self.nodes.clock,
         )
 
+    async def unsound(self) -> None:
+        """Before the end of a session: from here on no client's connection is ended."""
+        await eventually(
+            lambda: not self._mixed,
+            lambda: f"a resumed handoff does not end, whose client has gone: {[r.report for r in self.running]}",
+            SETTLES_WITHIN,
+            clock=self.nodes.clock,
+        )
+        self.sound.clear()
+        self.ended.clear()
+
+    @property
+    def _mixed(self) -> bool:
+        """Whether what a client gave back may stand behind what a router did, until a handoff has put it in order."""
+        router = self.active
+        report = router.report if router is not None else None
+        if report is None:
+            return False
+        return any(
+            handoff.donor in self.ended and not handoff.id.startswith(f"{report.epoch}.") for handoff in report.handoffs
+        )
+
+    async def may_end(self, pod: str) -> None:
+        """Return when the connection of a pod's client may be ended, and take it as ended."""
+        while not self.sound.is_set():
+            await self.sound.wait()
+        self.ended.add(pod)
+
     # --- pods
 
     def pod(self, name: str, rng: Random) -> Pod:
@@ -145,7 +176,7 @@ class World:
             name,
             profile(rng),
             returns=rng.random() < 0.3,
-            may_end=self.sound.wait,
+            may_end=lambda: self.may_end(name),
             clock=self.nodes.clock,
         )
         self.pods[name] = made

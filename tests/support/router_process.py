@@ -8,6 +8,7 @@ On SIGUSR1 it says on standard error what its tasks wait for.
 import asyncio
 import base64
 import json
+import logging
 import os
 import pickle
 import signal
@@ -33,9 +34,18 @@ def _say_what_is_waited_for() -> None:
         task.print_stack(file=sys.stderr)
 
 
+def _log_to(path: Path) -> None:
+    """What the router decides and why, for whoever reads the clients' reports; by the wall clock, as those."""
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(created).6f %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    logging.getLogger("partymq.router").setLevel(logging.DEBUG)
+
+
 class _Process:
     def __init__(self, config: GroupConfig, directory: Path, kill_at: str, budget: int) -> None:
         self._spool = Spool(directory)
+        _log_to(directory / f"router-{os.getpid()}.log")
         self._kill_at = kill_at
         self._config = config
         self._supervisor = Supervisor(

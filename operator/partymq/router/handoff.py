@@ -8,6 +8,7 @@ stopped (design, section 5).
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 
@@ -28,6 +29,8 @@ from partymq.router.release import Releaser
 from partymq.router.reluctant import Message as Refused
 from partymq.router.takeover import Takeover
 from partymq.router.troubles import Troubles
+
+LOG = logging.getLogger(__name__)
 
 FINISHES_WITHIN = 0.1
 """Seconds that a donor is given to work off its inbox, if it looks as if that were enough."""
@@ -248,9 +251,11 @@ class Handoffs:
             epoch=self._journal.ledger.epoch,
             consumer_count=lambda: self._consumers(inbox),
         )
+        LOG.debug("handoff %s: attached to the inbox of %s", progress.id, progress.donor)
         self._reached(Point.ATTACHED)
         ledger = self._journal.ledger
         found = in_order(await takeover.collect(), partitions=len(ledger.partitions), newest=ledger.epoch)
+        LOG.debug("handoff %s: the inbox of %s held %s messages", progress.id, progress.donor, len(found))
         self._reached(Point.COLLECTED)
         # Whether anything had been redelivered only the session knew that copied it.
         haunted = self._link.makes_zombies
@@ -267,6 +272,7 @@ class Handoffs:
         progress.final = True
         progress.unneeded.set()
         await takeover.settle()
+        LOG.debug("handoff %s: nothing comes back to the inbox of %s", progress.id, progress.donor)
         self._reached(Point.SETTLED)
         if declared is not None:
             await declared  # what comes into being after the commit would not be deleted

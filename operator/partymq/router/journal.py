@@ -199,6 +199,7 @@ class Journal:
         if tag > 1:
             self._channel.ack(tag - 1, multiple=True)
         self._ledger = ledger
+        LOG.debug("%s holds %s", self._queue, payload)
         return ledger
 
     async def _store(self, payload: bytes) -> None:

@@ -204,9 +204,12 @@ class Releaser:
                 flow.next_sink = None
             done = self._passed if flow.staying else self._emptied
             done.setdefault(lane.index, set()).add(transfer)
+            LOG.debug("partition %s: transfer %s is empty of it after %s messages", lane.index, transfer, flow.received)
         if self._backlogs.may_hold(lane.index):
             async with self._slots:
+                LOG.debug("partition %s: its backlog is given out", lane.index)
                 reader = await self._empty_backlog(lane)
+                LOG.debug("partition %s: its backlog is empty", lane.index)
                 self._go_direct(lane)
                 self._reached(Point.DIRECT)
                 await self._close(reader)

@@ -131,7 +131,8 @@ class CancelledQueue(Queue):
 class InboxQueue(CancelledQueue):
     """Tells of a double fault: a router died with messages of the queue, and then the client that got some of them.
 
-    One that cancels does the same to what was on its way to it.
+    One that cancels does the same to what was on its way to it. If the next router has the queue in its hands by then,
+    that is no fault until it dies as well: it would have put them in order.
     """
 
     def __init__(self, *, on_double_fault: OnMixed, on_overtaken: OnMixed, **settings: object) -> None:
@@ -139,6 +140,8 @@ class InboxQueue(CancelledQueue):
         super().__init__(on_overtaken=on_overtaken, **settings)
         self._on_double_fault = on_double_fault
         self._by_router: set[int] = set()
+        self._mixed: list[tuple[list[Message], list[Message]]] = []
+        """What was given back by a client while a router was taking over, and what stood before it then."""
 
     def cancel(self, consumer: Consumer, *, coming: Collection[Message] = ()) -> None:
         self._given_back(consumer, coming)
@@ -147,13 +150,24 @@ class InboxQueue(CancelledQueue):
     def leave(self, consumer: Consumer) -> None:
         if consumer.priority > 0:
             self._by_router.update(message.place for message in consumer.held)
-        self._given_back(consumer, consumer.held)
+            self._lost_again(consumer)
+        else:
+            self._given_back(consumer, consumer.held)
         super().leave(consumer)
 
     def _given_back(self, consumer: Consumer, messages: Collection[Message]) -> None:
-        router = any(each.priority > 0 for each in self.consumers)
-        if consumer.priority == 0 and not router and any(m.place in self._by_router for m in self._returned):
+        if consumer.priority > 0 or not any(m.place in self._by_router for m in self._returned):
+            return
+        if any(each.priority > 0 for each in self.consumers):
+            self._mixed.append((list(messages), list(self._returned)))
+        else:
             self._on_double_fault(list(messages), list(self._returned))
+
+    def _lost_again(self, router: Consumer) -> None:
+        held = {message.place for message in router.held}
+        for late, before in self._mixed:
+            if any(message.place in held for message in late):
+                self._on_double_fault(late, before)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

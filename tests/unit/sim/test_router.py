@@ -143,5 +143,22 @@ def test_clients_die_while_they_are_taken_over_and_come_back_as_zombies(restart:
         check(play(Setting(seed=seed, pace="uneven", zombies=True), script, begin=2.0))
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_a_client_dies_while_it_is_taken_over_for_the_second_time(again: bool) -> None:
+    """What it gives back stands behind what the first router gave back: the second one puts that in order."""
+    for seed in range(30):
+        script = [
+            *(Act(Trouble(name, "slow"), 0.0) for name in "ab"),
+            Act(Produce(36, 6, 0.001), 0.3),
+            Act(CrashAt(Point.COLLECTED), 0.0),
+            Act(Join("c"), 1.0),
+            Act(Produce(1, 1), 0.2 + (seed % 6) / 10),
+            *([Act(CrashAt(Point.COLLECTED), 0.02 * (seed % 10))] if again else []),
+            *(Act(Trouble(name, what), 0.0) for what in ("works", "lost") for name in "ab"),
+            Act(Produce(1, 1), 1.5),
+        ]
+        check(play(Setting(seed=seed, pace="uneven", window=20), script, begin=2.0))
+
+
 def check(outcome: Outcome) -> None:
     assert not outcome.violations, "\n".join([*outcome.log[-400:], *outcome.violations])

@@ -4,8 +4,8 @@ Invariant: what a history shows is judged by the same auditor as any other run, 
 holds what. Nothing is excused but the limits that docs/guarantees.md states, each for the keys that it touches:
 
 - a double fault: a router dies while it has taken an inbox over, and the connection of that inbox's client breaks with
-  messages of it, or it cancels while some are on their way to it, before the next takeover: first deliveries of those
-  keys may be out of order, the last one not newest;
+  messages of it, or it cancels while some are on their way to it, before the next takeover, or during that, if its
+  router dies as well: first deliveries of those keys may be out of order, the last one not newest;
 - of a key with several messages on their way to an inbox that refuses one: those behind it may have been taken, so
   first deliveries may be out of order, the last one not newest;
 - a client that gives a message back of its own accord (nack with requeue) is given it again, later than newer ones;
