@@ -6,7 +6,7 @@ Invariant: none of them breaks a promise while every rule is in place.
 from dataclasses import replace
 from random import Random
 
-from partymq.router.points import Point
+from partymq.router.points import OF_CLIENTS, Point
 from unit.sim.script import Act, Crash, CrashAt, Hush, Join, Leave, Poison, Produce, Restart, Stall, Step, Trouble
 from unit.sim.wire import Refusal
 from unit.sim.world import Setting
@@ -115,7 +115,11 @@ def _step(kind: str, random: Random) -> Step:
         "moves": [],
         "zombies": [Trouble(member, random.choice(["stuck", "stuck", "lost", "works"]))] * 4,
         "cancels": [Trouble(member, "drained"), Trouble(member, "slow")],
-        "crashes": [Crash(random.randint(1, 150)), CrashAt(random.choice(list(Point)))] * 2,
+        "crashes": [
+            Crash(random.randint(1, 150)),
+            CrashAt(random.choice([point for point in Point if point not in OF_CLIENTS])),
+        ]
+        * 2,
         "extracting": [CrashAt(random.choice([Point.COPYING, Point.COPIED]))] * 3,
         "committing": [CrashAt(Point.COMMITTED)] * 3,
         "refused": [Poison(random.randint(1, 3), random.choice(list(Refusal)))] * 4,

@@ -11,7 +11,7 @@ from random import Random
 
 import aiohttp
 
-from partymq.router.points import Point
+from partymq.router.points import OF_CLIENTS, Point
 from soak.nodefaults import freeze_node, kill_node, restart_nodes, two_nodes_away
 from soak.pods import Pod
 from soak.queues import (
@@ -193,7 +193,7 @@ async def kill_router_at(world: World, rng: Random) -> None:
         victim = world.active
         if victim is None:
             return
-        point = rng.choice(list(Point))
+        point = rng.choice([point for point in Point if point not in OF_CLIENTS])
         await world.unsound()
         before = world.epoch
         victim.kill_at(point)

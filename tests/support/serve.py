@@ -7,6 +7,7 @@ a binding and some POSTs. The exchange is one for all servers of a broker, so no
 import asyncio
 import os
 import re
+import signal
 import socket
 import sys
 from asyncio.subprocess import DEVNULL, Process
@@ -14,6 +15,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import aio_pika
@@ -28,6 +30,9 @@ from partymq.core.spec import GroupId
 from support.broker import amqp_url, management_url, unique
 from support.conditions import eventually
 from support.group import address
+from support.killed_server import KILL_AT
+
+TESTS = Path(__file__).parent.parent
 
 
 @dataclass(slots=True, kw_only=True)
@@ -51,12 +56,14 @@ class Served:
     """Who has an inbox."""
     sent: int = 0
 
-    async def start(self) -> None:
-        """Starts the server, and returns once it routes or stands by."""
-        environment = {**os.environ, **self.environment, "PARTYMQ_HTTP_PORT": str(self.port)}
+    async def start(self, *, kill_at: str = "") -> None:
+        """Starts the server, and returns once it routes or stands by; at `kill_at`, a named point, it kills itself."""
+        environment = {**os.environ, **self.environment, "PARTYMQ_HTTP_PORT": str(self.port), KILL_AT: kill_at}
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(TESTS), environment.get("PYTHONPATH"))))
         self.process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "partymq", "serve", env=environment, stderr=DEVNULL
-        )
+            sys.executable, "-m", "support.killed_server" if kill_at else "partymq", "serve",
+            env=environment, stderr=DEVNULL,
+        )  # fmt: skip
         await eventually(self._answers, "the server does not route", 30.0, every=0.02)
 
     async def _answers(self) -> bool:
@@ -64,6 +71,12 @@ class Served:
             return (await self.call("GET", "/readyz"))[0] == 200
         except aiohttp.ClientError:
             return False
+
+    async def died(self) -> None:
+        """Waits until it has come to the point at which it kills itself."""
+        assert self.process is not None
+        async with asyncio.timeout(60):
+            assert await self.process.wait() == -signal.SIGKILL
 
     async def kill(self) -> None:
         """SIGKILL."""

@@ -33,6 +33,8 @@ class Client:
 
     kind: ClientKind
     ready: bool
+    overflow: str = ""
+    """The segment in which a plain client's messages wait that its queue had no room for, named as a transfer is."""
 
 
 def slots_of(partitions: int) -> int:

@@ -10,7 +10,7 @@ Invariant: `decode(encode(ledger)) == ledger`, and a reader refuses what it does
      "backlogs": [p, ...],                  listed backlogs
      "handoffs": [{"id", "donor", "phase", "found": [p, ...], "targets": {"<p>": i}, "since": t}, ...],
      "garbage": ["<id>", ...],
-     "clients": {"<name>": ["plain"|"managed", ready]},   of the HTTP API, where there are any
+     "clients": {"<name>": ["plain"|"managed", ready]},   of the HTTP API, where there are any; an overflow's id third
      "slots": n, "pins": {"<name>": "..."}}               slots as bits from the lowest on: deflated, base64
 """
 
@@ -110,8 +110,8 @@ def decode(data: bytes) -> Ledger:
             handoffs={h.id: h for h in handoffs},
             garbage=frozenset(body["garbage"]),
             clients={
-                name: Client(kind=ClientKind(kind), ready=ready)
-                for name, (kind, ready) in body.get("clients", {}).items()
+                name: Client(kind=ClientKind(kind), ready=ready, overflow=overflow[0] if overflow else "")
+                for name, (kind, ready, *overflow) in body.get("clients", {}).items()
             },
             pins=_read_pins(body),
         )
@@ -123,10 +123,15 @@ def _clients(ledger: Ledger) -> dict[str, object]:
     if not ledger.clients:
         return {}
     return {
-        "clients": {name: [client.kind.value, client.ready] for name, client in ledger.clients.items()},
+        "clients": {name: _client(client) for name, client in ledger.clients.items()},
         "slots": slots_of(len(ledger.partitions)),
         "pins": {name: _packed(slots) for name, slots in ledger.pins.items() if slots},
     }
+
+
+def _client(client: Client) -> list[object]:
+    # An older version refuses one with an overflow: it would lose what is in it.
+    return [client.kind.value, client.ready, *filter(None, [client.overflow])]
 
 
 @lru_cache(maxsize=1024)

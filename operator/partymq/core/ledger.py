@@ -116,6 +116,11 @@ class Ledger:
         return (*listed, SPREAD) if self.spread.backlog else listed
 
     @property
+    def overflows(self) -> dict[str, str]:
+        """The segments in which plain clients' messages wait for room, by client."""
+        return {name: client.overflow for name, client in self.clients.items() if client.overflow}
+
+    @property
     def plain(self) -> frozenset[str]:
         """Plain clients: what they own does not move until they leave."""
         return frozenset(name for name, client in self.clients.items() if client.kind is ClientKind.PLAIN)
@@ -153,7 +158,8 @@ def _require(condition: bool, text: str) -> None:
         raise LedgerError(text)
 
 
-def _change(ledger: Ledger, changes: Mapping[int, Partition]) -> Ledger:
+def change(ledger: Ledger, changes: Mapping[int, Partition]) -> Ledger:
+    """The ledger with these partitions (or `SPREAD`) as given: what transitions are made of."""
     if not changes:
         return ledger
     partitions = list(ledger.partitions)
@@ -180,12 +186,12 @@ def claim(ledger: Ledger, owners: Mapping[int, str]) -> Ledger:
         _require(ledger.partitions[p].owner is None, f"partition {p} has an owner")
         _require(p not in ledger.held, f"partition {p} is in a handoff")
         _require(member in ledger.takers, f"{member} is not admitted")
-    return _change(ledger, {p: replace(ledger.partitions[p], owner=member) for p, member in owners.items()})
+    return change(ledger, {p: replace(ledger.partitions[p], owner=member) for p, member in owners.items()})
 
 
 def list_backlogs(ledger: Ledger, partitions: Iterable[int]) -> Ledger:
     """Allows messages of `partitions` to enter their backlogs."""
-    return _change(ledger, {p: replace(ledger.partition(p), backlog=True) for p in partitions})
+    return change(ledger, {p: replace(ledger.partition(p), backlog=True) for p in partitions})
 
 
 def begin_handoff(
@@ -201,7 +207,8 @@ def begin_handoff(
     `since` is the time, in Unix seconds: what a handoff is given, it is given over all sessions.
     """
     _require(donor not in ledger.donors, f"{donor} is a donor already")
-    _require(id not in ledger.handoffs and id not in ledger.transfers | ledger.garbage, f"handoff {id} is not new")
+    known = ledger.handoffs.keys() | ledger.transfers | ledger.garbage | set(ledger.overflows.values())
+    _require(id not in known, f"handoff {id} is not new")
     _require(set(targets) == set(ledger.owned_by(donor)), f"a handoff of {donor} must have all its partitions")
     _require(set(targets.values()) <= ledger.takers | {None}, "a target is not admitted")
     handoff = Handoff(id=id, donor=donor, targets=dict(targets), since=since)
@@ -242,7 +249,7 @@ def commit(ledger: Ledger, *, id: str, drop: bool) -> Ledger:  # noqa: A002
             backlog=part.backlog or p in found,
         )
     rest = {other: h for other, h in ledger.handoffs.items() if other != id}
-    after = _change(replace(ledger, handoffs=rest), changes)
+    after = change(replace(ledger, handoffs=rest), changes)
     if not found:
         after = replace(after, garbage=after.garbage | {id})
     if drop and not after.names(handoff.donor):
@@ -261,7 +268,7 @@ def unlist(ledger: Ledger, *, transfers: Mapping[int, Collection[str]], backlogs
         rest = tuple(t for t in part.transfers if t not in gone)
         drop_backlog = p in backlogs and not rest and p not in ledger.held
         changes[p] = replace(part, transfers=rest, backlog=part.backlog and not drop_backlog)
-    after = _change(ledger, changes)
+    after = change(ledger, changes)
     return replace(after, garbage=after.garbage | (ledger.transfers - after.transfers))
 
 

@@ -1,7 +1,8 @@
 """Clients of the HTTP API in the ledger: they are bound, get ready, are given slots and partitions, and leave.
 
 Invariant: a slot is pinned to at most one client, from the first message of it until that client leaves; and only slots
-of *open* partitions are pinned: nobody owns them, and no message of them stands in a queue of ours.
+of *open* partitions are pinned: nobody owns them, and no message of them stands in a queue of ours. What a client that
+leaves had no room for comes, of every partition that it may be of, before all else.
 
 As in `ledger`: pure functions that raise where the change is not allowed; each is journaled before it takes effect.
 """
@@ -10,7 +11,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
 from partymq.core.clients import Client, ClientKind, mask, slots_of, to_set
-from partymq.core.ledger import Ledger, LedgerError
+from partymq.core.ledger import Ledger, LedgerError, Partition, change
+from partymq.core.names import SPREAD
 
 
 class ConflictError(LedgerError):
@@ -28,7 +30,8 @@ def bind(ledger: Ledger, *, name: str, kind: ClientKind) -> Ledger:
         raise ConflictError(f"{name} is pending already: bind its queue, then call ready; or unbind it first.")
     if client is None and name in ledger.members:
         raise ConflictError(f"{name} is a member with an inbox: wait until it has given up what it holds.")
-    return _with(ledger, name, Client(kind=kind, ready=False))
+    overflow = client.overflow if client is not None else ""
+    return _with(ledger, name, Client(kind=kind, ready=False, overflow=overflow))
 
 
 def ready(ledger: Ledger, *, name: str) -> Ledger:
@@ -73,6 +76,29 @@ def pin(ledger: Ledger, owners: Mapping[int, str]) -> Ledger:
         new.setdefault(name, []).append(slot)
     added = {name: ledger.pins.get(name, 0) | to_set(slots, count) for name, slots in new.items()}
     return replace(ledger, pins={**ledger.pins, **added})
+
+
+def overflow(ledger: Ledger, *, name: str, id: str) -> Ledger:  # noqa: A002
+    """Lets what this plain client's queue has no room for wait in a segment of its own, which is new."""
+    if name not in ledger.plain or ledger.clients[name].overflow:
+        raise LedgerError(f"{name} is no plain client, or has an overflow")
+    return _with(ledger, name, replace(ledger.clients[name], overflow=id))
+
+
+def subside(ledger: Ledger, *, name: str) -> Ledger:
+    """The client's overflow is proven empty, and nothing is sent there any more."""
+    id = ledger.overflows.get(name)  # noqa: A001
+    if id is None:
+        return ledger
+    after = _with(ledger, name, replace(ledger.clients[name], overflow=""))
+    return replace(after, garbage=after.garbage | {id})
+
+
+def may_overflow(ledger: Ledger, name: str) -> frozenset[int]:
+    """The partitions that messages for a plain client are of."""
+    count, pins = len(ledger.partitions), ledger.pins.get(name, 0)
+    pinned = (p for p in range(count) if pins & mask([p], count))
+    return frozenset([SPREAD, *pinned, *ledger.owned_by(name)])
 
 
 def open_partitions(ledger: Ledger) -> Iterable[int]:
@@ -137,6 +163,7 @@ def _stripped(ledger: Ledger, names: Collection[str]) -> Ledger:
     """The ledger in which these plain clients have nothing and are promised nothing."""
     if not names:
         return ledger
+    ledger = _inherited(ledger, names)
     return replace(
         ledger,
         pins={name: slots for name, slots in ledger.pins.items() if name not in names},
@@ -146,3 +173,17 @@ def _stripped(ledger: Ledger, names: Collection[str]) -> Ledger:
             for id, h in ledger.handoffs.items()  # noqa: A001
         },
     )
+
+
+def _inherited(ledger: Ledger, names: Collection[str]) -> Ledger:
+    """The ledger in which these clients' overflows are transfers."""
+    for name, id in ledger.overflows.items():  # noqa: A001
+        if name in names:
+            changes = {p: _before(ledger.partition(p), id) for p in may_overflow(ledger, name)}
+            client = replace(ledger.clients[name], overflow="")
+            ledger = _with(change(ledger, changes), name, client)
+    return ledger
+
+
+def _before(part: Partition, transfer: str) -> Partition:
+    return replace(part, transfers=(transfer, *part.transfers), backlog=True)

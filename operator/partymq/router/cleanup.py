@@ -87,7 +87,8 @@ class _Removal:
         names, ledger = self._names, self._ledger
         owners = {part.owner for part in ledger.partitions if part.owner is not None}
         inboxes = {names.inbox(member) for member in {*members, *ledger.members, *ledger.donors, *owners}}
-        transfers = [names.transfer(id) for id in {*ledger.transfers, *ledger.handoffs, *ledger.garbage}]  # noqa: A001
+        ids = {*ledger.transfers, *ledger.handoffs, *ledger.garbage, *ledger.overflows.values()}
+        transfers = [names.transfer(id) for id in ids]  # noqa: A001
         backlogs = [names.backlog(p) for p in (SPREAD, *range(len(ledger.partitions)))]
         await self._outlive_outlets()
         queues = (*transfers, *backlogs, names.dead, *inboxes)

@@ -6,7 +6,8 @@ knows nothing of.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from itertools import chain
 
@@ -16,7 +17,7 @@ from partymq.core.clients import ClientKind
 from partymq.core.ledger import Ledger, list_backlogs
 from partymq.core.membership import Pod, PodState
 from partymq.core.names import Names
-from partymq.core.pinning import ConflictError, bind, leave, ready
+from partymq.core.pinning import ConflictError, bind, leave, may_overflow, ready
 from partymq.core.spec import ClientsSpec
 from partymq.errors import ClientGoneError, ForeignQueueError
 from partymq.router.gate import Gate
@@ -25,6 +26,7 @@ from partymq.router.journal import Change, Journal
 from partymq.router.lanes import Lane, Member
 from partymq.router.link import Link
 from partymq.router.outlet import UNLIMITED
+from partymq.router.overflow import Overflows
 from partymq.router.publisher import Publisher
 from partymq.router.reluctant import Message
 from partymq.router.segments import Flow
@@ -47,8 +49,9 @@ class SessionClients:
         journal: Journal,
         names: Names,
         inboxes: Inboxes,
-        hold: Callable[[Collection[Lane]], Awaitable[None]],
+        holding: Callable[[Collection[Lane]], AbstractAsyncContextManager[None]],
         lanes: Mapping[int, Lane],
+        overflows: Overflows,
         request: Callable[[Lane], None],
         on_ledger: Callable[[Ledger], None],
         on_gone: Callable[[str], None],
@@ -61,8 +64,9 @@ class SessionClients:
         self._journal = journal
         self._names = names
         self._inboxes = inboxes
-        self._hold = hold
+        self._holding = holding
         self._lanes = lanes
+        self._overflows = overflows
         self._request = request
         self._on_ledger = on_ledger
         self._on_gone = on_gone
@@ -74,6 +78,8 @@ class SessionClients:
         publisher.keepers.append(gate)
         self.slots = Slots(lanes=lanes, journal=journal, gate=gate, client=self.sink)
         link.explain_return = self._explain_return
+        for name in journal.ledger.overflows:
+            overflows.resume(name, publisher.reluctant(self.sink(name).sink))
 
     def sink(self, name: str) -> Member:
         """A plain client's queue, or rather its routing key, as a destination without limits."""
@@ -143,11 +149,19 @@ class SessionClients:
             for line in lines:
                 line.pause()
             try:
+                for name in plain:
+                    await self._overflows.leave(name)
                 await self._publisher.until(lambda: not any(line.under_way for line in lines))
                 left = self._take_back(chain.from_iterable(line.take() for line in lines))
-                await self._hold([lane for lane in self._lanes.values() if lane.owner in owners])
-                # What it had no room for stands in backlogs then: whoever is given those partitions gets that first.
-                await self._write(lambda ledger: list_backlogs(leave(ledger, names), partitions=left))
+                # Partitions of which its overflow may have messages, too: that is then the first thing that they give.
+                ledger = self._journal.ledger
+                inherited = {p for name in plain & ledger.overflows.keys() for p in may_overflow(ledger, name)}
+                lanes = [lane for p, lane in self._lanes.items() if lane.owner in owners or p in inherited]
+                async with self._holding(lanes):
+                    if inherited:
+                        await self._publisher.confirmed()
+                    # What it had no room for stands in backlogs then: who is given those partitions gets that first.
+                    await self._write(lambda ledger: list_backlogs(leave(ledger, names), partitions=left))
                 for line in lines:
                     self._publisher.release(line)
             finally:

@@ -111,7 +111,6 @@ class Handoffs:
         self._on_commit = on_commit
         self._on_end = on_end
         self._reached = checkpoint
-        self._count = 0
         self._new: asyncio.Queue[tuple[Progress, Mapping[int, str | None] | None]] = asyncio.Queue()
         self.running: dict[str, Progress] = {}
         """By donor."""
@@ -119,8 +118,7 @@ class Handoffs:
 
     def start(self, donor: str, targets: Mapping[int, str | None]) -> None:
         """Begins a handoff of `donor`, which is in none."""
-        self._count += 1
-        self._add(Progress(f"{self._journal.ledger.epoch}.{self._count}", donor), targets)
+        self._add(Progress(self._journal.new_id(), donor), targets)
 
     def resume(self, handoff: Handoff) -> None:
         """Goes on with a handoff that an earlier session has begun."""
@@ -269,6 +267,8 @@ class Handoffs:
                 progress.final = True
                 await self._journal.write(lambda ledger: extracted(ledger, id=progress.id, found=partitions))
                 self._reached(Point.EXTRACTED)
+        else:  # copies, and what somebody else has put there since, which is in no transfer
+            await self._bury(message for message in found if message[0] is None)
         progress.final = True
         progress.unneeded.set()
         await takeover.settle()

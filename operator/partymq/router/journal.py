@@ -16,6 +16,7 @@ import logging
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from itertools import count
 
 import orjson
 
@@ -79,6 +80,7 @@ class Journal:
         self._changes: list[tuple[Change, asyncio.Future[Ledger]]] = []
         self._wake = asyncio.Event()
         self._tag = 0
+        self._ids = count(1)
         self._ledger: Ledger | None = None
         self.on_change: Callable[[], None] = lambda: None
         """Called after each write that changes the ledger."""
@@ -88,6 +90,10 @@ class Journal:
         """The last ledger that came back."""
         assert self._ledger is not None, "the journal is not ours yet"
         return self._ledger
+
+    def new_id(self) -> str:
+        """A name that no handoff, and no overflow, of any session has had."""
+        return f"{self.ledger.epoch}.{next(self._ids)}"
 
     async def attach(self, on_cancel: Callable[[], None]) -> None:
         """Starts to consume the journal; other sessions may stand before us."""

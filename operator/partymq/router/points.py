@@ -8,7 +8,7 @@ from enum import StrEnum
 
 
 class Point(StrEnum):
-    """Named in the order in which a handoff, then a release, passes them; and where a router stops in order."""
+    """In the order in which a handoff, then a release, passes them; then the stop of a router, and full clients."""
 
     DRAIN = "handoff.drain"
     """The handoff is journaled; nothing has happened yet."""
@@ -34,7 +34,16 @@ class Point(StrEnum):
     """Arrivals go to the owner's inbox; the backlog is still listed."""
     CANCELLED = "source.cancelled"
     """The source's consumer is cancelled; nothing proves yet that what it held is acknowledged."""
+    OVERFLOWS = "client.overflows"
+    """The overflow of a plain client is journaled; it may not exist yet."""
+    DIVERTED = "client.diverted"
+    """What the client's queue has refused is sent there, and nothing of it acknowledged at the source."""
+    REJOINED = "client.rejoined"
+    """It is proven empty, and arrivals go straight again; it is still listed."""
 
+
+OF_CLIENTS = frozenset({Point.OVERFLOWS, Point.DIVERTED, Point.REJOINED})
+"""Those that only a group with plain clients comes to."""
 
 Checkpoint = Callable[[Point], None]
 

@@ -352,6 +352,10 @@ class Releaser:
         self._left.discard(queue)
         return True
 
+    def left(self, queue: str) -> None:
+        """Somebody else has read this segment, and may not be gone yet."""
+        self._left.add(queue)
+
     async def _close(self, reader: SegmentReader) -> None:
         if self._readers.get(reader.queue) is not reader:
             return  # another task closes it

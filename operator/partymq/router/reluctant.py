@@ -5,7 +5,7 @@ taken the older; only what was on its way when the first refusal came may have b
 
 It stands in for the outlet of that queue's sink from the first refusal on, for as long as the session lasts: a queue
 that is full now and then would else refuse something in the middle of every burst. What it keeps is in memory and
-unacknowledged where it came from.
+unacknowledged where it came from. Where that becomes much, it may be led through another queue (`overflow`).
 """
 
 import asyncio
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 FIRST: Final = 0.1
 MOST: Final = 5.0
 """Seconds between tries; each pause is twice as long as the one before."""
+MUCH: Final = 32
+"""Messages of one queue that wait here before somebody is told: the source delivers no more than 2000 in all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,23 +57,37 @@ class Reluctant:
         self._pause = FIRST
         self._timer: asyncio.TimerHandle | None = None
         self._paused = False
+        self._aside: Sink | None = None
+        """Another queue, through which everything goes that comes for this one."""
+        self._from_aside: Settled | None = None
+        """The origin of what has been there."""
+        self._parks = False
+        self._parked: deque[Message] = deque()
+        """What has come while it parks, behind all else."""
+        self.on_room: Callable[[], None] = _nothing
+        """Called when all that it was given has been taken."""
 
     @property
     def kept(self) -> int:
         """Messages that the queue has not taken."""
-        return len(self._refused) + len(self._waiting) + (self._sent is not None)
+        return len(self._refused) + len(self._waiting) + len(self._parked) + (self._sent is not None)
 
     @property
     def arrivals(self) -> int:
         """Of these, what the source has delivered."""
         sent = self._sent is not None and self._sent.arrived
-        return sent + sum(message.arrived for message in (*self._refused, *self._waiting))
+        return sent + sum(message.arrived for message in (*self._refused, *self._waiting, *self._parked))
 
     @property
     def under_way(self) -> int:
         """Messages that are published and not confirmed."""
         copies = sum(message.origin is None for message in self._stayed.values())
-        return self.sink.unconfirmed - len(self._refused) - len(self._waiting) - copies
+        return self.sink.unconfirmed - len(self._refused) - len(self._waiting) - len(self._parked) - copies
+
+    @property
+    def has_room(self) -> bool:
+        """Whether it waits for nothing but what comes next."""
+        return not (self._refused or self._waiting or self._sent)
 
     # --- as an outlet
 
@@ -85,8 +101,51 @@ class Reluctant:
         self._append(sink, Message(place=0, header=header, body=body, origin=origin, tag=tag, arrived=False))
 
     def _append(self, sink: "Sink", message: Message) -> None:
+        been_aside = message.origin is not None and message.origin is self._from_aside
+        if self._aside is not None and not been_aside:
+            _pass(message, self._aside)
+            return
         sink.unconfirmed += 1
+        if self._parks and not been_aside:
+            self._parked.append(message)
+            return
         self._waiting.append(message)
+        if len(self._waiting) == MUCH:
+            self._on_change(self)
+        if self._sent is None and self._timer is None:
+            self._next()
+
+    # --- led through another queue
+
+    def divert(self, aside: "Sink", returning: "Settled") -> None:
+        """What it keeps goes to another queue, in order, and so does all that comes, until `park`.
+
+        What comes back from there has `returning` for its origin. Nothing else is under way.
+        """
+        self._sort()
+        moves = [message for message in self._waiting if message.origin is not returning]
+        self._waiting = deque(message for message in self._waiting if message.origin is returning)
+        moves += self._parked
+        self._parked.clear()
+        self.sink.unconfirmed -= len(moves)
+        self._parks = False
+        self._aside, self._from_aside = aside, returning
+        for message in moves:
+            _pass(message, aside)
+
+    def park(self) -> None:
+        """What comes from here on waits in memory: the other queue is nearly empty, or not there yet."""
+        self._aside = None
+        self._parks = True
+
+    def rejoin(self) -> None:
+        """Nothing is in the other queue, or on its way there or back: what is parked is next."""
+        self._parks = False
+        self._aside = self._from_aside = None
+        self.on_room = _nothing
+        self._waiting.extend(self._parked)
+        self._parked.clear()
+        self._on_change(self)
         if self._sent is None and self._timer is None:
             self._next()
 
@@ -165,7 +224,11 @@ class Reluctant:
         self._refused.clear()
 
     def _next(self) -> None:
-        if self._waiting and self._sent is None and not self._paused:
+        if self._sent is not None or self._paused:
+            return
+        if not self._waiting:
+            self.on_room()
+        else:
             message = self._sent = self._waiting.popleft()
             self.sink.unconfirmed -= 1
             self._tries += 1
@@ -174,26 +237,34 @@ class Reluctant:
     # --- taking back
 
     def pause(self) -> None:
-        """Sends nothing more."""
+        """Sends nothing more, until `go_on`."""
         self._paused = True
 
+    def go_on(self) -> None:
+        """Sends again."""
+        self._paused = False
+        if self._timer is None:
+            self._next()
+
     def take(self) -> list[Message]:
-        """Gives up what it keeps, in order; nothing is under way."""
+        """Gives up what it keeps, in order, but for what stands in the other queue; nothing is under way."""
         assert not self.under_way
         self._sort()
-        taken = list(self._waiting)
+        kept = [*self._waiting, *self._parked]
         self._waiting.clear()
-        self.sink.unconfirmed -= len(taken)
-        if taken:
+        self._parked.clear()
+        self.sink.unconfirmed -= len(kept)
+        if kept:
             self._on_change(self)
-        return taken
+        return [message for message in kept if message.origin is None or message.origin is not self._from_aside]
 
     def drop_arrivals(self) -> None:
         """The source takes back what it has delivered."""
         self._sort()
-        left = deque(message for message in self._waiting if not message.arrived)
-        self.sink.unconfirmed -= len(self._waiting) - len(left)
-        self._waiting = left
+        before = len(self._waiting) + len(self._parked)
+        self._waiting = deque(message for message in self._waiting if not message.arrived)
+        self._parked = deque(message for message in self._parked if not message.arrived)
+        self.sink.unconfirmed -= before - len(self._waiting) - len(self._parked)
         self._forgotten = self._sent is not None and self._sent.arrived
 
     def forget_arrival(self, tag: int) -> bool:
@@ -208,3 +279,13 @@ class Reluctant:
         self._paused = True
         if self._timer is not None:
             self._timer.cancel()
+
+
+def _nothing() -> None: ...
+
+
+def _pass(message: Message, aside: "Sink") -> None:
+    if message.arrived:
+        aside.arrival(message.header, message.body, message.tag)
+    else:
+        aside.publish(message.header, message.body, origin=message.origin, tag=message.tag)

@@ -27,13 +27,14 @@ from partymq.router.keyless import Keyless
 from partymq.router.lanes import Lane, Member, Mode
 from partymq.router.link import Link
 from partymq.router.listener import Listener
+from partymq.router.overflow import Overflows
 from partymq.router.pace import Pace
 from partymq.router.points import Checkpoint
 from partymq.router.publisher import Publisher
 from partymq.router.release import Releaser
-from partymq.router.reluctant import Message, Reluctant
+from partymq.router.reluctant import MUCH, Message, Reluctant
 from partymq.router.segments import Flow, SegmentReader
-from partymq.router.source import PREFETCH, KeyReader
+from partymq.router.source import KeyReader
 from partymq.router.sourcekind import AskManagement, SourceKind
 from partymq.router.troubles import Troubles
 
@@ -154,6 +155,17 @@ class Routing:
             on_membership=self._on_membership,
             on_ledger=self._on_ledger,
         )
+        self.overflows = Overflows(
+            link=link,
+            topology=topology,
+            publisher=publisher,
+            journal=journal,
+            names=names,
+            troubles=troubles,
+            on_stray=self._on_stray,
+            on_left=self.releaser.left,
+            checkpoint=checkpoint,
+        )
         self.clients: SessionClients | None = None
         if config.clients is not None:
             self.clients = SessionClients(
@@ -163,8 +175,9 @@ class Routing:
                 journal=journal,
                 names=names,
                 inboxes=self.inboxes,
-                hold=self.releaser.hold,
+                holding=self.releaser.holding,
                 lanes=self.lanes,
+                overflows=self.overflows,
                 request=self.backlogs.request,
                 on_ledger=self._on_ledger,
                 on_gone=on_gone,
@@ -193,8 +206,8 @@ class Routing:
 
     @property
     def waiting(self) -> int:
-        """Messages in the backlogs."""
-        return self.backlogs.entered - self.releaser.released_from_backlogs
+        """Messages in the backlogs, and in the overflows."""
+        return self.backlogs.entered - self.releaser.released_from_backlogs + self.overflows.waiting
 
     async def prepare(self) -> None:
         """Declares what the ledger names; what an earlier session held has settled."""
@@ -220,6 +233,7 @@ class Routing:
             self.inboxes.run(),
             self.backlogs.run(),
             self.releaser.run(),
+            self.overflows.run(),
             self.handoffs.run(),
             self.escalation.run(),
             self.controller.run(),
@@ -232,7 +246,7 @@ class Routing:
         await self.intake.close()
         await self.handoffs.stop()
         self._publisher.pause()
-        await self.releaser.close()
+        await asyncio.gather(self.releaser.close(), self.overflows.close())
         await self._publisher.confirmed()
 
     def _on_short(self, error: LimitReachedError | None) -> None:
@@ -262,8 +276,11 @@ class Routing:
         exchange, queue = reluctant.sink.exchange, reluctant.sink.queue
         client = self.clients.named(exchange, queue) if self.clients is not None else None
         what = queue if client is None else f"client {client}"
+        if client is not None and reluctant.kept >= MUCH:
+            self.overflows.begin(client, reluctant)
         if not reluctant.kept:
-            self.troubles.over(what)
+            if client is None or not self.overflows.of(client):
+                self.troubles.over(what)
         elif client is None:
             self.troubles.meet(what, reason=REFUSES, message=f"{_refuses(queue)}. What is for it waits")
         else:
@@ -272,8 +289,7 @@ class Routing:
                 reason="ClientFull",
                 message=f"{client} has no room: the queue that is bound to {exchange} with routing key {queue} refuses "
                 "messages (basic.nack), as one does that is at its length limit (x-overflow: reject-publish) or has "
-                f"failed. Let it be consumed, raise its limit, or unbind {client}: what is for it waits, and others go "
-                f"on until {PREFETCH} of its messages wait",
+                f"failed. Let it be consumed, raise its limit, or unbind {client}: what is for it waits, others go on",
             )
 
     def _on_park(self, lane: Lane) -> None:

@@ -24,6 +24,7 @@ from partymq.amqp.connection import Connection
 from partymq.amqp.replies import settle
 from partymq.amqp.rewrite import passable
 from partymq.amqp.stamp import fence_header, read_fence, read_stamp
+from partymq.core.names import SPREAD
 from partymq.router.fences import Fence, Fences
 from partymq.router.link import Link
 from partymq.router.outlet import Sink
@@ -124,9 +125,14 @@ class SegmentReader:
         on_stray: Stray,
         aside: Connection | None = None,
         on_heavy: "Callable[[SegmentReader], None] | None" = None,
+        one_line: bool = False,
     ) -> None:
-        """`aside` is its own connection, if it has one; `on_heavy` is called when it keeps too much to go on."""
+        """`aside` is its own connection, if it has one; `on_heavy` is called when it keeps too much to go on.
+
+        With `one_line` all its partitions are one flow, that of `SPREAD`.
+        """
         self.queue = queue
+        self._one_line = one_line
         self._partitions = partitions
         """Those of which it may have messages; anything else was put there by somebody else."""
         self.whole = whole
@@ -170,6 +176,7 @@ class SegmentReader:
         on_stray: Stray,
         aside: bool = False,
         on_heavy: "Callable[[SegmentReader], None] | None" = None,
+        one_line: bool = False,
     ) -> "SegmentReader":
         """Starts to read; `aside` over a connection of its own."""
         connection, channel = await link.aside() if aside else (None, await link.channel_in_turn())
@@ -182,6 +189,7 @@ class SegmentReader:
             on_stray=on_stray,
             aside=connection,
             on_heavy=on_heavy,
+            one_line=one_line,
         )
         await channel.consume(queue, reader._on_delivery, prefetch=prefetch, on_cancel=link.cancelled(queue))
         reader._opened = True
@@ -264,7 +272,7 @@ class SegmentReader:
             if not self.fences.back(fence):
                 self._marks += 1
             return
-        flow = self.flow(stamp.partition)
+        flow = self.flow(SPREAD if self._one_line else stamp.partition)
         flow.received += 1
         flow.idle.clear()
         flow.pending.append((tag, passable(header), body))

@@ -347,7 +347,8 @@ class Session:
         drains = {id for id, handoff in ledger.handoffs.items() if handoff.phase is Phase.DRAIN}  # noqa: A001
         needed = map(names.transfer, {*ledger.transfers, *ledger.handoffs} - drains)
         await asyncio.gather(*(topology.declare_quorum(transfer) for transfer in needed))
-        transfers = map(names.transfer, {*ledger.transfers, *ledger.handoffs})  # a drain declares its own
+        # A drain and an overflow declare their own.
+        transfers = map(names.transfer, {*ledger.transfers, *ledger.handoffs, *ledger.overflows.values()})
         await await_unread(topology, sorted(transfers), mark=publisher.mark)
         await routing.prepare()
         return routing

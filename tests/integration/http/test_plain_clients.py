@@ -3,7 +3,6 @@
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -267,83 +266,3 @@ async def test_a_token_is_asked_for() -> None:
         assert (await s.call("GET", "/health"))[0] == 200
         async with aiohttp.ClientSession() as plain, plain.get(f"http://127.0.0.1:{s.port}/openapi.json") as answer:
             assert answer.status == 200
-
-
-async def _join_limited(s: Served, name: str, limit: int) -> None:
-    """A client whose queue takes no more than so many messages."""
-    queue = s.queues[name] = f"{s.group}.{name}"
-    binding = await s.post(f"/clients/{name}/bind")
-    arguments = {"x-max-length": limit, "x-overflow": "reject-publish"}
-    declared = await s.channel.declare_queue(queue, durable=True, arguments=arguments)  # type: ignore[arg-type]
-    await declared.bind(binding["exchange"], binding["routingKey"])
-    await s.post(f"/clients/{name}/ready")
-
-
-async def _take(s: Served, name: str, into: list[tuple[int, str]], until: Callable[[], bool]) -> None:
-    """Takes one message after the other out of a client's queue."""
-    queue = await s.channel.get_queue(s.queues[name])
-
-    async def more() -> bool:
-        message = await queue.get(fail=False, no_ack=True)
-        if message is not None:
-            number, key = message.body.decode().split()
-            into.append((int(number), key))
-        return until()
-
-    await eventually(more, lambda: f"{len(into)} messages came", 60.0, every=0)
-
-
-@pytest.mark.parametrize("source_arguments", [None, QUORUM], ids=["classic", "quorum"])
-async def test_a_client_without_room_waits_alone_and_loses_nothing(source_arguments: dict[str, str] | None) -> None:
-    async with serving(source_arguments) as s:
-        await _join_limited(s, "small", 50)
-        await s.join("large")
-        await s.publish(f"k{n % 200}" for n in range(1_000))
-
-        async def others_have_theirs() -> bool:
-            state = (await s.channel.declare_queue(s.queues["large"], passive=True)).declaration_result
-            return (state.message_count or 0) >= 450
-
-        await eventually(others_have_theirs, "the other one waits, too", 30.0)
-
-        async def named() -> bool:
-            groups = (await s.call("GET", "/health"))[1]["groups"]
-            return any("small has no room" in group["message"] and group["ready"] for group in groups.values())
-
-        await eventually(named, "it is not named", 30.0)
-        got: list[tuple[int, str]] = []
-        large = (await s.channel.declare_queue(s.queues["large"], passive=True)).declaration_result.message_count or 0
-        await _take(s, "small", got, lambda: len(got) == 1_000 - large)
-
-        async def over() -> bool:
-            groups = (await s.call("GET", "/health"))[1]["groups"]
-            return all(group["message"] == "messages are routed" for group in groups.values())
-
-        await eventually(over, "it is still named", 30.0)
-        queue = s.queues.pop("small")
-        others = (await s.received())["large"]
-        await s.channel.queue_delete(queue)
-        assert sorted(number for number, _ in [*got, *others]) == list(range(1, 1_001)), "lost or repeated"
-        late = disorder({"small": got[100:], "large": others})
-        assert late == 0
-        assert (await s.stop()) == 0
-
-
-async def test_a_client_without_room_can_be_unbound_and_others_get_what_waited_for_it() -> None:
-    async with serving() as s:
-        await _join_limited(s, "small", 50)
-        await s.join("large")
-        await s.publish(f"k{n % 100}" for n in range(1_000))
-
-        async def full() -> bool:
-            groups = (await s.call("GET", "/health"))[1]["groups"]
-            return any("small has no room" in group["message"] for group in groups.values())
-
-        await eventually(full, "it has room", 30.0)
-        await s.post("/clients/small/unbind")
-        await s.publish(f"k{n % 100}" for n in range(1_000))
-        await s.drained()
-        received = await s.received()
-    numbers = sorted(number for messages in received.values() for number, _ in messages)
-    assert numbers == list(range(1, 2_001)), "lost or repeated"
-    assert disorder({"large": received["large"]}) == 0

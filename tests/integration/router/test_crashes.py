@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from partymq.core.membership import PodState
-from partymq.router.points import Point
+from partymq.router.points import OF_CLIENTS, Point
 from support.broker import QUORUM
 from support.conditions import eventually
 from support.group import group
@@ -14,7 +14,7 @@ STOPS = frozenset({Point.CANCELLED})
 """Points that no handoff passes."""
 
 
-@pytest.mark.parametrize("point", [point for point in Point if point not in STOPS])
+@pytest.mark.parametrize("point", [point for point in Point if point not in STOPS | OF_CLIENTS])
 async def test_killed_at(point: Point, tmp_path: Path) -> None:
     async with group(tmp_path) as g:
         await g.spawn(kill_at=point)

@@ -14,7 +14,19 @@ from partymq.core.clients import ClientKind, mask, members_of, slots_in, slots_o
 from partymq.core.keys import partition_of
 from partymq.core.ledger import Ledger, LedgerError, Phase
 from partymq.core.names import SPREAD
-from partymq.core.pinning import ConflictError, Spread, bereave, bind, leave, open_partitions, pin, ready, used
+from partymq.core.pinning import (
+    ConflictError,
+    Spread,
+    bereave,
+    bind,
+    leave,
+    open_partitions,
+    overflow,
+    pin,
+    ready,
+    subside,
+    used,
+)
 from partymq.core.planner import plan
 
 PARTITIONS = 4
@@ -37,6 +49,8 @@ class Clients(RuleBasedStateMachine):
         self.pods: set[str] = set()
         self.spread = Spread()
         self.count = 0
+        self.inhabited: set[str] = set()
+        """Overflows, and what they have become, that may still hold messages."""
 
     @rule(name=st.sampled_from(PODS))
     def toggles(self, name: str) -> None:
@@ -64,13 +78,43 @@ class Clients(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(CLIENTS))
     def leaves(self, name: str) -> None:
-        self.ledger = leave(self.ledger, [name])
+        before = self.ledger
+        self.ledger = leave(before, [name])
         assert name not in self.ledger.clients
+        self.passes_on(before, name)
+
+    @rule(name=st.sampled_from(CLIENTS))
+    def is_full(self, name: str) -> None:
+        self.count += 1
+        id = f"1.{self.count}"  # noqa: A001
+        if name not in self.ledger.plain or name in self.ledger.overflows:
+            with pytest.raises(LedgerError):
+                overflow(self.ledger, name=name, id=id)
+            return
+        self.ledger = overflow(self.ledger, name=name, id=id)
+        self.inhabited.add(id)
+
+    @rule(name=st.sampled_from(CLIENTS))
+    def has_room(self, name: str) -> None:
+        self.inhabited.discard(self.ledger.overflows.get(name, ""))
+        self.ledger = subside(self.ledger, name=name)
+        assert name not in self.ledger.overflows
+
+    def passes_on(self, before: Ledger, name: str) -> None:
+        """What a client had no room for is the first thing that whoever gets its keys is given."""
+        if (id := before.overflows.get(name)) is None:  # noqa: A001
+            return
+        concerned = {SPREAD, *before.owned_by(name)} | {s % PARTITIONS for s in members_of(before.pins.get(name, 0))}
+        assert self.ledger.within(id) == concerned
+        for p in concerned:
+            assert self.ledger.partition(p).transfers[0] == id
+            assert self.ledger.partition(p).backlog, "what is newer has nowhere to wait"
 
     @rule(name=st.sampled_from(CLIENTS))
     def is_bereaved(self, name: str) -> None:
-        client = self.ledger.clients.get(name)
-        self.ledger = bereave(self.ledger, [name])
+        client, before = self.ledger.clients.get(name), self.ledger
+        self.ledger = bereave(before, [name])
+        self.passes_on(before, name)
         assert (name in self.ledger.clients) == (client is not None and not client.ready)
         assert name not in self.ledger.pins
 
@@ -104,10 +148,12 @@ class Clients(RuleBasedStateMachine):
             donor = self.ledger.handoffs[handoff].donor
             self.ledger = transitions.commit(self.ledger, id=handoff, drop=donor not in self.pods)
 
-    @rule(p=st.integers(0, PARTITIONS - 1))
+    @rule(p=st.integers(SPREAD, PARTITIONS - 1))
     def empties(self, p: int) -> None:
         first = self.ledger.partition(p).transfers[:1]
         self.ledger = transitions.unlist(self.ledger, transfers={p: first}, backlogs=[p])
+        if first and first[0] not in self.ledger.transfers:
+            self.inhabited.discard(first[0])
 
     @invariant()
     def a_slot_has_one_client(self) -> None:
@@ -121,6 +167,12 @@ class Clients(RuleBasedStateMachine):
         assert {part.owner for part in self.ledger.partitions} - {None} <= there
         for handoff in self.ledger.handoffs.values():
             assert set(handoff.targets.values()) - {None} <= there
+
+    @invariant()
+    def what_had_no_room_is_somewhere(self) -> None:
+        known = {*self.ledger.overflows.values(), *self.ledger.transfers}
+        assert self.inhabited <= known, "messages are lost"
+        assert not self.inhabited & self.ledger.garbage, "they would be deleted"
 
     @invariant()
     def the_journal_keeps_it(self) -> None:

@@ -83,7 +83,7 @@ class Stage:
         self.points: list[Point] = []
         self.copied: list[bytes] = []
         owned = replace(empty(1), partitions=(Partition(owner="a"),), members=frozenset({"a", "b"}), epoch=1)
-        self.journal = SimpleNamespace(ledger=owned, write=self._write)
+        self.journal = SimpleNamespace(ledger=owned, write=self._write, new_id=lambda: "1.1")
         self.donor = _member("a")
         self.inboxes = SimpleNamespace(members={"a": self.donor}, wake=lambda _: None)
         self.link = SimpleNamespace(

@@ -224,3 +224,74 @@ async def test_a_copy_that_fits_nowhere_counts_as_on_its_way_until_it_is_set_asi
     assert sink.unconfirmed == 1
     stay.end()
     assert not sink.unconfirmed
+
+
+async def test_what_waits_is_led_through_another_queue_and_back() -> None:
+    broker, publisher, sink, source = await _stage()
+    for tag in (1, 2, 3):
+        sink.arrival(b"%d" % tag, b"", tag)
+    broker.nack(2, True)
+    broker.confirm(3, False)
+    line, aside, back = publisher.reluctant(sink), publisher.sink("aside"), Source()
+    line.pause()
+    sink.outlet.arrival(sink, b"4", b"", 4)
+    line.divert(aside, back)
+    assert broker.sent[3:] == [b"1", b"2", b"4"], "in order, to the other queue"
+    assert (line.kept, line.has_room, sink.unconfirmed, aside.unconfirmed) == (0, True, 0, 3)
+    line.go_on()
+    sink.outlet.publish(sink, b"5", b"", source, 5)
+    broker.confirm(7, True)
+    assert source.done == [3, 1, 2, 4, 5]
+    sink.outlet.publish(sink, b"1", b"", back, 10)
+    await eventually(lambda: broker.sent[7:] == [b"1"], "it is not given out", every=0)
+    assert (line.has_room, line.under_way) == (False, 1)
+    line.park()
+    sink.outlet.arrival(sink, b"6", b"", 6)
+    assert (len(broker.sent), line.kept, publisher.kept) == (8, 2, 1)
+    room: list[int] = []
+    line.on_room = lambda: room.append(1)
+    broker.confirm(8, False)
+    assert (back.done, room, line.has_room) == ([10], [1], True)
+    line.rejoin()
+    assert broker.sent[8:] == [b"6"], "straight again"
+    broker.confirm(9, False)
+    assert (source.done[-1], sink.unconfirmed, line.kept) == (6, 0, 0)
+
+
+async def test_what_is_parked_beside_a_full_queue_goes_to_the_other_one_after_all() -> None:
+    broker, publisher, sink, _ = await _stage()
+    line, aside, back = publisher.reluctant(sink), publisher.sink("aside"), Source()
+    line.divert(aside, back)
+    sink.outlet.publish(sink, b"1", b"", back, 1)
+    broker.nack(1, False)
+    line.park()
+    for tag in (2, 3):
+        sink.outlet.arrival(sink, b"%d" % tag, b"", tag)
+    line.divert(aside, back)
+    assert broker.sent == [b"1", b"2", b"3"], "what has been there waits for room"
+    assert (line.kept, aside.unconfirmed) == (1, 2)
+    line.park()
+    sink.outlet.arrival(sink, b"4", b"", 4)
+    line.pause()
+    assert [message.header for message in line.take()] == [b"4"], "what stands in the other queue is not given up"
+    assert (sink.unconfirmed, line.under_way) == (0, 0)
+
+
+async def test_the_source_takes_back_what_is_parked() -> None:
+    broker, publisher, sink, source = await _stage()
+    line = publisher.reluctant(sink)
+    line.park()
+    sink.outlet.arrival(sink, b"1", b"", 1)
+    sink.outlet.publish(sink, b"2", b"", source, 2)
+    publisher.drop_arrivals()
+    assert (publisher.kept, line.kept, sink.unconfirmed) == (0, 1, 1)
+    line.rejoin()
+    assert broker.sent == [b"2"]
+
+
+async def test_somebody_is_told_when_much_waits() -> None:
+    broker, publisher, sink, _ = await _stage()
+    publisher.reluctant(sink)
+    for tag in range(1, module.MUCH + 3):
+        sink.outlet.arrival(sink, b"", b"", tag)
+    assert broker.changes == [module.MUCH + 1], "with the one that is under way"
