@@ -19,7 +19,7 @@ from partymq.amqp.connection import Connection
 from partymq.amqp.deadletter import DeadMessage, KeyOf, describe, revived, routing_key_of
 from partymq.amqp.frames import publish_frame
 from partymq.amqp.stamp import fence_header, read_fence, read_stamp
-from partymq.amqp.topology import QueueState, Silence, Topology
+from partymq.amqp.topology import QueueState, Topology
 from partymq.core.names import Names
 from partymq.core.spec import BrokerAddress, GroupId
 from partymq.errors import AccessRefusedError, BrokerError, SourceMissingError
@@ -28,7 +28,7 @@ from partymq.router.link import Link
 PREFETCH = 500
 PREFETCH_MAX = 65_535
 LOOKS = 3
-"""Before an empty queue is taken for one: a busy one may look like that."""
+"""Before it is proven that an empty queue is one: a busy one may look like that."""
 QUIET = 0.3
 """Seconds without a delivery after which an empty queue is at its end."""
 LAST_CONFIRMS = 5.0
@@ -104,7 +104,7 @@ class DeadQueue:
                         channel=await link.channel(),
                         address=address,
                         names=names,
-                        there=await _depth(topology, names.dead),
+                        there=await _depth(link, topology, names.dead),
                         key_of=key_of,
                     )
                     watch.cancel()
@@ -216,16 +216,29 @@ class DeadQueue:
             await self._topology.delete_exchange(exchange)
 
 
-async def _depth(topology: Topology, queue: str) -> int:
+async def _depth(link: Link, topology: Topology, queue: str) -> int:
     """The queue's ready messages; BrokerError while its leader does not answer."""
     for _ in range(LOOKS):
         state = await topology.poll(queue)
         if isinstance(state, QueueState):
             return state.ready
         await asyncio.sleep(QUIET)
-    if state is Silence.LATE:
+    if not await _is_empty(link, queue):
         raise BrokerError(f"The queue {queue!r} does not answer: it has no leader now, or is busy. Try again.")
     return 0
+
+
+async def _is_empty(link: Link, queue: str) -> bool:
+    """Whether the queue is empty by an answer that counts a consumer of ours, for zeros alone are none."""
+    held: list[int] = []
+    channel = await link.channel()
+    try:
+        await channel.consume(queue, lambda tag, *_: held.append(tag), prefetch=1, on_cancel=link.cancelled(queue))
+        await channel.inspect(queue)
+        ready, consumers = await channel.inspect(queue)  # behind whatever the first one found under way
+        return consumers > 0 and not ready and not held
+    finally:
+        await channel.close()
 
 
 class _Outgoing:

@@ -1,6 +1,7 @@
 """Dead messages that are long on their way are waited for; those that somebody else has taken are not."""
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -8,8 +9,10 @@ import pytest
 from partymq.amqp.channel import Channel
 from partymq.amqp.content import DeliveryCallback
 from partymq.amqp.frames import body_frames, plain_header
+from partymq.amqp.topology import Silence
 from partymq.core.names import Names
 from partymq.core.spec import GroupId
+from partymq.errors import BrokerError
 from partymq.router import dead
 from partymq.router.dead import DeadQueue
 from partymq.router.link import Link
@@ -55,3 +58,22 @@ async def test_what_is_on_its_way_counts_as_there(monkeypatch: pytest.MonkeyPatc
     )
     async with asyncio.timeout(10):
         assert len(await queue.list(None, limit=None)) == 5 - taken
+
+
+@pytest.mark.parametrize(("answer", "empty"), [((0, 1), True), ((0, 0), False), ((3, 1), False)])
+async def test_a_silent_queue_is_empty_only_by_an_answer_that_counts_us(
+    monkeypatch: pytest.MonkeyPatch, answer: tuple[int, int], empty: bool
+) -> None:
+    monkeypatch.setattr(dead, "QUIET", 0.01)
+    channel = SimpleNamespace(
+        consume=lambda *_, **__: asyncio.sleep(0),
+        inspect=lambda _queue: asyncio.sleep(0, answer),
+        close=lambda: asyncio.sleep(0),
+    )
+    link: Any = SimpleNamespace(channel=lambda: asyncio.sleep(0, channel), cancelled=lambda _queue: None)
+    topology: Any = SimpleNamespace(poll=lambda _queue: asyncio.sleep(0, Silence.ZERO))
+    if empty:
+        assert await dead._depth(link, topology, NAMES.dead) == 0
+    else:
+        with pytest.raises(BrokerError, match="does not answer"):
+            await dead._depth(link, topology, NAMES.dead)

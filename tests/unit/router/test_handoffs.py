@@ -10,9 +10,10 @@ from typing import Any, cast
 import pytest
 
 from partymq.amqp.frames import plain_header
+from partymq.amqp.rewrite import passable
 from partymq.amqp.stamp import Stamper, read_fence
 from partymq.amqp.topology import QueueState
-from partymq.core.ledger import Ledger, Partition, empty
+from partymq.core.ledger import Handoff, Ledger, Partition, Phase, empty
 from partymq.core.names import Names
 from partymq.core.spec import GroupId
 from partymq.errors import LimitReachedError
@@ -217,6 +218,20 @@ async def test_a_stop_does_not_wait_for_a_donor_that_has_everything() -> None:
     assert stage.inbox.closed.done()
     assert stage.journal.ledger.partitions[0].owner == "a"
     assert list(stage.journal.ledger.handoffs) == ["1.1"], "the next session goes on with it"
+
+
+async def test_what_somebody_else_put_into_an_inbox_after_a_crash_is_not_acknowledged_with_the_copies() -> None:
+    stray = plain_header(5)
+    stage = Stage([*HEADERS, stray])
+    handoff = Handoff(id="1.1", donor="a", targets={0: "b"}, phase=Phase.EXTRACTED, found=frozenset({0}))
+    stage.journal.ledger = replace(stage.journal.ledger, handoffs={"1.1": handoff})
+    stage.inbox.quiet = True
+    task = asyncio.create_task(stage.handoffs.run())
+    stage.handoffs.resume(handoff)
+    await eventually(lambda: Point.COMMITTED in stage.points, "it does not end", every=0)
+    assert stage.copied == [passable(stray)], "to `dead`, and nothing else"
+    task.cancel()
+    await asyncio.wait({task})
 
 
 async def test_a_transfer_that_is_refused_is_tried_again_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
