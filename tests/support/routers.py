@@ -26,6 +26,8 @@ from support.events import Kind
 from support.spool import Spool
 
 _ROOT = Path(__file__).parent.parent
+STILL = 2.0
+"""Seconds."""
 ROUTER = "router"
 """The actor whose crashes excuse repeats."""
 
@@ -122,6 +124,15 @@ class Router:
             await self._listening
         return code
 
+    async def _stopped(self, deadline: float) -> int:
+        try:
+            return await self.ended(deadline)
+        except TimeoutError:
+            self._process.send_signal(signal.SIGUSR1)
+            with suppress(TimeoutError):  # until it has said what it waits for
+                await self.ended(STILL)
+            raise
+
     async def kill(self) -> None:
         """Kill it without grace."""
         if self.running:
@@ -133,7 +144,7 @@ class Router:
         """Stop it gracefully; it is an error if it fails."""
         if self.running:
             self._process.terminate()
-        code = await self.ended(deadline)
+        code = await self._stopped(deadline)
         # Killed before, or asked to stop before it had begun to listen for that.
         assert code in (0, -signal.SIGKILL, -signal.SIGTERM), f"the router ended with {code}"
 

@@ -28,7 +28,7 @@ from partymq.router.link import Link
 from partymq.router.outlet import UNLIMITED
 from partymq.router.overflow import Overflows
 from partymq.router.publisher import Publisher
-from partymq.router.reluctant import Message
+from partymq.router.reluctant import Message, Reluctant
 from partymq.router.segments import Flow
 from partymq.router.slots import Slots
 
@@ -149,21 +149,8 @@ class SessionClients:
             for line in lines:
                 line.pause()
             try:
-                for name in plain:
-                    await self._overflows.leave(name)
-                await self._publisher.until(lambda: not any(line.under_way for line in lines))
-                left = self._take_back(chain.from_iterable(line.take() for line in lines))
-                # Partitions of which its overflow may have messages, too: that is then the first thing that they give.
-                ledger = self._journal.ledger
-                inherited = {p for name in plain & ledger.overflows.keys() for p in may_overflow(ledger, name)}
-                lanes = [lane for p, lane in self._lanes.items() if lane.owner in owners or p in inherited]
-                async with self._holding(lanes):
-                    if inherited:
-                        await self._publisher.confirmed()
-                    # What it had no room for stands in backlogs then: who is given those partitions gets that first.
-                    await self._write(lambda ledger: list_backlogs(leave(ledger, names), partitions=left))
-                for line in lines:
-                    self._publisher.release(line)
+                with self._overflows.none_for(plain):
+                    await self._withdraw(names, plain, owners, lines)
             finally:
                 hurry.cancel()
                 self._gate.holds = True
@@ -172,6 +159,27 @@ class SessionClients:
             for name in plain:
                 slots.forget(name)
                 self._sinks.pop(name, None)
+
+    async def _withdraw(
+        self, names: Collection[str], plain: Collection[str], owners: Collection[Member], lines: Collection[Reluctant]
+    ) -> None:
+        """Takes back what these were not given, and journals that they are gone."""
+        for name in plain:
+            await self._overflows.leave(name)
+        await self._publisher.until(lambda: not any(line.under_way for line in lines))
+        left = self._take_back(chain.from_iterable(line.take() for line in lines))
+        # Partitions of which their overflows may have messages, too: that is then the first thing that they give.
+        ledger = self._journal.ledger
+        inherited = {p for name in ledger.overflows.keys() & plain for p in may_overflow(ledger, name)}
+        lanes = [lane for p, lane in self._lanes.items() if lane.owner in owners or p in inherited]
+        async with self._holding(lanes):
+            if inherited:
+                await self._publisher.confirmed()
+            # What they had no room for stands in backlogs then: who is given those partitions gets that first.
+            await self._write(lambda ledger: list_backlogs(leave(ledger, names), partitions=left))
+        for line in lines:
+            self._publisher.release(line)
+            self._publisher.on_reluctant(line)  # it keeps nothing any more
 
     def _take_back(self, messages: Iterable[Message]) -> tuple[int, ...]:
         """What a client that leaves was not given waits before all else; returns the partitions of what arrived."""

@@ -10,7 +10,8 @@ which delivers no more than 2000 messages. A client's queue that was full is fil
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Final
 
@@ -50,6 +51,8 @@ class Overflow:
         self.task: asyncio.Task[None] | None = None
         self.sink: Sink | None = None
         """The way into it, once it is used."""
+        self.opening: asyncio.Task[SegmentReader] | None = None
+        """Never given up half way: a reader that nobody knows of would go on taking messages."""
         self.reader: SegmentReader | None = None
         self.found = 0
         """Messages that stood in it before."""
@@ -89,6 +92,7 @@ class Overflows:
         self._reached = checkpoint
         self._new: asyncio.Queue[Overflow] = asyncio.Queue()
         self._running: dict[str, Overflow] = {}
+        self._leaving: frozenset[str] = frozenset()
         self._stopping = False
 
     @property
@@ -102,7 +106,7 @@ class Overflows:
 
     def begin(self, client: str, line: Reluctant) -> None:
         """Much waits for a client: from soon on it waits elsewhere."""
-        if client not in self._running and not self._stopping:
+        if client not in self._running and client not in self._leaving and not self._stopping:
             self._running[client] = one = Overflow(client, line, "")
             self._new.put_nowait(one)
 
@@ -114,11 +118,27 @@ class Overflows:
 
     async def run(self) -> None:
         """Owns the tasks of all."""
-        async with asyncio.TaskGroup() as tasks:
-            while True:
-                one = await self._new.get()
-                if self._running.get(one.client) is one:
-                    one.task = tasks.create_task(self._run(one), name=f"overflow of {one.client}")
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                while True:
+                    one = await self._new.get()
+                    if self._running.get(one.client) is one:
+                        one.task = tasks.create_task(self._run(one), name=f"overflow of {one.client}")
+        finally:
+            openings = [one.opening for one in self._running.values() if one.opening is not None]
+            for opening in openings:
+                opening.cancel()
+            await asyncio.gather(*openings, return_exceptions=True)
+
+    @contextmanager
+    def none_for(self, clients: Collection[str]) -> Iterator[None]:
+        """While these clients leave: what their queues still refuse begins none."""
+        before = self._leaving
+        self._leaving = before.union(clients)
+        try:
+            yield
+        finally:
+            self._leaving = before
 
     async def leave(self, client: str) -> None:
         """The client is about to leave: nothing more enters its overflow or comes out of it; its line is paused.
@@ -143,7 +163,7 @@ class Overflows:
         if one.task is not None:
             one.task.cancel()
             await asyncio.gather(one.task, return_exceptions=True)
-        reader = one.reader
+        reader = await one.opening if one.opening is not None else None
         if reader is not None:
             reader.hold_back(SPREAD)
         await self._publisher.until(lambda: not one.line.under_way)
@@ -170,14 +190,17 @@ class Overflows:
         self._troubles.over(queue)
         if isinstance(state := await self._topology.poll(queue), QueueState):
             one.found = state.ready
-        reader = one.reader = await SegmentReader.open(
-            link=self._link,
-            queue=queue,
-            partitions=range(SPREAD, len(self._journal.ledger.partitions)),
-            prefetch=PREFETCH,
-            on_stray=self._on_stray,
-            one_line=True,
+        one.opening = asyncio.create_task(
+            SegmentReader.open(
+                link=self._link,
+                queue=queue,
+                partitions=range(SPREAD, len(self._journal.ledger.partitions)),
+                prefetch=PREFETCH,
+                on_stray=self._on_stray,
+                one_line=True,
+            )
         )
+        reader = one.reader = await asyncio.shield(one.opening)
         flow = reader.flow(SPREAD)
         await self._divert(one, queue, flow)
         await self._empty(one, reader, flow)
