@@ -29,7 +29,14 @@ async def _join_limited(s: Served, name: str, limit: int) -> None:
     await s.post(f"/clients/{name}/ready")
 
 
-async def _take(s: Served, name: str, into: list[tuple[int, str]], until: Callable[[], bool | Awaitable[bool]]) -> None:
+async def _take(
+    s: Served,
+    name: str,
+    into: list[tuple[int, str]],
+    until: Callable[[], bool | Awaitable[bool]],
+    *,
+    every: float = 0.02,
+) -> None:
     """Takes messages out of a client's queue, as they come, until that is enough; some more may come meanwhile."""
     queue = await s.channel.get_queue(s.queues[name])
 
