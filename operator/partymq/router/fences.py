@@ -44,8 +44,12 @@ class Fence:
     def prove(self) -> None:
         """Calls them, if it does."""
         if self.confirmed and self.back:
-            for proven in self.proven:
-                proven()
+            self.over()
+
+    def over(self) -> None:
+        """Calls them: nothing is waited for any more."""
+        for proven in self.proven:
+            proven()
 
 
 class Fences:

@@ -316,10 +316,15 @@ class SegmentReader:
                 return now() - sent
 
     async def prove(self) -> None:
-        """Returns when all acknowledgements so far took effect; nothing is released any more."""
+        """Returns when all acknowledgements so far took effect; nothing is released any more.
+
+        Or when somebody else closes the channel: he had something to prove before that, or nothing.
+        """
         name = "last"
         self.drop()
-        await _proven(self.fences.send(name, fence_header(name, expires=True, urgent=True), returns=False))
+        fence = self.fences.send(name, fence_header(name, expires=True, urgent=True), returns=False)
+        self._channel.closed.add_done_callback(lambda _closed: fence.over())
+        await _proven(fence)
 
     async def close(self) -> None:
         """Gives back what is unacknowledged."""

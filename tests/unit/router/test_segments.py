@@ -243,3 +243,14 @@ async def test_the_budget_outlives_a_reader_whose_channel_is_lost() -> None:
     await _turns()
     assert stage.link.budget.free == 1000
     stage.closed.exception()
+
+
+async def test_who_proves_does_not_wait_for_a_channel_that_somebody_else_closes() -> None:
+    """A transfer is deleted as garbage just as the session stops."""
+    stage = Stage()
+    proving = asyncio.create_task(stage.reader.prove())
+    await _turns()
+    assert not proving.done()
+    stage.closed.set_result(None)
+    await asyncio.wait_for(proving, 1.0)
+    await asyncio.wait_for(stage.reader.prove(), 1.0)
