@@ -25,7 +25,7 @@ PARTITIONS = 64
 PREFETCH = 300
 """Of consumers that keep up."""
 
-_MESSAGES = {"100B": 30_000, "800B": 50_000, "16KiB": 5_000}
+_MESSAGES = {"100B": 30_000, "800B": 50_000, "16KiB": 3_000}
 _AIO_PIKA = {"100B": 5_000, "800B": 5_000, "16KiB": 3_000}
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import os
 import random
 import shutil
 import signal
@@ -159,6 +160,7 @@ async def main(seed: int, seconds: float, faults: Sequence[Fault], kind: str, cl
             group=made,
             nodes=nodes,
             load=Load(made, rate=150, keys=200),
+            zombies=os.environ.get("PARTYMQ_BROKER_VERSION", "") == "4.3",
             source_node=None if source else nodes.preferred(SOURCE),
         )
         try:

@@ -3,7 +3,8 @@
 Invariant: of faults that end a router's session there is one at a time, from its report to the auditor until another
 session routes. No client's connection is ended until that has taken over what the last one had, and no session until it
 has put in order what a client gave back meanwhile: a router that dies in a takeover, a client after it, and the next
-router before it has everything, are the double fault that docs/guarantees.md excludes.
+router before it has everything, are the double fault that docs/guarantees.md excludes. Where dead consumers come back
+(RabbitMQ 4.3), none is ended before a handoff is over whose client has gone: that is the same limit there.
 """
 
 import asyncio
@@ -37,6 +38,8 @@ class World:
     group: Group
     nodes: Nodes
     load: Load
+    zombies: bool = False
+    """Whether the broker makes zombies of clients that die while they are taken over."""
     source_node: OwnBroker | None = None
     """The only node of a classic source; None for a quorum queue."""
     pods: dict[str, Pod] = field(default_factory=dict)
@@ -152,13 +155,17 @@ class World:
 
     @property
     def _mixed(self) -> bool:
-        """Whether what a client gave back may stand behind what a router did, until a handoff has put it in order."""
+        """Whether what a client gave back may stand behind what a router did, until a handoff has put it in order.
+
+        Or whether it is a zombie until the handoff has declared its inbox anew.
+        """
         router = self.active
         report = router.report if router is not None else None
         if report is None:
             return False
         return any(
-            handoff.donor in self.ended and not handoff.id.startswith(f"{report.epoch}.") for handoff in report.handoffs
+            handoff.donor in self.ended and (self.zombies or not handoff.id.startswith(f"{report.epoch}."))
+            for handoff in report.handoffs
         )
 
     async def may_end(self, pod: str) -> None:
