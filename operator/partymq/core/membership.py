@@ -38,16 +38,33 @@ class PodState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Generation:
+    """The version of its owner's template that a pod was made from."""
+
+    owner: str
+    """Kind and name, such as `Deployment orders`."""
+    name: str
+    """Such as a pod-template-hash: it says nothing of what is newer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class Pod:
     """A client that opted in; one that is not listed any more is gone.
 
     `returns` says that a client of this name comes back (a StatefulSet's pod): it is then absent rather than leaving
-    while it is away.
+    while it is away. A client without a generation is nobody's successor.
     """
 
     name: str
     state: PodState
     returns: bool = False
+    generation: Generation | None = None
+    created: float = 0.0
+    """In Unix seconds of the platform's clock, which counts whole ones; 0 where nobody says."""
+    changed: float = 0.0
+    """When it was made, became ready, ceased to be or began to terminate, whichever was last; likewise."""
+    tenure: int = 0
+    """Of pods of one generation: the higher, the later it is expected to be taken away; equal where nobody knows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

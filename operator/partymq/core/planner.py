@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from partymq.core.assignment import assign
 from partymq.core.ledger import Ledger
+from partymq.core.rollouts import NO_ROLES, Roles, pass_on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,24 +35,25 @@ def plan(
     eligible: Collection[str],
     keeping: Collection[str],
     leaving: Collection[str],
+    roles: Roles = NO_ROLES,
 ) -> Plan:
     """Compares the ledger with the membership.
 
     `eligible` members get their share; `keeping` ones keep what they have and get nothing more; `leaving` ones give all
     up, and their inboxes are emptied even if they own nothing. `eligible` inboxes exist and were polled. Plain clients
-    are members, too: they get their share, and what they own does not move until they leave.
+    are members, too: they get their share, and what they own does not move until they leave. With `roles` a rollout is
+    under way: see `rollouts`.
     """
     held = ledger.held
     intended = tuple(
         held[p].targets[p] if p in held else partition.owner for p, partition in enumerate(ledger.partitions)
     )
     plain = ledger.plain
-    wanted = assign(
-        intended,
-        frozenset(eligible) | ledger.plain_ready,
-        keeping=frozenset(keeping) | plain,
-        fixed=plain,
-    )
+    members, staying = frozenset(eligible) | ledger.plain_ready, frozenset(keeping) | plain
+    if roles:
+        wanted = pass_on(intended, members, keeping=staying, fixed=plain, roles=roles)
+    else:
+        wanted = assign(intended, members, keeping=staying, fixed=plain)
     donors = ledger.donors
     claims = {
         p: member
@@ -74,7 +76,7 @@ def plan(
     idle_leavers = {
         member
         for member in leaving
-        if member in ledger.members and member not in donors and not _expects(ledger, member)
+        if member in ledger.members and member not in donors and member not in wanted and not _expects(ledger, member)
     }
     return Plan(
         admissions=frozenset(eligible) - ledger.members,
