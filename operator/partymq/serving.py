@@ -32,6 +32,7 @@ _SPEC: Final[Mapping[str, Any]] = {
     "backlog": {"limit": None},
     "members": {"rejoinSeconds": None},
     "rebalance": {"delaySeconds": None},
+    "rollout": {"patienceSeconds": None},
     "handoff": {"timeoutSeconds": None, "onTimeout": None},
     "deletionPolicy": None,
     "paused": None,

@@ -27,6 +27,7 @@ BOUNDED = [
     "backlog.limit",
     "members.rejoinSeconds",
     "rebalance.delaySeconds",
+    "rollout.patienceSeconds",
     "handoff.timeoutSeconds",
 ]
 
@@ -72,7 +73,7 @@ def test_the_api_servers_defaults_are_the_cores() -> None:
     assert group_spec(ORDERS, defaulted(SPEC, MINIMAL)) == GroupSpec(source_queue="orders")
 
 
-@pytest.mark.parametrize("section", ["inbox", "backlog", "members", "rebalance", "handoff"])
+@pytest.mark.parametrize("section", ["inbox", "backlog", "members", "rebalance", "rollout", "handoff"])
 def test_an_empty_section_has_the_same_defaults_as_a_missing_one(section: str) -> None:
     assert defaulted(SPEC, {**MINIMAL, section: {}}) == defaulted(SPEC, MINIMAL)
 

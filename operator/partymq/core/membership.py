@@ -15,6 +15,11 @@ how long it has been away. The first line that applies:
 
 Not seen is not absent: of who owns partitions and was not looked at yet, nobody says that it does not consume, and no
 rejoin time runs out while its inbox does not answer.
+
+Who is away again and again, while its pod stays (a container that crashes, or that a probe restarts), loses trust: it
+is waited for half as long each time, and it is given nothing before it has been there for a while without a break,
+twice as long each time. Five minutes without a break, and all is forgotten. A group in which nobody is trusted trusts
+everybody.
 """
 
 from collections.abc import Collection, Mapping
@@ -24,6 +29,15 @@ from typing import Final
 
 from partymq.core.report import MemberState
 
+FORGIVEN: Final = 2
+"""Absences that change nothing: a restart, and one more."""
+TRUSTED_AFTER: Final = 60.0
+TRUSTED_AT_MOST: Final = 240.0
+"""Seconds that one has to be there before it is given anything, after the first absence that counts; at most."""
+FORGOTTEN_AFTER: Final = 300.0
+"""Seconds without a break after which no absence counts any more."""
+REMEMBERED: Final = 10
+"""Absences that are counted at most."""
 HEARD_AGAIN: Final = 1.0
 """Seconds that a rejoin time has left at least while an inbox does not answer."""
 
@@ -82,6 +96,23 @@ class Member:
     seen: bool = False
     """Whether it was ever known."""
     returns: bool = False
+    here_since: float | None = None
+    """Since when it is ready and consumes; None while it does not."""
+    absences: tuple[float, ...] = ()
+    """When it ceased to, of late, although its pod stayed."""
+
+    @property
+    def trusted_at(self) -> float:
+        """When it is given partitions again, if it goes on being there."""
+        if self.here_since is None or len(self.absences) <= FORGIVEN:
+            return float("-inf")
+        doubled = TRUSTED_AFTER * 2.0 ** (len(self.absences) - FORGIVEN - 1)
+        return self.here_since + min(doubled, TRUSTED_AT_MOST)
+
+    @property
+    def patience(self) -> float:
+        """The share of the rejoin time for which it is waited for."""
+        return float(0.5 ** max(0, len(self.absences) - FORGIVEN))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +122,8 @@ class Membership:
     members: Mapping[str, Member] = field(default_factory=dict)
     rejoin_seconds: float = 0.0
     """The rejoin time at the last observation."""
+    distrusted: frozenset[str] = frozenset()
+    """Members that are there and were away too often lately: they keep what they have, and are given nothing yet."""
 
     def observe(
         self,
@@ -123,30 +156,38 @@ class Membership:
                 seen=before.seen or name in consuming,
                 returns=before.returns if pod is None else pod.returns,
             )
+            after = _remember(after, pod, now=now)
             moved = _move(
                 after, pod, owns=name in owning, heard=name not in unheard, now=now, rejoin_seconds=rejoin_seconds
             )
             if moved is not None:
                 same = before is not _STRANGER and moved.state is before.state
                 members[name] = moved if same else replace(moved, since=now)
-        return Membership(members=members, rejoin_seconds=rejoin_seconds)
+        here = {member.name: now < member.trusted_at for member in members.values() if member.here_since is not None}
+        distrusted = frozenset(name for name, doubted in here.items() if doubted)
+        return Membership(
+            members=members,
+            rejoin_seconds=rejoin_seconds,
+            distrusted=distrusted if len(distrusted) < len(here) else frozenset(),
+        )
 
     def restart_grace(self, name: str, now: float) -> "Membership":
         """Give a member that is away its whole rejoin time again: while its inbox was ours it could not return."""
         member = self.members.get(name)
         if member is None or member.deadline is None:
             return self
-        return replace(self, members={**self.members, name: replace(member, deadline=now + self.rejoin_seconds)})
+        deadline = now + member.patience * self.rejoin_seconds
+        return replace(self, members={**self.members, name: replace(member, deadline=deadline)})
 
     @property
     def eligible(self) -> frozenset[str]:
         """Members that may be given partitions."""
-        return self._in(MemberState.ACTIVE, MemberState.IDLE) - self._unseen
+        return self._in(MemberState.ACTIVE, MemberState.IDLE) - self._unseen - self.distrusted
 
     @property
     def keeping(self) -> frozenset[str]:
-        """Members that are away for a moment, or were not seen yet: they keep what they own and are given no more."""
-        return self._in(MemberState.ABSENT) | self._unseen
+        """Members that keep what they own and are given no more: away for a moment, not seen yet, or not trusted."""
+        return self._in(MemberState.ABSENT) | self._unseen | (self._in(MemberState.ACTIVE) & self.distrusted)
 
     def leaving(self, named: Collection[str]) -> frozenset[str]:
         """Of the members that the ledger names, those that shall give up all that they own or hold."""
@@ -154,8 +195,9 @@ class Membership:
 
     @property
     def next_change(self) -> float | None:
-        """When to observe again although nothing happens: the first rejoin time that will be over."""
-        return min((member.deadline for member in self.members.values() if member.deadline is not None), default=None)
+        """When to observe again although nothing happens: a rejoin time will be over, or somebody trusted again."""
+        deadlines = [member.deadline for member in self.members.values() if member.deadline is not None]
+        return min((*deadlines, *(self.members[name].trusted_at for name in self.distrusted)), default=None)
 
     def away_until(self, at: float) -> frozenset[str]:
         """Members whose rejoin time will be over then."""
@@ -167,6 +209,18 @@ class Membership:
 
     def _in(self, *states: MemberState) -> frozenset[str]:
         return frozenset(name for name, member in self.members.items() if member.state in states)
+
+
+def _remember(member: Member, pod: Pod | None, *, now: float) -> Member:
+    """The member with what is to be remembered of its being there and its being away."""
+    if pod is None or pod.state is PodState.TERMINATING:
+        return replace(member, here_since=None, absences=() if pod is None else member.absences)
+    here = pod.state is PodState.READY and member.consuming
+    if not here:
+        absences = member.absences if member.here_since is None else (*member.absences, now)[-REMEMBERED:]
+        return replace(member, here_since=None, absences=absences)
+    since = now if member.here_since is None else member.here_since
+    return replace(member, here_since=since, absences=() if now >= since + FORGOTTEN_AFTER else member.absences)
 
 
 _STRANGER: Final = Member(name="", state=MemberState.JOINING, since=0.0)
@@ -184,7 +238,7 @@ def _move(
     present = pod is not None and pod.state is not PodState.TERMINATING
     if present and not owns:
         return replace(member, state=MemberState.JOINING, deadline=None)
-    deadline = now + rejoin_seconds if member.deadline is None else member.deadline
+    deadline = now + member.patience * rejoin_seconds if member.deadline is None else member.deadline
     if not heard:
         deadline = max(deadline, now + HEARD_AGAIN)
     # Who leaves has used its rejoin time up: only being ready and consuming ends that.

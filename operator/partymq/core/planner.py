@@ -28,6 +28,13 @@ class Plan:
     def __bool__(self) -> bool:
         return bool(self.admissions or self.claims or self.handoffs or self.retargets)
 
+    def urgent(self, leaving: Collection[str]) -> "Plan":
+        """What is not worth to wait for anybody: what nobody has, and what those have who leave."""
+        handoffs = {donor: targets for donor, targets in self.handoffs.items() if donor in leaving}
+        if not (self.claims or handoffs):
+            return Plan()
+        return Plan(admissions=self.admissions, claims=self.claims, handoffs=handoffs)
+
 
 def plan(
     ledger: Ledger,

@@ -1,8 +1,9 @@
 """Rollouts: pods of one owner that are replaced by pods of a newer generation.
 
-Invariant: in a rollout nothing is taken from anybody who stays, of either generation. What a leaver had goes to who is
-newer, as far as that leaves nobody newer with more than its share of the plain plan; only the rest goes to who is older,
-and so moves again. Who nobody waits for (other owners, pods without a generation) is balanced with its like as ever.
+Invariant: in a rollout nothing is taken from anybody who stays, of either generation (but from somebody newer who has
+more than twice its share of the plain plan, as the first one may that consumes at all). What a leaver had goes to who is
+newer, as far as that leaves nobody newer with more than that share; only the rest goes to who is older, and so moves
+again. Who takes no part (other owners, pods without a generation) is balanced with its like as ever.
 
 Which generation is the newest follows from the list of pods alone, so every session says the same: the one whose oldest
 pod is the youngest. A rollout that is undone is told from that by pods that the older generation makes after all of the
@@ -74,7 +75,9 @@ def rollouts(pods: Iterable[Pod]) -> tuple[Rollout, ...]:
     return tuple(rollout for rollout in found if rollout is not None)
 
 
-def roles(found: Iterable[Rollout], members: Mapping[str, Member], *, date: float, now: float, patience: float) -> Roles:
+def roles(
+    found: Iterable[Rollout], members: Mapping[str, Member], *, date: float, now: float, patience: float
+) -> Roles:
     """Who takes which part, in rollouts that have made progress within `patience` seconds.
 
     `date` is the time in Unix seconds, `now` that of the members' clock.

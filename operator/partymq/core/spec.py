@@ -113,6 +113,7 @@ class GroupSpec:
     backlog_limit: int = 100_000
     rejoin_seconds: float = 30.0
     rebalance_delay: float = 2.0
+    rollout_patience: float = 60.0
     handoff_timeout: float = 300.0
     on_timeout: OnTimeout = OnTimeout.WAIT
     deletion_policy: DeletionPolicy = DeletionPolicy.DELETE_EMPTY

@@ -7,6 +7,7 @@ to look. A list that fails changes nothing, and is asked for again until it succ
 import asyncio
 import logging
 import random
+import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
@@ -248,7 +249,7 @@ class Controller:
                 await self._drop(tasks, name)
         for name, read in resources.items():
             running = self._groups.get(name) or self._add(tasks, read)
-            listed, refused = pods_of(name, pods)
+            listed, refused = pods_of(name, pods, now=time.time())
             running.group.observe(read, listed, refused, listed_at=listed_at)
         self._strays.observe(namespace, pods, self._groups.keys(), asyncio.get_running_loop().time())
         for (where, uid), done in [*self._removals.items()]:

@@ -4,12 +4,13 @@ Invariant: a pod is listed as long as it could hold messages. It is left out onl
 containers have ended for good; one that is being deleted is still listed, as terminating.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from partymq.core.membership import Pod, PodState
 from partymq.core.names import Names
 from partymq.core.spec import GroupId
 from partymq.errors import InvalidSpecError
+from partymq.kube.generations import changed, created, generation_of, tenures
 from partymq.kube.resource import GROUP_ANNOTATION, Body
 
 _ENDED = ("Succeeded", "Failed")
@@ -21,15 +22,24 @@ def group_of(pod: Body) -> str | None:
     return group
 
 
-def pods_of(group: GroupId, pods: Iterable[Body]) -> tuple[tuple[Pod, ...], tuple[str, ...]]:
+def pods_of(group: GroupId, pods: Iterable[Body], *, now: float) -> tuple[tuple[Pod, ...], tuple[str, ...]]:
     """The group's pods in the order of their names, and a sentence for each that cannot have an inbox."""
     names = Names(group)
+    ours = _that_join(group, pods)
+    lasting = tenures(ours, now)
     listed: list[Pod] = []
     refused: list[str] = []
-    for body in pods:
-        if group_of(body) != group.name or (body.get("status") or {}).get("phase") in _ENDED:
-            continue
-        pod = Pod(name=body["metadata"]["name"], state=_state(body), returns=_returns(body))
+    for body in ours:
+        name = body["metadata"]["name"]
+        pod = Pod(
+            name=name,
+            state=_state(body),
+            returns=_returns(body),
+            generation=generation_of(body),
+            created=created(body),
+            changed=changed(body),
+            tenure=lasting.get(name, 0),
+        )
         try:
             names.inbox(pod.name)
         except InvalidSpecError as error:
@@ -37,6 +47,12 @@ def pods_of(group: GroupId, pods: Iterable[Body]) -> tuple[tuple[Pod, ...], tupl
         else:
             listed.append(pod)
     return tuple(sorted(listed)), tuple(sorted(refused))
+
+
+def _that_join(group: GroupId, pods: Iterable[Body]) -> Sequence[Body]:
+    return [
+        body for body in pods if group_of(body) == group.name and (body.get("status") or {}).get("phase") not in _ENDED
+    ]
 
 
 def _state(pod: Body) -> PodState:

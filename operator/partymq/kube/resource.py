@@ -95,6 +95,7 @@ def group_spec(group: GroupId, spec: Body) -> GroupSpec:
         backlog_limit=_integer(spec, "backlog.limit", default.backlog_limit, 0, 1_000_000_000),
         rejoin_seconds=_integer(spec, "members.rejoinSeconds", default.rejoin_seconds, 0, 86_400),
         rebalance_delay=_integer(spec, "rebalance.delaySeconds", default.rebalance_delay, 0, 3_600),
+        rollout_patience=_integer(spec, "rollout.patienceSeconds", default.rollout_patience, 0, 86_400),
         handoff_timeout=_integer(spec, "handoff.timeoutSeconds", default.handoff_timeout, 1, 86_400),
         on_timeout=_choice(spec, "handoff.onTimeout", default.on_timeout),
         deletion_policy=_choice(spec, "deletionPolicy", default.deletion_policy),

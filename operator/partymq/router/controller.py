@@ -1,7 +1,7 @@
 """From pods to plans: what should change, and when.
 
 Invariant: every decision is made from the whole current membership and the last journaled ledger; events only wake this
-up.
+up. What nobody owns, and what those have who leave, never waits for changes to be collected.
 """
 
 import asyncio
@@ -11,16 +11,23 @@ from collections.abc import Callable, Mapping
 from partymq.core.ledger import Ledger, LedgerError, admit, claim, retarget
 from partymq.core.membership import Membership, Pod, PodState
 from partymq.core.planner import Plan, plan
+from partymq.core.rollouts import NO_ROLES, Roles, Rollout, changes_at, roles, rollouts
 from partymq.core.spec import GroupSpec
 from partymq.router.handoff import Handoffs
 from partymq.router.inboxes import Inboxes
 from partymq.router.journal import Journal
+from partymq.router.lanes import Member
 from partymq.router.pace import CHECK_EVERY, Pace
 
 DECIDES_SOON = 3.0
 """Seconds before the end of a rejoin time from which on it has to be known how an inbox is."""
 OBSERVE_EVERY = 1.0
 """Seconds between looks at the membership when nothing wakes us, but in a calm."""
+EXPECTS_EVERY = 0.05
+EXPECTS_EACH = 0.002
+"""Seconds between looks at the inboxes of those whose first message waits for their consumers, and for each of them."""
+EXPECTS_FOR = 60.0
+"""Seconds after the last change of pods for which that is so: a pod may never consume."""
 
 
 class Controller:
@@ -50,14 +57,19 @@ class Controller:
         self._wake = asyncio.Event()
         pace.on_work(self._wake.set)
         self._due: float | None = None
-        self._planned: tuple[Ledger, Membership, Plan] | None = None
+        self._planned: tuple[Ledger, Membership, Roles, Plan] | None = None
+        self._listed_at = float("-inf")
         self.membership = Membership()
+        self.rollouts: tuple[Rollout, ...] = ()
+        """What pods show, under way or not."""
+        self.roles = NO_ROLES
         self.observed = False
         """True once the membership was looked at: before, nobody is known."""
 
     def set_pods(self, pods: tuple[Pod, ...]) -> None:
         """Takes the whole list of pods that opted in."""
         self._pods = pods
+        self._listed_at = time.monotonic()
         self._wake.set()
 
     def wake(self) -> None:
@@ -101,6 +113,8 @@ class Controller:
                 await self._act()
                 if not self.balanced:
                     self._pace.stir()
+                for member in self._expected(time.monotonic()):
+                    self._inboxes.wake(member)
             try:
                 async with asyncio.timeout(self._pause()):
                     await self._wake.wait()
@@ -108,9 +122,26 @@ class Controller:
                 pass
 
     def _pause(self) -> float:
-        due = [at for at in (self._due, self.membership.next_change) if at is not None]
+        now = time.monotonic()
+        changes = changes_at(self.rollouts, self.membership.members, **self._times(now))
+        due = [at for at in (self._due, self.membership.next_change, changes) if at is not None]
         every = CHECK_EVERY if self._pace.calm else OBSERVE_EVERY
-        return min(max(0.0, min(due, default=every + time.monotonic()) - time.monotonic()), every)
+        if expected := self._expected(now):
+            every = max(EXPECTS_EVERY, EXPECTS_EACH * len(expected))
+        return min(max(0.0, min(due, default=every + now) - now), every)
+
+    def _times(self, now: float) -> dict[str, float]:
+        return {"date": time.time(), "now": now, "patience": self._spec.rollout_patience}
+
+    def _expected(self, now: float) -> list[Member]:
+        """Those whose first consumer is waited for: by partitions that nobody owns, or by those that leave."""
+        names = set(self.roles.arriving if self.roles.patient else ())
+        ledger = self._journal.ledger
+        idle = not ledger.plain_ready and any(part.owner is None for part in ledger.partitions)
+        if idle and now < self._listed_at + EXPECTS_FOR:
+            names |= {pod.name for pod in self._listed or () if pod.state is not PodState.TERMINATING}
+        known = [member for name in sorted(names) if (member := self._inboxes.members.get(name)) is not None]
+        return [member for member in known if not (member.consuming or member.closed)]
 
     async def _observe(self, pods: tuple[Pod, ...]) -> None:
         await self._inboxes.expect([pod.name for pod in pods if pod.state is not PodState.TERMINATING])
@@ -127,12 +158,10 @@ class Controller:
         )
         if after != before:
             self.membership = after
-        changed = self._sets(before) != self._sets(self.membership)
-        # Nobody was seen before the first look, so nobody is known to have been leaving.
-        left_before = self._leaving(before) if self.observed else frozenset[str]()
-        if changed and self._leaving(self.membership) - left_before:
-            self._due = now  # its keys wait for this; who comes has time to come together
-        elif changed and self._due is None:
+        self.rollouts, parts = rollouts(pods), (self.roles.newer, self.roles.older)
+        self.roles = roles(self.rollouts, self.membership.members, **self._times(now))
+        changed = self._sets(before) != self._sets(self.membership) or parts != (self.roles.newer, self.roles.older)
+        if changed and self._due is None:
             self._due = now + self._spec.rebalance_delay
         self.observed = True
         if before is not self.membership:
@@ -149,18 +178,20 @@ class Controller:
         return membership.leaving(self._journal.ledger.members)
 
     def _plan(self) -> Plan:
-        ledger, membership = self._journal.ledger, self.membership
-        if self._planned is None or self._planned[0] is not ledger or self._planned[1] is not membership:
+        ledger, membership, parts = self._journal.ledger, self.membership, self.roles
+        planned = self._planned
+        if planned is None or planned[0] is not ledger or planned[1] is not membership or planned[2] != parts:
             eligible, keeping, leaving = self._sets(membership)
-            todo = plan(ledger, eligible=eligible, keeping=keeping, leaving=leaving)
-            self._planned = ledger, membership, todo
-        return self._planned[2]
+            todo = plan(ledger, eligible=eligible, keeping=keeping, leaving=leaving, roles=parts)
+            planned = self._planned = ledger, membership, parts, todo
+        return planned[3]
 
     async def _act(self) -> None:
-        if self._due is not None and self._due > time.monotonic():
-            return
-        self._due = None
         todo = self._plan()
+        if todo and self._due is not None and self._due > time.monotonic():
+            todo = todo.urgent(self._leaving(self.membership))  # who comes has time to come together
+        else:
+            self._due = None
         if not todo:
             return
         try:

@@ -1,8 +1,8 @@
-"""A Deployment's controller, the pods that it makes, and a router that learns of them: in memory, with a clock of its own.
+"""A Deployment's controller, the pods that it makes, and a router that learns of them: in memory, with its own clock.
 
-The controller does what Kubernetes' does: it makes new pods while there are at most `surge` too many, and takes old ones
-away while at most `unavailable` are missing, those that are not ready first. The router is the real membership, rollouts
-and planner; its handoffs take no time.
+The controller does what Kubernetes' does: it makes new pods while there are at most `surge` too many, and takes old
+ones away while at most `unavailable` are missing, those that are not ready first. The router is the real membership,
+rollouts and planner; its handoffs take no time.
 """
 
 import heapq
@@ -153,9 +153,7 @@ class Cluster:
         return [pod for pod in self.pods.values() if not pod.terminating]
 
     def reconcile(self) -> None:
-        wanted = Strategy(
-            replicas=self.replicas, surge=self.strategy.surge, unavailable=self.strategy.unavailable
-        )
+        wanted = Strategy(replicas=self.replicas, surge=self.strategy.surge, unavailable=self.strategy.unavailable)
         new = self.of(self.generation)
         for _ in range(min(self.replicas - len(new), wanted.most - len(self.there))):
             self._make(self.generation)
@@ -178,7 +176,9 @@ class Cluster:
         return sorted(pods, key=lambda pod: (pod.available, pod.uid))
 
     def _make(self, generation: str) -> None:
-        pod = Running(name=f"{generation}-{next(self._names)}", generation=generation, created=self.now, changed=self.now)
+        pod = Running(
+            name=f"{generation}-{next(self._names)}", generation=generation, created=self.now, changed=self.now
+        )
         self.pods[pod.name] = pod
         pod.uid = self.random.getrandbits(32)
         pod.tenure = pod.uid if self.foreseen else 0

@@ -246,6 +246,110 @@ def test_a_member_shows_since_when_it_has_its_state() -> None:
     assert history.membership.members["a"].since == 9
 
 
+def flap(history: History, *, at: float, away: float) -> float:
+    """Its consumer goes and comes back; when that was."""
+    history.see(READY, at=at, consuming=False)
+    history.see(READY, at=at + away, consuming=True)
+    return at + away
+
+
+class Pair(History):
+    """The same beside a member `b` that nothing happens to."""
+
+    def see(
+        self, pod: Pod | None, *, at: float, consuming: bool | None = None, unheard: bool = False
+    ) -> MemberState | None:
+        other = Pod(name="b", state=PodState.READY)
+        self.membership = self.membership.observe(
+            pods=[other] if pod is None else [pod, other],
+            consuming={"b": True} if consuming is None else {"a": consuming, "b": True},
+            owners=["a", "b"] if self.owns else ["b"],
+            now=at,
+            rejoin_seconds=REJOIN,
+        )
+        member = self.membership.members.get("a")
+        return None if member is None else member.state
+
+
+def test_who_flaps_is_waited_for_half_as_long_each_time() -> None:
+    """Its keys wait whenever it is away: a crash loop must not stop them again and again."""
+    history = Pair(owns=True)
+    history.see(READY, at=0, consuming=True)
+    waited = []
+    for at in (100, 200, 300, 400):
+        history.see(READY, at=at, consuming=False)
+        assert history.membership.next_change is not None
+        waited.append(history.membership.next_change - at)
+        history.see(READY, at=at + 1, consuming=True)
+    assert waited == [30, 30, 15, 7.5]
+
+
+def test_who_flaps_is_given_nothing_before_it_has_been_there_for_a_while() -> None:
+    history = Pair()
+    history.see(READY, at=0, consuming=True)
+    back = flap(history, at=10, away=5)
+    back = flap(history, at=back + 10, away=5)
+    assert "a" in history.membership.eligible, "a restart, and one more, change nothing"
+    back = flap(history, at=back + 10, away=5)
+    assert history.membership.eligible == {"b"}
+    assert history.membership.next_change == back + 60
+    history.see(READY, at=back + 60)
+    assert history.membership.eligible == {"a", "b"}
+    back = flap(history, at=back + 70, away=5)
+    assert history.membership.next_change == back + 120
+    back = flap(history, at=back + 10, away=5)
+    back = flap(history, at=back + 10, away=5)
+    assert history.membership.next_change == back + 240
+    back = flap(history, at=back + 10, away=5)
+    assert history.membership.next_change == back + 240, "it is bounded"
+
+
+def test_who_is_not_trusted_keeps_what_it_has() -> None:
+    history = Pair(owns=True)
+    history.see(READY, at=0, consuming=True)
+    for at in (10, 20, 30):
+        flap(history, at=at, away=1)
+    assert history.membership.eligible == {"b"}
+    assert history.membership.keeping == {"a"}
+    assert history.membership.members["a"].state is MemberState.ACTIVE
+
+
+def test_five_minutes_without_a_break_make_all_forgotten() -> None:
+    history = Pair()
+    history.see(READY, at=0, consuming=True)
+    for at in (10, 20, 30, 40):
+        flap(history, at=at, away=1)
+    counted = []
+    for at in (340, 341):
+        history.see(READY, at=at)
+        counted.append(len(history.membership.members["a"].absences))
+    assert counted == [4, 0]
+    flap(history, at=400, away=1)
+    assert "a" in history.membership.eligible
+
+
+def test_a_pod_that_is_made_anew_is_not_one_that_flaps() -> None:
+    """A StatefulSet is rolled out several times within minutes."""
+    history = Pair(owns=True)
+    history.see(SET_READY, at=0, consuming=True)
+    for at in (10, 40, 70, 100):
+        history.see(SET_TERMINATING, at=at, consuming=False)
+        history.see(None, at=at + 1)
+        history.see(SET_STARTING, at=at + 2, consuming=False)
+        history.see(SET_READY, at=at + 5, consuming=True)
+    assert history.membership.eligible == {"a", "b"}
+    assert history.membership.members["a"].absences == ()
+
+
+def test_where_nobody_is_trusted_everybody_is() -> None:
+    """A bad release, or a broker that was restarted: somebody has to have the partitions."""
+    history = active()
+    for at in (10, 20, 30, 40):
+        flap(history, at=at, away=1)
+    assert history.membership.eligible == {"a"}
+    assert history.membership.next_change is None
+
+
 def test_members_do_not_disturb_each_other() -> None:
     pods = [Pod(name=name, state=PodState.READY) for name in "abc"]
     membership = Membership()

@@ -185,9 +185,7 @@ def test_who_was_the_first_does_not_keep_everything() -> None:
 
 
 def test_a_leaver_hands_over_to_each_as_it_arrives() -> None:
-    part = Roles(
-        newer=frozenset({"n0", "n1"}), arriving=frozenset({"n1"}), patient=frozenset({"o0", "o1"}), older={}
-    )
+    part = Roles(newer=frozenset({"n0", "n1"}), arriving=frozenset({"n1"}), patient=frozenset({"o0", "o1"}), older={})
     owners = ("o0",) * 4 + ("o1",) * 4
     assert pass_on(owners, {"n0"}, roles=part) == ("n0",) * 4 + ("o1",) * 4
 
@@ -237,9 +235,7 @@ def assert_settled(cluster: Cluster) -> None:
     ],
     ids=["surge of one", "the default", "surge of all", "24 pods"],
 )
-def test_the_rollouts_that_people_do(
-    strategy: Strategy, partitions: int, moved: int, handoffs: int, most: int
-) -> None:
+def test_the_rollouts_that_people_do(strategy: Strategy, partitions: int, moved: int, handoffs: int, most: int) -> None:
     for seed in range(5):
         cluster = rolled_out(strategy, partitions=partitions, seed=seed)
         assert_settled(cluster)
