@@ -1,8 +1,8 @@
 """Rollouts: pods of one owner that are replaced by pods of a newer generation.
 
 Invariant: in a rollout nothing is taken from anybody who stays, of either generation (but from somebody newer who has
-more than twice its share of the plain plan, as the first one may that consumes at all). What a leaver had goes to who is
-newer, as far as that leaves nobody newer with more than that share; only the rest goes to who is older, and so moves
+more than twice its share of the plain plan, as the first one may that consumes at all). What a leaver had goes to who
+is newer, as far as that leaves nobody newer with more than that share; only the rest goes to who is older, and so moves
 again. Who takes no part (other owners, pods without a generation) is balanced with its like as ever.
 
 Which generation is the newest follows from the list of pods alone, so every session says the same: the one whose oldest
@@ -145,8 +145,8 @@ def pass_on(
 ) -> tuple[str | None, ...]:
     """Owners of all partitions while something is rolled out; the arguments are those of `assign`.
 
-    Whoever is newer, or takes no part, has then at most its share of the plain plan, or what it had; beyond that who has
-    least is given the rest.
+    Whoever is newer, or takes no part, has then at most its share of the plain plan, or what it had; who has least is
+    given the rest.
     """
     eligible = frozenset(members)
     staying = eligible | frozenset(keeping)
