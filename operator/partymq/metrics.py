@@ -50,6 +50,7 @@ _GAUGES: Final[tuple[tuple[str, str, Callable[[GroupReport], float | None]], ...
         "1 while nothing is seen that takes messages out of the source or a queue; absent while nobody can see.",
         lambda r: r.queues_safe.ok if r.queues_safe.known else None,
     ),
+    ("partymq_members_working", "1 while no member is seen that takes none of its messages.", lambda r: r.working.ok),
     ("partymq_epoch", "The number of the router's session.", lambda r: r.epoch),
     ("partymq_partitions", "Partitions of the group.", lambda r: r.partitions_total),
     ("partymq_partitions_assigned", "Partitions that have an owner.", lambda r: r.partitions_assigned),
@@ -114,6 +115,16 @@ class Metrics(Collector):
         owned = GaugeMetricFamily(
             "partymq_member_partitions", "Partitions that a member owns.", labels=(*_GROUP, "member")
         )
+        backlog = GaugeMetricFamily(
+            "partymq_member_backlog_messages",
+            "Messages that wait in the backlogs of a member's partitions.",
+            labels=(*_GROUP, "member"),
+        )
+        stuck = GaugeMetricFamily(
+            "partymq_member_stuck_since_timestamp_seconds",
+            "Since when a member takes nothing out of its inbox although messages stand in it; absent while it does.",
+            labels=(*_GROUP, "member"),
+        )
         for group, report in groups:
             labels = [group.namespace, group.name]
             for state in MemberState:
@@ -121,4 +132,7 @@ class Metrics(Collector):
             for member in report.members:
                 ready.add_metric([*labels, member.name], member.ready)
                 owned.add_metric([*labels, member.name], len(member.partitions))
-        yield from (members, ready, owned)
+                backlog.add_metric([*labels, member.name], member.backlog)
+                if member.state is MemberState.STUCK:
+                    stuck.add_metric([*labels, member.name], member.since)
+        yield from (members, ready, owned, backlog, stuck)

@@ -146,4 +146,4 @@ def test_a_status_has_no_field_that_the_api_server_would_drop() -> None:
 
 def test_columns() -> None:
     plain = [column["name"] for column in VERSION["additionalPrinterColumns"] if not column.get("priority")]
-    assert plain == ["Source", "Partitions", "Members", "Held", "Ready", "Age"]
+    assert plain == ["Source", "Partitions", "Members", "Rollout", "Held", "Working", "Ready", "Age"]

@@ -14,6 +14,10 @@ class MemberState(StrEnum):
     JOINING = "Joining"
     """Known, but not ready or not consuming yet: owns nothing."""
     ACTIVE = "Active"
+    STUCK = "Stuck"
+    """Owns partitions, and takes nothing out of its inbox although messages stand in it."""
+    WAITING = "Waiting"
+    """Ready and consuming, of the newer generation in a rollout: is given what a pod of an older one leaves."""
     IDLE = "Idle"
     """Ready and consuming; there are more members than partitions."""
     ABSENT = "Absent"
@@ -41,6 +45,8 @@ QUEUES_NOT_SEEN: Final = Condition(
     ok=False, known=False, reason="NotSeen", message="the queues and their policies have not been looked at yet"
 )
 """Of the condition QueuesSafe, likewise."""
+WORKING: Final = Condition(ok=True, reason="Working", message="no member is seen that takes none of its messages")
+"""Of the condition MembersWorking."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +60,30 @@ class MemberReport:
     since: float
     pinned: int = 0
     """A plain client's slots; see `clients`."""
+    backlog: int = 0
+    """Messages that wait in the backlogs of its partitions."""
+    waiting_for: str = ""
+    """What it lacks, in a sentence's end; empty while it is at work."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutReport:
+    """A rollout: `pods` of `of` new pods are at work, `moved` partitions have moved in it; `since` is Unix seconds."""
+
+    owner: str
+    generation: str
+    pods: int
+    of: int
+    moved: int
+    handoffs: int
+    since: float
+    stalled: bool = False
+
+    @property
+    def sentence(self) -> str:
+        """For people."""
+        name = self.owner.rpartition(" ")[2]
+        return f"rollout of {name} to {self.generation}: {self.pods} of {self.of} pods, {self.moved} partitions moved"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +131,8 @@ class GroupReport:
     counters: Counters
     consumers_safe: Condition = NOT_SEEN
     queues_safe: Condition = QUEUES_NOT_SEEN
+    working: Condition = WORKING
+    rollouts: tuple[RolloutReport, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

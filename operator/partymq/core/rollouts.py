@@ -36,6 +36,8 @@ class Rollout:
     newer: frozenset[str]
     ready: frozenset[str]
     """Of these, who is."""
+    replaced: frozenset[str]
+    """All pods of other generations, those that terminate included."""
     older: Mapping[str, int]
     """With their tenures; empty while the last of them terminate."""
     progressed: float
@@ -113,6 +115,7 @@ def _rollout(owner: str, generations: Mapping[str, list[Pod]]) -> Rollout | None
         generation=newest,
         newer=frozenset(pod.name for pod in there[newest]),
         ready=frozenset(pod.name for pod in there[newest] if pod.state is PodState.READY),
+        replaced=frozenset(pod.name for name, pods in generations.items() if name != newest for pod in pods),
         older={pod.name: pod.tenure for name, pods in there.items() if name != newest for pod in pods},
         progressed=max(
             pod.changed

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from partymq.core import ranges
-from partymq.core.report import Condition, GroupReport, HandoffReport, MemberReport, MemberState
+from partymq.core.report import Condition, GroupReport, HandoffReport, MemberReport, MemberState, RolloutReport
 
 Status = dict[str, Any]
 
@@ -51,6 +51,8 @@ def render(view: View, previous: Mapping[str, Any], now: float) -> Status:
             "assigned": report.partitions_assigned,
             "held": report.partitions_held,
         }
+        if report.rollouts:
+            status["rollout"] = _rollout(max(report.rollouts, key=lambda rollout: rollout.since))
         status["messages"] = {"backlog": report.backlog}
         if report.source_ready is not None:
             status["messages"]["source"] = report.source_ready
@@ -64,7 +66,7 @@ def render(view: View, previous: Mapping[str, Any], now: float) -> Status:
 
 def steady(status: Mapping[str, Any]) -> Status:
     """A status without the numbers that change with every message: two of them differ when something happened."""
-    members = [{**member, "ready": 0} for member in status.get("members") or ()]
+    members = [{**member, "ready": 0, "backlog": 0} for member in status.get("members") or ()]
     return {key: value for key, value in status.items() if key != "messages"} | {"members": members}
 
 
@@ -97,16 +99,31 @@ def timestamp(seconds: float) -> str:
 
 
 def _counts(member: MemberReport) -> bool:
-    return bool(member.partitions) or member.state in (MemberState.ACTIVE, MemberState.IDLE)
+    return bool(member.partitions) or member.state in (MemberState.ACTIVE, MemberState.WAITING, MemberState.IDLE)
 
 
 def _member(member: MemberReport) -> dict[str, Any]:
-    return {
+    shown = {
         "name": member.name,
         "state": member.state.value,
         "partitions": ranges.text(member.partitions),
         "ready": member.ready,
+        "backlog": member.backlog,
         "since": timestamp(member.since),
+    }
+    return shown | {"waitingFor": member.waiting_for} if member.waiting_for else shown
+
+
+def _rollout(rollout: RolloutReport) -> dict[str, Any]:
+    return {
+        "owner": rollout.owner,
+        "generation": rollout.generation,
+        "pods": f"{rollout.pods}/{rollout.of}",
+        "moved": rollout.moved,
+        "handoffs": rollout.handoffs,
+        "since": timestamp(rollout.since),
+        "stalled": rollout.stalled,
+        "message": rollout.sentence,
     }
 
 
@@ -130,6 +147,7 @@ def _conditions(view: View, previous: Iterable[Mapping[str, Any]], now: float) -
         "Balanced": report.balanced if report else None,
         "ConsumersSafe": report.consumers_safe if report else None,
         "QueuesSafe": report.queues_safe if report else None,
+        "MembersWorking": report.working if report else None,
     }
     unknown = _NOT_TRIED if view.problem else _STARTING
     conditions = []

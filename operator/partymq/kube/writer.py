@@ -1,7 +1,7 @@
 """Keeps one resource's status equal to what is known.
 
 Invariant: a change is written within two seconds while the API server answers, at most one write a second, and numbers
-that follow every message at most one in ten seconds. One replica writes: the one that routes the group, as long as
+that follow every message at most once a minute. One replica writes: the one that routes the group, as long as
 it is alive; else the group's speaker. A router that was replaced, and does not know it yet, writes over nobody.
 """
 
@@ -22,8 +22,8 @@ log = logging.getLogger(__name__)
 
 PAUSE: Final = 1.0
 """Seconds between two writes."""
-NUMBERS: Final = 10.0
-"""Seconds between two writes that only refresh numbers."""
+NUMBERS: Final = 60.0
+"""Seconds between two writes that only refresh numbers: each is a line of `kubectl get -w`."""
 RETRY: Final = 2.0
 CONFLICT: Final = 0.05
 """Seconds until the next try where others have changed the resource since it was read; it has been read again."""

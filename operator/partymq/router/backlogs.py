@@ -48,7 +48,7 @@ class Backlogs:
         self._listed = frozenset(journal.ledger.backlogs)
         self._sinks: dict[int, Sink] = {}
         self._proven: dict[int, int] = {}
-        self._found = 0
+        self._found: dict[int, int] = {}
         self._requests: dict[int, Lane] = {}
         self._pauses: dict[int, float] = {}
         """Seconds between tries of those that were refused."""
@@ -81,7 +81,12 @@ class Backlogs:
 
         A figure for people and for the backlog's limit: where the broker was silent, what stood there is not in it.
         """
-        return self._found + self.appended
+        return sum(self._found.values()) + self.appended
+
+    def entered_of(self, partition: int) -> int:
+        """The same for one partition."""
+        sink = self._sinks.get(partition)
+        return self._found.get(partition, 0) + (UNLIMITED - sink.left if sink is not None else 0)
 
     @property
     def appended(self) -> int:
@@ -120,7 +125,7 @@ class Backlogs:
         else:
             await await_unread(self._topology, [queue], mark=self._publisher.mark)  # an earlier session has let it go
             if isinstance(state := await self._topology.poll(queue), QueueState):
-                self._found += state.ready
+                self._found[partition] = state.ready
         self._sinks[partition] = self._publisher.sink(queue)
 
     def request(self, lane: Lane) -> None:

@@ -89,6 +89,10 @@ class Controller:
         """True if a pod of that name has opted in, as far as is known."""
         return any(pod.name == name for pod in self._pods or ())
 
+    def pod_state(self, member: str) -> PodState | None:
+        """What the platform says of a member; None for one that is not listed."""
+        return next((pod.state for pod in self._listed or () if pod.name == member), None)
+
     @property
     def _listed(self) -> tuple[Pod, ...] | None:
         """Pods and managed clients; None while pods have not been listed yet."""

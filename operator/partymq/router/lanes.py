@@ -15,12 +15,15 @@ from operator import itemgetter
 from typing import Final
 
 from partymq.amqp.stamp import Stamper
+from partymq.core.taking import Taking
 from partymq.core.window import Credit
 from partymq.router.outlet import UNLIMITED, Sink
 
 REFUSED_FIRST: Final = 0.1
 REFUSED_MOST: Final = 5.0
 """Seconds between tries with an inbox that refuses messages."""
+UNWATCHED: Final = 5.0
+"""Seconds without a poll after which nothing is known of what its client did meanwhile."""
 
 
 class Member:
@@ -46,6 +49,7 @@ class Member:
         "silent_since",
         "sink",
         "starved",
+        "taking",
         "was_full",
         "worked",
     )
@@ -86,6 +90,8 @@ class Member:
         """When it was last known how it is."""
         self.starved: list[Lane] = []
         """Lanes that wait for the next poll."""
+        self.taking = Taking()
+        """Whether its client takes messages."""
 
     def polled(self, *, ready: int, consuming: bool, uncounted: int, now: float) -> None:
         """Takes in what a poll saw; `uncounted` is what it may not have counted."""
@@ -96,6 +102,7 @@ class Member:
         self.worked = self.news or written
         self.consuming = consuming
         before = self.sink.left
+        self._watch(ready=ready, uncounted=uncounted, now=now)
         self.credit.weigh(messages=self.credit.left - before, weight=self.sink.weight, room=self.room)
         self.sink.weight = 0
         self.credit.polled(ready=ready, uncounted=uncounted)
@@ -107,6 +114,14 @@ class Member:
         if self.cautious:
             self._creep(now, accepted=written)
         self._lend()
+
+    def _watch(self, *, ready: int, uncounted: int, now: float) -> None:
+        # Another consumer; or it was not looked at for a while: its inbox was ours, or did not answer.
+        if self.news or self.polled_at is None or now - self.polled_at > UNWATCHED:
+            self.taking = Taking()
+        self.taking.polled(
+            published=max(0, self.credit.left - self.sink.left), ready=ready, uncounted=uncounted, now=now
+        )
 
     def _lend(self) -> None:
         self.sink.left = self.credit.left

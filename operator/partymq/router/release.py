@@ -97,7 +97,8 @@ class Releaser:
         """Transfers in which nothing is left of a partition but what fits nowhere: they stay listed."""
         self._wake = asyncio.Event()
         self._released = 0
-        self._released_from_backlogs = 0
+        self._taken = Counter[str]()
+        """By backlog, of those readers that are closed."""
 
     @property
     def released(self) -> int:
@@ -108,7 +109,13 @@ class Releaser:
     def released_from_backlogs(self) -> int:
         """Of these, the ones that stood in a backlog, and fences there, which polls had counted as messages."""
         readers = self._readers.values()
-        return self._released_from_backlogs + sum(reader.taken for reader in readers if not reader.whole)
+        return self._taken.total() + sum(reader.taken for reader in readers if not reader.whole)
+
+    def taken_from(self, partition: int) -> int:
+        """The same for one partition."""
+        backlog = self._names.backlog(partition)
+        reader = self._readers.get(backlog)
+        return self._taken[backlog] + (reader.taken if reader is not None else 0)
 
     def wake(self) -> None:
         """Something has changed that may let a partition be released."""
@@ -362,7 +369,8 @@ class Releaser:
         del self._readers[reader.queue]
         self._left.add(reader.queue)
         self._released += reader.released
-        self._released_from_backlogs += 0 if reader.whole else reader.taken
+        if not reader.whole:
+            self._taken[reader.queue] += reader.taken
         await reader.close()
 
     async def close(self) -> None:

@@ -6,9 +6,17 @@ only: a session that makes way for another one of the same process is none, unle
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from partymq.core.report import Condition, Counters, GroupReport, HandoffReport, MemberReport, MemberState, Notice
+from partymq.core.report import (
+    Condition,
+    Counters,
+    GroupReport,
+    HandoffReport,
+    MemberReport,
+    Notice,
+    RolloutReport,
+)
 from partymq.core.spec import GroupConfig
 from partymq.errors import PartyMQError
 from partymq.router import conditions
@@ -16,9 +24,12 @@ from partymq.router.census import Census
 from partymq.router.conditions import listed
 from partymq.router.keycheck import KeyCheck
 from partymq.router.pace import CHECK_EVERY
+from partymq.router.rolling import Rolling
+from partymq.router.roster import Roster, working
 from partymq.router.routing import Routing
 from partymq.router.scrutiny import Scrutiny
 from partymq.router.session import Session
+from partymq.router.transitions import AT_WORK, Transitions
 
 _NOTHING = Counters()
 REPORT_EVERY = 0.5
@@ -54,8 +65,10 @@ class Reporter:
         self._handoffs = 0
         self._sessions = 0
         self._noticed = ""
-        self._states: dict[str, tuple[MemberState, float]] = {}
-        self._told: dict[str, MemberState] | None = None
+        self._roster = Roster()
+        self._rolling = Rolling(on_notice)
+        self._transitions = Transitions(on_notice, self._rolling)
+        self._look_within = CHECK_EVERY
         self._ended = float("-inf")
         self._rivals: set[str] = set()
         """Those that were told."""
@@ -119,10 +132,11 @@ class Reporter:
     def committed(self, donor: str, moved: int, seconds: float) -> None:
         """A handoff is over."""
         self._handoffs += 1
-        self._notice(
-            "HandoffCommitted",
-            f"{moved} partition{'' if moved == 1 else 's'} moved from {donor} in {seconds * 1000:.0f} ms",
-        )
+        if not self._rolling.committed(donor, moved):
+            self._notice(
+                "HandoffCommitted",
+                f"{moved} partition{'' if moved == 1 else 's'} moved from {donor} in {seconds * 1000:.0f} ms",
+            )
         self._changed.set()
 
     def failed(self, error: PartyMQError) -> None:
@@ -148,7 +162,7 @@ class Reporter:
     def _every(self) -> float:
         routing = self._session.routing if self._session is not None else None
         still = self._standby if routing is None else routing.pace.calm
-        return CHECK_EVERY if still else REPORT_EVERY
+        return min(CHECK_EVERY, self._look_within) if still else REPORT_EVERY
 
     async def run(self) -> None:
         """Reports changes at once (but not in bursts), and the depths now and then."""
@@ -163,7 +177,8 @@ class Reporter:
             if report != self._last:
                 before, self._last = self._last, report
                 self._on_report(report)
-                self._transitions(before, report)
+                self._ready_transition(before, report)
+            self._member_transitions(report)
             await asyncio.sleep(0.05)
 
     def _report(self) -> GroupReport:
@@ -191,6 +206,12 @@ class Reporter:
             )
         ledger = routing.journal.ledger
         members = self._members(routing)
+        rollouts = self._rolling.look(
+            routing.controller.rollouts if self._config.spec.rollout_patience else (),
+            newer=routing.controller.roles.newer,
+            at_work=[member.name for member in members if member.state in AT_WORK],
+            now=time.time(),
+        )
         assigned = sum(part.owner is not None for part in ledger.partitions)
         safe = self._scrutiny.look(
             self._config,
@@ -210,10 +231,12 @@ class Reporter:
             handoffs=self._handoff_reports(routing),
             ready=self._ready(routing, anybody=assigned > 0 or bool(ledger.plain_ready)),
             broker_connected=connected,
-            balanced=self._balanced(routing),
+            balanced=self._balanced(routing, rollouts),
             counters=self._counters(routing),
             consumers_safe=safe.consumers,
             queues_safe=safe.queues,
+            working=working(members),
+            rollouts=rollouts,
         )
 
     @property
@@ -262,12 +285,13 @@ class Reporter:
             message += f"; {wrong}"
         return Condition(ok=True, reason="Routing", message=message)
 
-    def _balanced(self, routing: Routing) -> Condition:
+    def _balanced(self, routing: Routing, rollouts: Sequence[RolloutReport]) -> Condition:
         if routing.controller.balanced:
             if troubles := routing.troubles.now:
                 text = listed([trouble.message for trouble in troubles])
                 return Condition(ok=False, reason=troubles[0].reason, message=text)
-            return Condition(ok=True, reason="Balanced", message="every member owns its share")
+            text = "; ".join(rollout.sentence for rollout in rollouts)
+            return Condition(ok=True, reason="Balanced", message=text or "every member owns its share")
         if overdue := routing.escalation.overdue:
             return Condition(ok=False, reason="HandoffOverdue", message=listed(overdue))
         count = len(routing.handoffs.running)
@@ -277,38 +301,10 @@ class Reporter:
         return Condition(ok=False, reason="Rebalancing", message="members have changed; a plan follows")
 
     def _members(self, routing: Routing) -> tuple[MemberReport, ...]:
-        ledger, now = routing.journal.ledger, time.time()
-        owned: dict[str, list[int]] = {}
-        for p, partition in enumerate(ledger.partitions):
-            if partition.owner is not None:
-                owned.setdefault(partition.owner, []).append(p)
-        known = routing.controller.membership.members
-        names = sorted(known.keys() | ledger.members | ledger.plain)
-        self.known_members |= frozenset(names)
-        self.owned = {name: tuple(owned.get(name, ())) for name in names}
-        reports = []
-        for name in names:
-            state = known[name].state if name in known else MemberState.LEAVING
-            if name in ledger.plain:
-                state = MemberState.ACTIVE if ledger.clients[name].ready else MemberState.JOINING
-            # A state's name follows from what is owned now; the membership was looked at before the last plan.
-            elif state in (MemberState.ACTIVE, MemberState.IDLE):
-                state = MemberState.ACTIVE if owned.get(name) else MemberState.IDLE
-            if self._states.get(name, (None, 0.0))[0] is not state:
-                self._states[name] = (state, now)
-            inbox = routing.inboxes.members.get(name)
-            reports.append(
-                MemberReport(
-                    name=name,
-                    state=state,
-                    partitions=tuple(owned.get(name, ())),
-                    ready=inbox.ready if inbox is not None else 0,
-                    since=self._states[name][1],
-                    pinned=ledger.pins.get(name, 0).bit_count(),
-                )
-            )
-        self._states = {name: self._states[name] for name in names}
-        return tuple(reports)
+        members = self._roster.look(routing)
+        self.known_members |= frozenset(member.name for member in members)
+        self.owned = {member.name: member.partitions for member in members}
+        return members
 
     def _handoff_reports(self, routing: Routing) -> tuple[HandoffReport, ...]:
         handoffs = routing.journal.ledger.handoffs
@@ -340,25 +336,16 @@ class Reporter:
 
     # --- transitions
 
-    def _transitions(self, before: GroupReport | None, after: GroupReport) -> None:
+    def _ready_transition(self, before: GroupReport | None, after: GroupReport) -> None:
         was = None if before is None else (before.ready.ok, before.ready.reason)
         if was != (after.ready.ok, after.ready.reason) and after.ready.reason != "Connecting":
             self._notice(after.ready.reason, after.ready.message, warning=conditions.is_wrong(after.ready))
-        if after.routing:
-            self._member_transitions(after)
 
     def _member_transitions(self, report: GroupReport) -> None:
-        states = {member.name: member.state for member in report.members}
-        if self._told is None:
-            # Those who own partitions were members before this process was the router: somebody else has told.
-            at_work = (MemberState.ACTIVE, MemberState.IDLE) if report.partitions_assigned else ()
-            self._told = {name: state for name, state in states.items() if state in at_work}
-        for name, state in states.items():
-            if self._told.get(name) is not state:
-                self._notice(f"Member{state.value}", f"{name} is {state.value.lower()}")
-        for name in self._told.keys() - states.keys():
-            self._notice("MemberGone", f"{name} is gone")
-        self._told = states
+        routing = self._session.routing if self._session is not None else None
+        if report.routing and routing is not None:
+            due = self._transitions.look(report, routing.controller.membership.members)
+            self._look_within = CHECK_EVERY if due is None else due
 
     def _notice(self, reason: str, message: str, *, warning: bool = False) -> None:
         self.notice(Notice(warning=warning, reason=reason, message=message))
