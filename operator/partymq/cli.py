@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Final, NoReturn
 
-from partymq import dead, logs, settings
+from partymq import dead, logs, settings, where
 from partymq.errors import InvalidSpecError, PartyMQError
 
 log = logging.getLogger(__name__)
@@ -33,6 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if chosen.command == "dead":
         return dead.run(chosen)
+    if chosen.command == "where":
+        return where.run(chosen)
     if chosen.command == "serve":
         return _serve(chosen)
     try:
@@ -130,6 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_heartbeats(operator)
     operator.epilog = TOKEN
     dead.add_parser(commands)
+    where.add_parser(commands)
     _add_serve(
         commands.add_parser(
             "serve",

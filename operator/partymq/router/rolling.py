@@ -94,7 +94,7 @@ class Rolling:
             course = _Course(generation=rollout.generation, since=now, before=len(rollout.replaced) + working)
             course.names |= replaced
             self._courses[owner] = course
-            self._say(
+            self._notice(
                 "RolloutStarted",
                 f"rollout of {_short(owner)} to {rollout.generation}: what old pods leave goes to new ones",
             )
@@ -104,22 +104,22 @@ class Rolling:
         quarters = QUARTERS * course.pods // course.of
         if course.told < quarters < QUARTERS:
             course.told = quarters
-            self._say("RolloutProgress", course.report(owner).sentence)
+            self._notice("RolloutProgress", course.report(owner).sentence)
         stalled = not rollout.newer.intersection(newer)
         if stalled and not course.stalled:
             text = (
                 f"{course.report(owner).sentence}, and no progress for spec.rollout.patienceSeconds: until it goes on "
             )
-            self._say("RolloutStalled", f"{text}, partitions are balanced over old and new pods", warning=True)
+            self._notice("RolloutStalled", f"{text}, partitions are balanced over old and new pods", warning=True)
         course.stalled = stalled
 
     def _end(self, owner: str, now: float) -> None:
         course = self._courses.pop(owner)
         self._replaced |= course.names - course.newer
         told = f"{course.moved} partitions moved in {course.handoffs} handoffs, {now - course.since:.0f} s"
-        self._say("RolloutDone", f"rollout of {_short(owner)} to {course.generation} is over: {told}")
+        self._notice("RolloutDone", f"rollout of {_short(owner)} to {course.generation} is over: {told}")
 
-    def _say(self, reason: str, message: str, *, warning: bool = False) -> None:
+    def _notice(self, reason: str, message: str, *, warning: bool = False) -> None:
         self._on_notice(Notice(warning=warning, reason=reason, message=message))
 
 
