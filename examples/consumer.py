@@ -3,8 +3,15 @@
 import asyncio
 import os
 import signal
+from pathlib import Path
 
 import aio_pika
+
+
+def show(*, consuming: bool) -> None:
+    """Tell the readiness probe: Kubernetes takes an old pod away only for a new one that consumes."""
+    if path := os.environ.get("READY_FILE"):
+        Path(path).touch() if consuming else Path(path).unlink(missing_ok=True)
 
 
 async def inbox(connection: aio_pika.abc.AbstractConnection, stop: asyncio.Event) -> aio_pika.abc.AbstractQueue:
@@ -19,6 +26,7 @@ async def inbox(connection: aio_pika.abc.AbstractConnection, stop: asyncio.Event
 
 
 async def main() -> None:
+    show(consuming=False)  # the file of a container before this one in the same pod
     stop, held = asyncio.Event(), asyncio.Queue[aio_pika.abc.AbstractIncomingMessage | None]()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     async with await aio_pika.connect(os.environ["AMQP_URL"]) as connection, asyncio.TaskGroup() as tasks:
@@ -34,6 +42,7 @@ async def main() -> None:
         cancelled.add(lambda _: stop.set())  # somebody deleted the queue
         tasks.create_task(leave())
         await queue.consume(held.put, consumer_tag="orders")
+        show(consuming=True)
         while message := await held.get():  # one after the other, so that they stay in order
             print(message.headers.get("partitionKey"), message.body.decode(), flush=True)
             await message.ack()

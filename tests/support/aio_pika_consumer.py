@@ -6,6 +6,7 @@ right after.
 """
 
 import asyncio
+import os
 import secrets
 import signal
 import sys
@@ -72,6 +73,7 @@ class _Consumer:
         """Consume until told to stop, then leave as the options say."""
         await self._channel.set_qos(prefetch_count=self._options.prefetch)
         tag = await queue.consume(self._on_message)
+        _show(consuming=True)
         sys.stdout.write("consuming\n")
         sys.stdout.flush()
         async with asyncio.TaskGroup() as tasks:
@@ -124,6 +126,7 @@ async def consume(options: ConsumerOptions) -> str:
     """Run a consumer until SIGTERM; the empty string, or a sentence about what went wrong."""
     stop = asyncio.Event()
     failure = ""
+    _show(consuming=False)  # the file of a container before this one in the same pod
 
     def lost(_: object, error: BaseException | None) -> None:
         nonlocal failure
@@ -160,6 +163,12 @@ async def consume(options: ConsumerOptions) -> str:
         except (AMQPError, ExceptionGroup) as error:
             failure = failure or f"failed: {error!r}"
     return failure
+
+
+def _show(*, consuming: bool) -> None:
+    """Tell the readiness probe, as the example does."""
+    if path := os.environ.get("READY_FILE"):
+        Path(path).touch() if consuming else Path(path).unlink(missing_ok=True)
 
 
 async def _when_declared(

@@ -39,6 +39,7 @@ _CLIENT_FILES = (
     "verdict.py",
 )
 _PATH = "/opt/audit"
+_STATE = "/run/consumer"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,8 +208,13 @@ def consumers(
             {"name": "NAMESPACE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}},
             {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
             {"name": "PYTHONPATH", "value": _PATH},
+            {"name": "READY_FILE", "value": f"{_STATE}/consuming"},
         ],
-        "volumeMounts": [{"name": "audited-client", "mountPath": f"{_PATH}/support", "readOnly": True}],
+        "readinessProbe": {"exec": {"command": ["test", "-e", f"{_STATE}/consuming"]}, "periodSeconds": 1},
+        "volumeMounts": [
+            {"name": "audited-client", "mountPath": f"{_PATH}/support", "readOnly": True},
+            {"name": "state", "mountPath": _STATE},
+        ],
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,
@@ -223,10 +229,14 @@ def consumers(
         "hostNetwork": environment.host_network,
         "securityContext": {"runAsNonRoot": True, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}},
         "containers": [container],
-        "volumes": [{"name": "audited-client", "configMap": {"name": "audited-client"}}],
+        "volumes": [
+            {"name": "audited-client", "configMap": {"name": "audited-client"}},
+            {"name": "state", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}},
+        ],
     }
     spec: dict[str, Any] = {
         "replicas": replicas,
+        "minReadySeconds": 3,
         "selector": {"matchLabels": {"app": name}},
         "template": {
             "metadata": {"labels": {"app": name}, "annotations": {"partymq.io/group": group}},
