@@ -50,7 +50,11 @@ _GAUGES: Final[tuple[tuple[str, str, Callable[[GroupReport], float | None]], ...
         "1 while nothing is seen that takes messages out of the source or a queue; absent while nobody can see.",
         lambda r: r.queues_safe.ok if r.queues_safe.known else None,
     ),
-    ("partymq_members_working", "1 while no member is seen that takes none of its messages.", lambda r: r.working.ok),
+    (
+        "partymq_members_working",
+        "1 while no member is seen that takes none of its messages; absent while nobody can see.",
+        lambda r: r.working.ok if r.working.known else None,
+    ),
     ("partymq_epoch", "The number of the router's session.", lambda r: r.epoch),
     ("partymq_partitions", "Partitions of the group.", lambda r: r.partitions_total),
     ("partymq_partitions_assigned", "Partitions that have an owner.", lambda r: r.partitions_assigned),

@@ -117,6 +117,7 @@ def report(**changes: object) -> GroupReport:
         "counters": Counters(),
         "consumers_safe": good,
         "queues_safe": good,
+        "working": good,
     }
     return GroupReport(**values | changes)
 

@@ -28,6 +28,7 @@ def key(name: str, **labels: str) -> tuple[str, tuple[tuple[str, str], ...]]:
 def test_a_report_in_numbers() -> None:
     metrics = Metrics()
     active = MemberReport(name="a", state=MemberState.ACTIVE, partitions=(0, 1), ready=5, since=0.0)
+    stuck = MemberReport(name="c", state=MemberState.STUCK, partitions=(2,), ready=9, since=70.0, backlog=4)
     idle = MemberReport(name="b", state=MemberState.IDLE, partitions=(), ready=0, since=0.0)
     handoff = HandoffReport(id="1.1", donor="a", phase="drain", partitions=(1,), since=50.0, waiting_for="x")
     lost = Condition(ok=False, reason="X", message="x")
@@ -35,7 +36,7 @@ def test_a_report_in_numbers() -> None:
         ORDERS,
         report(
             counters=Counters(routed=7, sessions=2),
-            members=(active, idle),
+            members=(active, idle, stuck),
             handoffs=(handoff,),
             partitions_held=2,
             backlog=11,
@@ -58,6 +59,9 @@ def test_a_report_in_numbers() -> None:
     assert found[key("partymq_members", state="leaving")] == 0
     assert found[key("partymq_inbox_ready_messages", member="a")] == 5
     assert found[key("partymq_member_partitions", member="a")] == 2
+    assert found[key("partymq_member_backlog_messages", member="c")] == 4
+    assert found[key("partymq_member_stuck_since_timestamp_seconds", member="c")] == 70
+    assert key("partymq_member_stuck_since_timestamp_seconds", member="a") not in found
 
 
 def test_what_is_unknown_is_absent_rather_than_zero() -> None:

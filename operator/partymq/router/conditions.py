@@ -18,6 +18,7 @@ BLOCKED: Final = Condition(
     message="the broker takes no messages: it is short of memory or disk (`rabbitmqctl status` shows the alarm). "
     "Nothing is lost; routing goes on when the alarm is over",
 )
+NOT_ROUTING: Final = Condition(ok=False, reason="NotRouting", message="this process does not route the group now")
 BACKLOG_FULL: Final = Condition(
     ok=False,
     reason="BacklogFull",

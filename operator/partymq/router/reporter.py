@@ -7,6 +7,7 @@ only: a session that makes way for another one of the same process is none, unle
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from partymq.core.report import (
     Condition,
@@ -201,7 +202,8 @@ class Reporter:
                 handoffs=(),
                 ready=self._idle(connected),
                 broker_connected=connected,
-                balanced=Condition(ok=False, reason="NotRouting", message="this process does not route the group now"),
+                balanced=conditions.NOT_ROUTING,
+                working=replace(conditions.NOT_ROUTING, known=False),
                 counters=self._before,
             )
         ledger = routing.journal.ledger

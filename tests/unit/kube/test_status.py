@@ -11,12 +11,16 @@ from partymq.core.report import (
     HandoffReport,
     MemberReport,
     MemberState,
+    RolloutReport,
 )
 from partymq.kube.status import View, patch, render, steady
 from support.fake_kubernetes import report
 
-A = MemberReport(name="a", state=MemberState.ACTIVE, partitions=(0, 1, 2, 3, 7), ready=5, since=0.0)
-B = MemberReport(name="b", state=MemberState.JOINING, partitions=(), ready=0, since=1.0)
+A = MemberReport(name="a", state=MemberState.ACTIVE, partitions=(0, 1, 2, 3, 7), ready=5, since=0.0, backlog=8)
+B = MemberReport(
+    name="b", state=MemberState.JOINING, partitions=(), ready=0, since=1.0, waiting_for="its pod to be ready"
+)
+KINDS = ("Ready", "BrokerConnected", "Balanced", "ConsumersSafe", "QueuesSafe", "MembersWorking")
 GOOD = report()
 BAD = Condition(ok=False, reason="InvalidSecret", message="Mend it.")
 
@@ -40,8 +44,23 @@ def test_a_report_is_shown_whole() -> None:
         "partitions": {"total": 64, "assigned": 64, "held": 0},
         "messages": {"source": 2, "backlog": 9},
         "members": [
-            {"name": "a", "state": "Active", "partitions": "0-3,7", "ready": 5, "since": "1970-01-01T00:00:00Z"},
-            {"name": "b", "state": "Joining", "partitions": "", "ready": 0, "since": "1970-01-01T00:00:01Z"},
+            {
+                "name": "a",
+                "state": "Active",
+                "partitions": "0-3,7",
+                "ready": 5,
+                "backlog": 8,
+                "since": "1970-01-01T00:00:00Z",
+            },
+            {
+                "name": "b",
+                "state": "Joining",
+                "partitions": "",
+                "ready": 0,
+                "backlog": 0,
+                "since": "1970-01-01T00:00:01Z",
+                "waitingFor": "its pod to be ready",
+            },
         ],
         "handoffs": [
             {
@@ -62,15 +81,31 @@ def test_a_report_is_shown_whole() -> None:
                 "reason": "Routing",
                 "message": "messages are routed",
             }
-            for kind in ("Ready", "BrokerConnected", "Balanced", "ConsumersSafe", "QueuesSafe")
+            for kind in KINDS
         ],
     }
 
 
+def test_the_rollout_that_was_begun_last_is_shown() -> None:
+    first = RolloutReport(owner="Deployment a", generation="1", pods=1, of=2, moved=3, handoffs=1, since=1.0)
+    last = RolloutReport(owner="Deployment orders", generation="7f9c", pods=3, of=8, moved=24, handoffs=3, since=61.0)
+    shown = render(view(report=report(rollouts=(last, first))), {}, 0)
+    assert shown["rollout"] == {
+        "owner": "Deployment orders",
+        "generation": "7f9c",
+        "pods": "3/8",
+        "moved": 24,
+        "handoffs": 3,
+        "since": "1970-01-01T00:01:01Z",
+        "stalled": False,
+        "message": "rollout of orders to 7f9c: 3 of 8 pods, 24 partitions moved",
+    }
+    assert patch(shown, render(view(), shown, 0))["rollout"] is None
+
+
 def test_before_the_first_report_nothing_is_claimed() -> None:
     shown = render(view(report=None), {}, 0)
-    kinds = ("Ready", "BrokerConnected", "Balanced", "ConsumersSafe", "QueuesSafe")
-    assert conditions(shown) == dict.fromkeys(kinds, ("Unknown", "Starting"))
+    assert conditions(shown) == dict.fromkeys(KINDS, ("Unknown", "Starting"))
     assert "router" not in shown
 
 
@@ -87,6 +122,7 @@ def test_a_condition_keeps_its_time_until_its_status_changes() -> None:
     other = render(view(problem=BAD), same, 300)
     assert [c["lastTransitionTime"] for c in other["conditions"]] == [
         "1970-01-01T00:05:00Z",
+        "1970-01-01T00:01:40Z",
         "1970-01-01T00:01:40Z",
         "1970-01-01T00:01:40Z",
         "1970-01-01T00:01:40Z",
@@ -113,12 +149,16 @@ def test_a_member_that_owns_partitions_counts_whatever_its_state() -> None:
     absent = replace(A, name="c", state=MemberState.ABSENT)
     idle = replace(B, name="d", state=MemberState.IDLE)
     leaving = replace(B, name="e", state=MemberState.LEAVING)
-    assert render(view(report=report(members=(A, B, absent, idle, leaving))), {}, 0)["memberCount"] == 3
+    waiting = replace(B, name="f", state=MemberState.WAITING)
+    members = (A, B, absent, idle, leaving, waiting)
+    assert render(view(report=report(members=members)), {}, 0)["memberCount"] == 4
 
 
 def test_numbers_are_no_change_but_everything_else_is() -> None:
     base = render(view(report=report(members=(A,))), {}, 0)
-    numbers = render(view(report=report(members=(replace(A, ready=99),), backlog=5, source_ready=7)), base, 9)
+    numbers = render(
+        view(report=report(members=(replace(A, ready=99, backlog=5),), backlog=5, source_ready=7)), base, 9
+    )
     owner = render(view(report=report(members=(replace(A, partitions=(1,)),))), base, 9)
     assert steady(numbers) == steady(base)
     assert steady(owner) != steady(base)
