@@ -30,7 +30,6 @@ class _Course:
     stalled: bool = False
     names: set[str] = field(default_factory=set)
     """All pods that were ever part of it."""
-    newer: frozenset[str] = frozenset()
 
     def report(self, owner: str) -> RolloutReport:
         return RolloutReport(
@@ -51,12 +50,12 @@ class Rolling:
     def __init__(self, on_notice: Callable[[Notice], None]) -> None:
         self._on_notice = on_notice
         self._courses: dict[str, _Course] = {}
-        self._replaced: set[str] = set()
-        """Pods of rollouts that are over, until they are gone."""
+        self._over: set[str] = set()
+        """Pods of rollouts that are over, until they are gone, or at work."""
 
     def takes_part(self, name: str) -> bool:
         """True for a pod of a rollout, and one that was replaced in one."""
-        return name in self._replaced or any(name in course.names for course in self._courses.values())
+        return name in self._over or any(name in course.names for course in self._courses.values())
 
     def committed(self, donor: str, moved: int) -> bool:
         """A handoff is over; whether it is part of a rollout, and told with that."""
@@ -65,7 +64,7 @@ class Rolling:
                 course.moved += moved
                 course.handoffs += moved > 0
                 return True
-        return donor in self._replaced
+        return donor in self._over
 
     def look(
         self, found: Collection[Rollout], *, newer: Collection[str], at_work: Collection[str], now: float
@@ -82,23 +81,22 @@ class Rolling:
         return tuple(self._courses[owner].report(owner) for owner in seen)
 
     def forget(self, names: Collection[str]) -> None:
-        """These are gone."""
-        self._replaced.difference_update(names)
+        """These are gone, or what becomes of them from now on has nothing to do with a rollout that is over."""
+        self._over.difference_update(names)
 
     def _follow(
         self, owner: str, rollout: Rollout, *, newer: Collection[str], at_work: Collection[str], now: float
     ) -> None:
         course, working = self._courses.get(owner), len(rollout.newer.intersection(at_work))
         if course is None or course.generation != rollout.generation:
-            replaced = set() if course is None else course.names
+            earlier = set() if course is None else course.names
             course = _Course(generation=rollout.generation, since=now, before=len(rollout.replaced) + working)
-            course.names |= replaced
+            course.names |= earlier
             self._courses[owner] = course
             self._notice(
                 "RolloutStarted",
                 f"rollout of {_short(owner)} to {rollout.generation}: what old pods leave goes to new ones",
             )
-        course.newer = rollout.newer
         course.names |= rollout.newer | rollout.replaced
         course.pods, course.of = working, max(course.before, len(rollout.newer))
         quarters = QUARTERS * course.pods // course.of
@@ -115,7 +113,7 @@ class Rolling:
 
     def _end(self, owner: str, now: float) -> None:
         course = self._courses.pop(owner)
-        self._replaced |= course.names - course.newer
+        self._over |= course.names
         told = f"{course.moved} partitions moved in {course.handoffs} handoffs, {now - course.since:.0f} s"
         self._notice("RolloutDone", f"rollout of {_short(owner)} to {course.generation} is over: {told}")
 

@@ -51,7 +51,8 @@ class Transitions:
         for name in self._told.keys() - states.keys():
             if not self._rolling.takes_part(name):
                 self._notice("MemberGone", f"{name} is gone")
-        self._rolling.forget(self._told.keys() - states.keys())
+        settled = {name for name, state in states.items() if state is MemberState.ACTIVE}
+        self._rolling.forget(settled | (self._told.keys() - states.keys()))
         self._told = states
         self._flapping(known)
         return self._joining(report)

@@ -93,7 +93,7 @@ def test_what_is_out_of_the_ordinary_is_told_in_a_rollout_too() -> None:
     stage.states["o0"] = MemberState.ACTIVE
     stage.look()
     stage.pod("n0", "b")
-    stage.states["n0"] = MemberState.WAITING
+    stage.states["n0"] = MemberState.JOINING
     stage.look()
     for state in (MemberState.ABSENT, MemberState.ACTIVE, MemberState.STUCK, MemberState.ACTIVE):
         stage.states["o0"] = state
