@@ -4,13 +4,14 @@ Invariant: pods are what the test says they are; everything else is as in produc
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from partymq.amqp.topology import Topology
-from partymq.core.membership import Pod, PodState
+from partymq.core.membership import Generation, Pod, PodState
 from partymq.core.names import Names
 from partymq.core.report import GroupReport, MemberState, Notice
 from partymq.core.spec import BrokerAddress, GroupConfig, GroupId, GroupSpec
@@ -178,12 +179,22 @@ class Group:
 
     # --- its pods
 
-    def set_pod(self, name: str, state: PodState | None = PodState.READY, *, returns: bool = False) -> None:
-        """Says that a pod is in a state, or gone (None)."""
+    def set_pod(
+        self, name: str, state: PodState | None = PodState.READY, *, returns: bool = False, generation: str = ""
+    ) -> None:
+        """Says that a pod is in a state, or gone (None); routers in other processes are not told of generations."""
         if state is None:
             self.pods.pop(name, None)
         else:
-            self.pods[name] = Pod(name=name, state=state, returns=returns)
+            known, now = self.pods.get(name), time.time()
+            self.pods[name] = Pod(
+                name=name,
+                state=state,
+                returns=returns,
+                generation=Generation(owner="Deployment test", name=generation) if generation else None,
+                created=now if known is None else known.created,
+                changed=now,
+            )
             self.ever.add(name)
         self._tell()
 
