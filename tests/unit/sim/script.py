@@ -196,6 +196,7 @@ settings_of_histories = st.builds(
     soft_limit=st.sampled_from([1, 2, 32]),
     budget=st.sampled_from([150, 1500, 1 << 28]),
     listed=st.booleans(),
+    generations=st.integers(0, 3),
     zombies=st.booleans(),
 )
 

@@ -22,7 +22,7 @@ import asyncio
 import contextlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from types import ModuleType
 from typing import Any, Self
@@ -32,7 +32,7 @@ from partymq.amqp import lostnodes
 from partymq.amqp.connection import Connection
 from partymq.amqp.frames import body_payload
 from partymq.amqp.stamp import read_fence, read_stamp
-from partymq.core.membership import Pod, PodState
+from partymq.core.membership import Generation, Pod, PodState
 from partymq.core.names import Names
 from partymq.core.spec import BrokerAddress, GroupConfig, GroupId, GroupSpec
 from partymq.errors import BrokerError
@@ -96,6 +96,8 @@ class Setting:
     beside: float = 0.25
     """The share of arrivals with which something of another channel arrives, in the same chunk: a busy client reads
     everything that its socket has."""
+    generations: int = 0
+    """So many pods, one after the other, are of one generation; 0 is a platform that has none."""
     zombies: bool = False
     """Whether a consumer that dies while it quiesces is served again, and what expires goes from behind what was
     returned, as with RabbitMQ 4.3."""
@@ -185,6 +187,7 @@ class World:
         self._exempt: dict[str, frozenset[str]] = defaultdict(frozenset)
         self._down: Router | None = None
         self._number = 0
+        self._joined = 0
 
     # -- doing things -------------------------------------------------------------------------------------------------
 
@@ -267,7 +270,8 @@ class World:
             )
         if name in self.pods or client.running:
             return
-        self.pods[name] = Pod(name=name, state=PodState.READY, returns=self.setting.returning)
+        self._joined += 1
+        self.pods[name] = replace(self._pod(name, PodState.READY), generation=self._generation)
         client.unstick()
         client.start()
         self.tell_pods()
@@ -275,8 +279,18 @@ class World:
     def terminate(self, name: str) -> None:
         """The platform asks the pod to end."""
         if name in self.pods:
-            self.pods[name] = Pod(name=name, state=PodState.TERMINATING, returns=self.setting.returning)
+            generation = self.pods[name].generation
+            self.pods[name] = replace(self._pod(name, PodState.TERMINATING), generation=generation)
             self.tell_pods()
+
+    def _pod(self, name: str, state: PodState) -> Pod:
+        now = self.loop.time()
+        return Pod(name=name, state=state, returns=self.setting.returning, created=now, changed=now)
+
+    @property
+    def _generation(self) -> Generation | None:
+        size = self.setting.generations
+        return Generation(owner="Deployment sim", name=f"{self._joined // size}") if size else None
 
     def remove(self, name: str) -> None:
         """The pod is gone."""
