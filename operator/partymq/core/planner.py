@@ -5,7 +5,7 @@ as its target's), and planning again after a plan was carried out gives nothing 
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from partymq.core.assignment import assign
 from partymq.core.ledger import Ledger
@@ -29,11 +29,11 @@ class Plan:
         return bool(self.admissions or self.claims or self.handoffs or self.retargets)
 
     def urgent(self, leaving: Collection[str]) -> "Plan":
-        """What is not worth to wait for anybody: what nobody has, and what those have who leave."""
+        """Without what can wait for others that come: taking from who stays. Whatever waits for an owner gets one."""
         handoffs = {donor: targets for donor, targets in self.handoffs.items() if donor in leaving}
-        if not (self.claims or handoffs):
+        if not (self.claims or handoffs or self.retargets):
             return Plan()
-        return Plan(admissions=self.admissions, claims=self.claims, handoffs=handoffs)
+        return replace(self, handoffs=handoffs)
 
 
 def plan(
