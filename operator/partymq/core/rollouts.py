@@ -28,7 +28,7 @@ from partymq.core.report import MemberState
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rollout:
-    """One owner's pods of several generations, without those that terminate."""
+    """One owner's pods by generation, without those that terminate."""
 
     owner: str
     generation: str
@@ -37,7 +37,7 @@ class Rollout:
     ready: frozenset[str]
     """Of these, who is."""
     replaced: frozenset[str]
-    """All pods of other generations, those that terminate included."""
+    """All pods of other generations, those that terminate included; without any it is over, or none was."""
     older: Mapping[str, int]
     """With their tenures; empty while the last of them terminate."""
     progressed: float
@@ -68,7 +68,7 @@ STANDS_IN: Final = 1.5
 
 
 def rollouts(pods: Iterable[Pod]) -> tuple[Rollout, ...]:
-    """The rollouts that a list of pods shows, by owner."""
+    """The rollouts that a list of pods shows, and those that are over, by owner."""
     owned: defaultdict[str, defaultdict[str, list[Pod]]] = defaultdict(lambda: defaultdict(list))
     for pod in pods:
         if pod.generation is not None:
@@ -84,10 +84,16 @@ def roles(
 
     `date` is the time in Unix seconds, `now` that of the members' clock.
     """
-    under_way = [rollout for rollout in found if date < rollout.progressed + patience]
-    ready = frozenset[str]().union(*(rollout.ready for rollout in under_way))
-    arriving = frozenset(name for name in ready if name not in members or not members[name].consuming)
-    leaving = (member for member in members.values() if member.state is MemberState.LEAVING)
+    leaving = [member for member in members.values() if member.state is MemberState.LEAVING]
+    coming = {rollout.owner: _arriving(rollout, members) for rollout in found}
+    under_way = [
+        rollout
+        for rollout in found
+        if date < rollout.progressed + patience
+        # The last old pods may be gone before all new ones consume: what they had is to go to these, too.
+        and (rollout.replaced or (leaving and coming[rollout.owner]))
+    ]
+    arriving = frozenset[str]().union(*(coming[rollout.owner] for rollout in under_way))
     return Roles(
         newer=frozenset[str]().union(*(rollout.newer for rollout in under_way)),
         older={name: tenure for rollout in under_way for name, tenure in rollout.older.items()},
@@ -100,14 +106,14 @@ def changes_at(
     found: Iterable[Rollout], members: Mapping[str, Member], *, date: float, now: float, patience: float
 ) -> float | None:
     """When the roles change although nothing happens, by the members' clock."""
-    ends = [now + rollout.progressed + patience - date for rollout in found]
+    ends = [now + rollout.progressed + patience - date for rollout in found if rollout.replaced]
     waits = [m.since + ABOUT_TO for m in members.values() if m.state is MemberState.LEAVING]
     return min((at for at in (*ends, *waits) if at > now), default=None)
 
 
 def _rollout(owner: str, generations: Mapping[str, list[Pod]]) -> Rollout | None:
     there = {name: left for name, pods in generations.items() if (left := [pod for pod in pods if _stays(pod)])}
-    if len(generations) < 2 or not there:
+    if not there:
         return None
     newest = _newest({name: generations[name] for name in there})
     return Rollout(
@@ -125,6 +131,10 @@ def _rollout(owner: str, generations: Mapping[str, list[Pod]]) -> Rollout | None
             if name == newest or not _stays(pod)
         ),
     )
+
+
+def _arriving(rollout: Rollout, members: Mapping[str, Member]) -> frozenset[str]:
+    return frozenset(name for name in rollout.ready if name not in members or not members[name].consuming)
 
 
 def _newest(generations: Mapping[str, list[Pod]]) -> str:

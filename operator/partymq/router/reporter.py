@@ -209,7 +209,11 @@ class Reporter:
         ledger = routing.journal.ledger
         members = self._members(routing)
         rollouts = self._rolling.look(
-            routing.controller.rollouts if self._config.spec.rollout_patience else (),
+            [
+                rollout
+                for rollout in routing.controller.rollouts
+                if rollout.replaced and self._config.spec.rollout_patience
+            ],
             newer=routing.controller.roles.newer,
             at_work=[member.name for member in members if member.state in AT_WORK],
             now=time.time(),

@@ -43,21 +43,35 @@ def gone(name: str, generation: str, *, created: float = 0.0, changed: float = 0
     return pod(name, generation, created=created, changed=changed, state=PodState.TERMINATING)
 
 
-def newest(*pods: Pod) -> str | None:
-    found = rollouts(pods)
-    return found[0].generation if found else None
+def newest(*pods: Pod) -> str:
+    (found,) = rollouts(pods)
+    return found.generation
 
 
 # --- what is a rollout
 
 
 def test_pods_of_one_generation_are_no_rollout() -> None:
-    assert rollouts([pod("a", "1"), pod("b", "1", created=9), Pod(name="c", state=PodState.READY)]) == ()
+    (over,) = rollouts([pod("a", "1"), pod("b", "1", created=9), Pod(name="c", state=PodState.READY)])
+    assert not over.replaced
+    assert not roles([over], {}, date=10, now=0, patience=60)
 
 
 def test_two_owners_are_no_rollout() -> None:
     """A canary that is a Deployment of its own has its share, as everybody."""
-    assert rollouts([pod("a", "1"), pod("b", "2", owner="Deployment canary", created=5)]) == ()
+    found = rollouts([pod("a", "1"), pod("b", "2", owner="Deployment canary", created=5)])
+    assert not any(one.replaced for one in found)
+
+
+def test_what_the_last_old_pods_had_waits_for_new_ones_although_they_are_gone() -> None:
+    """Their containers end at once; new ones are ready, and do not consume yet."""
+    found = rollouts([pod("b", "2", created=95), pod("c", "2", created=96)])
+    members = {"a": Member(name="a", state=MemberState.LEAVING, since=50.0)}
+    members["b"] = Member(name="b", state=MemberState.IDLE, since=40.0, consuming=True)
+    part = roles(found, members, date=100, now=50.5, patience=60)
+    assert part == Roles(newer=frozenset("bc"), arriving=frozenset("c"), patient=frozenset("a"))
+    members["c"] = Member(name="c", state=MemberState.IDLE, since=50.6, consuming=True)
+    assert not roles(found, members, date=100, now=50.7, patience=60), "everybody is there"
 
 
 def test_the_generation_that_appeared_last_is_the_newest() -> None:

@@ -34,7 +34,7 @@ class Stage:
         )
 
     def look(self, *, stalled: bool = False, now: float = 0.0) -> tuple[RolloutReport, ...]:
-        found = rollouts(self.pods.values())
+        found = [rollout for rollout in rollouts(self.pods.values()) if rollout.replaced]
         newer = frozenset() if stalled else frozenset[str]().union(*(one.newer for one in found))
         at_work = [name for name, state in self.states.items() if state is not MemberState.JOINING]
         shown = self.rolling.look(found, newer=newer, at_work=at_work, now=now)
