@@ -33,7 +33,8 @@ KEYS = 3000
 RATE = 500
 LOAD = 10 * RATE
 """Messages that the load goes on for after each change."""
-_COMMITTED = re.compile(r"partitions? moved from .* in (\d+) ms")
+_COMMITTED = re.compile(r"partitions? moved (?:from .*|in (\d+) handoffs, the longest of which took) (?:in )?(\d+) ms")
+"""Of a handoff, or of all of a rollout."""
 
 
 class Demo:
@@ -78,8 +79,8 @@ class Demo:
                 continue
             self._view.note(f"    {event['reason']}: {event['message']}")
             if took := _COMMITTED.search(event["message"]):
-                self.picture.handoffs += new
-                self.picture.longest_handoff = max(self.picture.longest_handoff, int(took[1]) / 1000)
+                self.picture.handoffs += new * int(took[1] or 1)
+                self.picture.longest_handoff = max(self.picture.longest_handoff, int(took[2]) / 1000)
 
     async def scale(self, replicas: int) -> None:
         """Scale the consumers."""

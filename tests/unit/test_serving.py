@@ -5,10 +5,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from partymq.core.spec import KeyFrom
 from partymq.errors import InvalidSpecError
 from partymq.serving import Flags, load_serving
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_everything_has_a_default() -> None:
@@ -23,6 +26,17 @@ def test_everything_has_a_default() -> None:
         30,
     )
     assert serving.settings.http_port == 8085
+
+
+def test_a_file_may_say_all_that_a_partition_group_may(tmp_path: Path) -> None:
+    """A field that is known to one of them only would be refused, or have no effect, in the other."""
+    crd = yaml.safe_load((ROOT / "crds/partymq.io_partitiongroups.yaml").read_text(encoding="utf-8"))
+    spec = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
+    given = {name: field["default"] for name, field in spec.items() if "default" in field}
+    file = tmp_path / "serve.yaml"
+    file.write_text(yaml.safe_dump({"groups": [{"name": "a", "spec": given | {"rollout": {"patienceSeconds": 7}}}]}))
+    (group,) = load_serving(Flags(config=str(file)), {}).groups
+    assert group.spec.rollout_patience == 7
 
 
 def test_a_flag_wins_over_its_variable_and_that_over_the_file(tmp_path: Path) -> None:

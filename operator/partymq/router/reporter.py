@@ -133,7 +133,7 @@ class Reporter:
     def committed(self, donor: str, moved: int, seconds: float) -> None:
         """A handoff is over."""
         self._handoffs += 1
-        if not self._rolling.committed(donor, moved):
+        if not self._rolling.committed(donor, moved, seconds):
             self._notice(
                 "HandoffCommitted",
                 f"{moved} partition{'' if moved == 1 else 's'} moved from {donor} in {seconds * 1000:.0f} ms",

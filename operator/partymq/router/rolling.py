@@ -25,6 +25,8 @@ class _Course:
     of: int = 0
     moved: int = 0
     handoffs: int = 0
+    longest: float = 0.0
+    """Seconds of a handoff."""
     told: int = 0
     """Quarters."""
     stalled: bool = False
@@ -57,12 +59,13 @@ class Rolling:
         """True for a pod of a rollout, and one that was replaced in one."""
         return name in self._over or any(name in course.names for course in self._courses.values())
 
-    def committed(self, donor: str, moved: int) -> bool:
+    def committed(self, donor: str, moved: int, seconds: float) -> bool:
         """A handoff is over; whether it is part of a rollout, and told with that."""
         for course in self._courses.values():
             if donor in course.names:
                 course.moved += moved
                 course.handoffs += moved > 0
+                course.longest = max(course.longest, seconds)
                 return True
         return donor in self._over
 
@@ -114,8 +117,12 @@ class Rolling:
     def _end(self, owner: str, now: float) -> None:
         course = self._courses.pop(owner)
         self._over |= course.names
-        told = f"{course.moved} partitions moved in {course.handoffs} handoffs, {now - course.since:.0f} s"
-        self._notice("RolloutDone", f"rollout of {_short(owner)} to {course.generation} is over: {told}")
+        self._notice(
+            "RolloutDone",
+            f"rollout of {_short(owner)} to {course.generation} is over after {now - course.since:.0f} s: "
+            f"{course.moved} partitions moved in {course.handoffs} handoffs, the longest of which took "
+            f"{course.longest * 1000:.0f} ms",
+        )
 
     def _notice(self, reason: str, message: str, *, warning: bool = False) -> None:
         self._on_notice(Notice(warning=warning, reason=reason, message=message))

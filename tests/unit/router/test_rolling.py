@@ -69,7 +69,7 @@ def test_a_rollout_reads_as_a_handful_of_sentences() -> None:
         stage.pod(f"o{n}", "a", state=PodState.TERMINATING)
         stage.states[f"o{n}"] = MemberState.LEAVING
         stage.look()
-        assert stage.rolling.committed(f"o{n}", 8)
+        assert stage.rolling.committed(f"o{n}", 8, 0.1 + n / 100)
         stage.states[f"n{n}"] = MemberState.ACTIVE
         del stage.pods[f"o{n}"]
         stage.look(now=50.0)
@@ -80,7 +80,10 @@ def test_a_rollout_reads_as_a_handful_of_sentences() -> None:
         "rollout of orders to b: 2 of 8 pods, 8 partitions moved",
         "rollout of orders to b: 4 of 8 pods, 24 partitions moved",
         "rollout of orders to b: 6 of 8 pods, 40 partitions moved",
-        "rollout of orders to b is over: 64 partitions moved in 8 handoffs, 50 s",
+        (
+            "rollout of orders to b is over after 50 s: 64 partitions moved in 8 handoffs, the longest of which took "
+            "170 ms"
+        ),
     ]
     stage.states["n0"] = MemberState.ABSENT
     stage.look()
@@ -117,7 +120,7 @@ def test_a_second_rollout_over_the_first_is_another_one() -> None:
     for name, generation in (("o0", "a"), ("o1", "a"), ("n0", "b")):
         stage.pod(name, generation)
     stage.look()
-    stage.rolling.committed("o0", 4)
+    stage.rolling.committed("o0", 4, 0.1)
     stage.pod("m0", "c")
     (shown,) = stage.look()
     assert (shown.generation, shown.moved) == ("c", 0)
@@ -134,7 +137,7 @@ def test_pods_of_no_rollout_are_told_one_by_one() -> None:
     stage.states = {}
     stage.look()
     assert stage.told == ["MemberJoining", "MemberActive", "MemberGone"]
-    assert not stage.rolling.committed("x", 3)
+    assert not stage.rolling.committed("x", 3, 0.1)
 
 
 def test_who_does_not_come_to_join_is_told_after_a_minute_and_once() -> None:
