@@ -108,10 +108,8 @@ class Rolling:
             self._notice("RolloutProgress", course.report(owner).sentence)
         stalled = not rollout.newer.intersection(newer)
         if stalled and not course.stalled:
-            text = (
-                f"{course.report(owner).sentence}, and no progress for spec.rollout.patienceSeconds: until it goes on "
-            )
-            self._notice("RolloutStalled", f"{text}, partitions are balanced over old and new pods", warning=True)
+            text = f"{course.report(owner).sentence}, and no progress for spec.rollout.patienceSeconds"
+            self._notice("RolloutStalled", f"{text}: until it goes on, partitions are balanced over old and new pods")
         course.stalled = stalled
 
     def _end(self, owner: str, now: float) -> None:
@@ -124,8 +122,9 @@ class Rolling:
             f"{course.longest * 1000:.0f} ms",
         )
 
-    def _notice(self, reason: str, message: str, *, warning: bool = False) -> None:
-        self._on_notice(Notice(warning=warning, reason=reason, message=message))
+    def _notice(self, reason: str, message: str) -> None:
+        # None is a warning: a rollout that stands still may be a canary, and Kubernetes tells of one that fails.
+        self._on_notice(Notice(warning=False, reason=reason, message=message))
 
 
 def _short(owner: str) -> str:
