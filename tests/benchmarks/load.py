@@ -83,7 +83,7 @@ class Filler:
         self._headers = [content_header(k, size) for k in range(KEYS)]
         bodies = [json_body(k, size) for k in range(KEYS if key == "body" else 1)]
         self._bodies = [body_frames(body, channel.number, frame_max) for body in bodies]
-        self._in_flight = min(_IN_FLIGHT, _IN_FLIGHT_BYTES // size)
+        self._in_flight = max(1, min(_IN_FLIGHT, _IN_FLIGHT_BYTES // size))
         self._left = 0
         self._done = asyncio.Event()
         self._confirms = Confirms()

@@ -272,6 +272,7 @@ async def _delete_queues(served: Served) -> None:
     queues += [names.inbox(f"{served.group}.{name}") for name in served.managed] + [
         names.backlog(p) for p in range(-1, 64)
     ]
+    queues += [names.transfer(f"{session}.{n}") for session in range(1, 9) for n in range(1, 5)]
     await asyncio.gather(*(topology.delete(queue) for queue in queues))
     await topology.delete_exchange(names.dlx)
     await topology.delete_exchange(names.exchange)
