@@ -5,15 +5,14 @@ Invariant: nothing is dropped that was not named; whatever ends the command earl
 
 import argparse
 import asyncio
+import json
 import os
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final, TypeVar
-
-import orjson
 
 from partymq.amqp.address import parse_uri
 from partymq.amqp.deadletter import DeadMessage, KeyOf
@@ -21,6 +20,8 @@ from partymq.amqp.keyread import key_reader
 from partymq.core.names import SPREAD, check_group
 from partymq.core.spec import BrokerAddress, GroupId, KeyFrom, KeySpec
 from partymq.errors import InvalidSpecError, PartyMQError
+from partymq.foreign import multiline, shown
+from partymq.limits import Limits
 from partymq.router.dead import Choice, DeadQueue, Outcome
 
 DONE: Final = 0
@@ -28,6 +29,12 @@ FAILED: Final = 1
 BAD_INPUT: Final = 2
 
 _SHOWN: Final = 50
+_WIDTH: Final = 40
+"""Characters of a column."""
+_LONGEST: Final = 4000
+"""Characters of what is told."""
+_LARGEST: Final = 512 * 1024**2
+"""Bytes of a message: what RabbitMQ lets nobody exceed. Whoever looks at the dead queue wants to see all of it."""
 Parser = TypeVar("Parser", bound=argparse.ArgumentParser)
 _DESCRIPTION: Final = (
     "Messages that consumers rejected and, with key.onMissing deadLetter, messages without a key stand in the queue "
@@ -129,7 +136,8 @@ async def _run(chosen: argparse.Namespace) -> int:
     if chosen.action != "list":
         _say(f"{chosen.group} on {place.address.where}, virtual host {place.address.vhost!r}")
     limit = (_SHOWN if chosen.action == "list" else 0) if chosen.limit is None else chosen.limit
-    async with DeadQueue.open(place.address, place.group, place.key_of) as queue:
+    address = replace(place.address, limits=Limits(message=_LARGEST))
+    async with DeadQueue.open(address, place.group, place.key_of) as queue:
         outcome = queue.outcome
         choose = _choice(chosen)
         try:
@@ -198,7 +206,7 @@ def _choice(chosen: argparse.Namespace) -> Choice | None:
 def _show(messages: Sequence[DeadMessage], outcome: Outcome, *, as_json: bool) -> None:
     if as_json:
         for message in messages:
-            sys.stdout.buffer.write(orjson.dumps(_as_json(message)) + b"\n")
+            sys.stdout.write(json.dumps(_as_json(message)) + "\n")  # in ASCII: a terminal obeys none of it
         sys.stdout.flush()
     elif messages:
         _print_table([_HEAD, *(_row(message) for message in messages)])
@@ -252,8 +260,7 @@ def _print_table(rows: Iterable[tuple[str, ...]]) -> None:
 
 
 def _shortened(text: str) -> str:
-    printable = "".join(one if one.isprintable() else "?" for one in text[:41])
-    return printable if len(text) <= 40 else f"{printable[:37]}..."
+    return shown(text, _WIDTH)
 
 
 def _age(seconds: float) -> str:
@@ -268,5 +275,5 @@ def _messages(count: int) -> str:
 
 
 def _say(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
+    sys.stderr.write(f"{multiline(text, _LONGEST)}\n")
     sys.stderr.flush()

@@ -7,7 +7,9 @@
     ├── BrokerError             the broker refused, failed or went away
     │   ├── ConnectionLostError
     │   │   ├── ConnectionClosedError
-    │   │   └── OverLimitError
+    │   │   ├── OverLimitError
+    │   │   ├── NotAmqpError
+    │   │   └── MessageTooLargeError
     │   ├── ChannelClosedError
     │   ├── BrokerTooOldError
     │   ├── BrokerUnsuitableError
@@ -149,6 +151,24 @@ class OverLimitError(ConnectionLostError):
     """The broker closed the connection over a limit."""
 
     reason = "BrokerLimit"
+
+
+class NotAmqpError(ConnectionLostError):
+    """What comes is no AMQP 0-9-1, or nothing that a broker sends."""
+
+    reason = "NotAmqp"
+
+
+class MessageTooLargeError(ConnectionLostError):
+    """The broker delivers a message with a larger body than this process takes in."""
+
+    reason = "MessageTooLarge"
+
+    def __init__(self, size: int, most: int) -> None:
+        super().__init__(
+            f"a message of {size} bytes is delivered, and PartyMQ takes in {most} at most: raise its limit `message` "
+            "(docs/limits.md) above the broker's max_message_size, or take the message out of its queue"
+        )
 
 
 _LIMIT: Final = re.compile(r"\blimit\b.* reached|has reached the |connection limit cannot be queried")

@@ -1,14 +1,14 @@
 """Where the broker is, from what people write.
 
-Invariant: an address that comes out is complete and was meant: what is missing, misspelt or contradictory is refused
-in a sentence that names it, and no sentence repeats a password.
+Invariant: an address that comes out is complete, was meant, and can be sent to a broker: what is missing, misspelt,
+contradictory or no UTF-8 is refused in a sentence that names it, and no sentence repeats a password.
 """
 
 import ipaddress
 import re
 from collections.abc import Mapping
 from typing import Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote_to_bytes, urlsplit
 
 from partymq.core.spec import BrokerAddress, Tls
 from partymq.errors import InvalidSecretError
@@ -18,6 +18,9 @@ _UNREADABLE: Final = (
     "The broker's URI cannot be read. Look at its port (1 to 65535), at the brackets of an IPv6 address, and at "
     "characters of the password that must be percent-encoded."
 )
+_LONGEST_NAME: Final = 255
+_LONGEST_HOST: Final = 253
+_MOST_NODES: Final = 64
 _HOST: Final = re.compile(r"[\w-]+(\.[\w-]+)*\.?")
 _NODE: Final = re.compile(r"(?:\[(?P<v6>[^\[\]]*)\]|(?P<name>[^:\[\]]*))(?::(?P<port>.*))?", re.DOTALL)
 
@@ -57,9 +60,9 @@ def parse_uri(
         host=nodes[0][0],
         port=nodes[0][1],
         others=nodes[1:],
-        username=unquote(parts.username) if parts.username is not None else "guest",
-        password=unquote(parts.password) if parts.password is not None else "guest",
-        vhost=unquote(parts.path[1:]) or "/",
+        username=_usable(parts.username, "user name") if parts.username is not None else "guest",
+        password=_usable(parts.password, "password") if parts.password is not None else "guest",
+        vhost=_virtual_host(_usable(parts.path[1:], "virtual host")),
         tls=tls if parts.scheme == "amqps" else None,
         management_uri=management_uri,
     )
@@ -95,9 +98,9 @@ def from_service_binding(secret: Mapping[str, str]) -> BrokerAddress:
         host=nodes[0][0],
         port=nodes[0][1],
         others=nodes[1:],
-        username=values["username"],
-        password=password,
-        vhost=values["vhost"] or "/",
+        username=_usable(values["username"], "username", quoted=False),
+        password=_usable(password, "password", quoted=False),
+        vhost=_virtual_host(_usable(values["vhost"], "vhost", quoted=False)),
         tls=tls if secure else None,
         management_uri=management_uri,
     )
@@ -108,7 +111,9 @@ def management_address(uri: str) -> str:
     try:
         parts = urlsplit(uri)
         usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:
+        if parts.username is not None:
+            _usable(parts.username, "user name"), _usable(parts.password or "", "password")
+    except (ValueError, InvalidSecretError):
         usable = False
     if uri and (not usable or parts.query or parts.fragment):
         raise InvalidSecretError(
@@ -117,6 +122,23 @@ def management_address(uri: str) -> str:
             "percent-encoded, or take it out."
         )
     return uri.rstrip("/")
+
+
+def _usable(text: str, what: str, *, quoted: bool = True) -> str:
+    """A text as a broker can be sent it, its %XX decoded if it is `quoted`: UTF-8, and no NUL, which ends a text."""
+    try:
+        found = (unquote_to_bytes(text) if quoted else text.encode()).decode()
+    except UnicodeError:  # its text would repeat all of it
+        raise InvalidSecretError(f"The broker's {what} is no UTF-8: write it in UTF-8.") from None
+    if "\0" in found:
+        raise InvalidSecretError(f"The broker's {what} has a NUL character: take it out.")
+    return found
+
+
+def _virtual_host(name: str) -> str:
+    if len(name.encode()) > _LONGEST_NAME:
+        raise InvalidSecretError(f"The broker's virtual host has a name of more than {_LONGEST_NAME} bytes.")
+    return name or "/"
 
 
 def _tls(*, ca: str, certificate: str, key: str) -> Tls:
@@ -135,13 +157,15 @@ def _nodes(text: str, port: int, *, what: str) -> tuple[tuple[str, int], ...]:
     except ValueError:
         pass
     nodes: dict[tuple[str, int], None] = {}
+    if text.count(",") >= _MOST_NODES:
+        raise InvalidSecretError(f"{what} lists more than {_MOST_NODES} nodes.")
     for entry in text.split(","):
         found = _NODE.fullmatch(entry.strip())
         if found is None:
             raise InvalidSecretError(_UNREADABLE if "," not in text else f"{what} lists a node that cannot be read.")
         if not (host := (found["v6"] or found["name"] or "").lower()):
             raise InvalidSecretError(f"{what} lists a node without a name: write host1,host2:5673 or take a comma out.")
-        if found["v6"] is None and not _HOST.fullmatch(host):
+        if found["v6"] is None and not (len(host) <= _LONGEST_HOST and _HOST.fullmatch(host)):
             raise InvalidSecretError(f"{what} has a host that is no name and no address. {_UNREADABLE}")
         if found["v6"] is not None and not _is_ipv6(host):
             raise InvalidSecretError(_UNREADABLE)

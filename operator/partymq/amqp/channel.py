@@ -36,6 +36,8 @@ from partymq.amqp.output import Output
 from partymq.amqp.replies import Replies, settle
 from partymq.core.consumers import OUR_TAG
 from partymq.errors import AccessRefusedError, BrokerError, ChannelClosedError, ConnectionLostError
+from partymq.foreign import shown
+from partymq.limits import Limits
 
 CONSUMER_TAG: Final = OUR_TAG
 """Of every consumer: one to a channel, and a fixed length puts the delivery tag at a fixed place in its frame."""
@@ -57,8 +59,8 @@ class Returned(NamedTuple):
     """The content header's payload."""
 
     def __str__(self) -> str:
-        place = f"exchange {self.exchange!r}" if self.exchange else "the default exchange"
-        return f"a message to {place} with routing key {self.routing_key!r} came back: {self.reason}"
+        place = f"exchange {shown(self.exchange)!r}" if self.exchange else "the default exchange"
+        return f"a message to {place} with routing key {shown(self.routing_key)!r} came back: {self.reason}"
 
 
 FrameType = TypeVar("FrameType", bound=Frame)
@@ -83,10 +85,13 @@ class Channel:
         "number",
     )
 
-    def __init__(self, number: int, output: Output, forget: Callable[[int], None]) -> None:
+    def __init__(
+        self, number: int, output: Output, forget: Callable[[int], None], *, most: int = Limits().message
+    ) -> None:
+        """`most` are the bytes of a body that is taken in."""
         self.number = number
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.content = Content(number)
+        self.content = Content(number, most)
         self.content.on_returned = self._on_returned
         self.confirmed: ConfirmCallback = _ignore
         self.nacked: ConfirmCallback = _ignore
@@ -271,7 +276,7 @@ class Channel:
                     self._cancelled()
             case commands.Channel.Close():
                 self._output.send(method_frame(self.number, commands.Channel.CloseOk()))
-                self._end(_why(method.reply_code or 0, method.reply_text or ""))
+                self._end(_why(method.reply_code or 0, shown(method.reply_text or "")))
             case commands.Channel.CloseOk():
                 self._end(None)
             case _:
@@ -295,7 +300,7 @@ class Channel:
     def _on_returned(self, header: bytes) -> None:
         method, self._returning = self._returning, None
         if self._returned is not None and method is not None:
-            reason = f"{method.reply_code} {method.reply_text}"
+            reason = f"{method.reply_code} {shown(method.reply_text or '')}"
             self._returned(Returned(method.exchange or "", method.routing_key or "", reason, header))
 
     async def _ask(self, method: Frame, reply: type[FrameType]) -> FrameType:

@@ -10,8 +10,6 @@ less than we have for it, no more is read than shows that it is alive.
 """
 
 import asyncio
-import os
-import socket
 import ssl
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,6 +19,7 @@ from typing import Final, Self, TypeVar, cast
 from pamqp import commands
 from pamqp.base import Frame
 
+from partymq.amqp.causes import cause
 from partymq.amqp.channel import Channel
 from partymq.amqp.content import DeliveryCallback
 from partymq.amqp.dial import dial
@@ -41,6 +40,7 @@ from partymq.errors import (
     OverLimitError,
     PartyMQError,
 )
+from partymq.foreign import NAME, shown
 
 __all__ = ["Connection", "DeliveryCallback", "body_payload"]
 
@@ -118,9 +118,9 @@ class Connection(asyncio.Protocol):
                 connection.abort()
                 raise ConnectionLostError(f"{endpoint} did not answer within {connect_timeout:g} seconds.") from None
             except ssl.SSLError as error:
-                raise ConnectionLostError(f"No TLS connection to {endpoint}: {error}.") from None
+                raise ConnectionLostError(f"No TLS connection to {endpoint}: {cause(error)}.") from None
             except OSError as error:
-                raise ConnectionLostError(f"No connection to {endpoint}: {_reason(error)}.") from None
+                raise ConnectionLostError(f"No connection to {endpoint}: {cause(error)}.") from None
             except BaseException:
                 connection.abort()
                 raise
@@ -175,7 +175,7 @@ class Connection(asyncio.Protocol):
     async def channel(self) -> Channel:
         """Open a channel; raises `NoChannelError` when all that are allowed are open."""
         self._require_open()
-        channel = Channel(self._free_number(), self._output, self._forget)
+        channel = Channel(self._free_number(), self._output, self._forget, most=self._address.limits.message)
         self._channels[channel.number] = channel
         await channel.open()
         return channel
@@ -210,7 +210,7 @@ class Connection(asyncio.Protocol):
         self._transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        reason = f": {exc}" if exc is not None else " by the other side"
+        reason = f": {cause(exc)}" if exc is not None else " by the other side"
         self._end(ConnectionLostError(f"the connection to {self.endpoint} was closed{reason}"))
         settle(self._gone, None)
 
@@ -265,7 +265,7 @@ class Connection(asyncio.Protocol):
         match method:
             case commands.Connection.Close():
                 self._send(commands.Connection.CloseOk())
-                self._end(self._refusal(method.reply_code or 0, method.reply_text or ""))
+                self._end(self._refusal(method.reply_code or 0, shown(method.reply_text or "")))
             case commands.Connection.Blocked():
                 self.blocked_since = self._loop.time()
                 self.on_blocked()
@@ -280,7 +280,7 @@ class Connection(asyncio.Protocol):
         if (limit := LimitReachedError.said(text)) is not None:
             return OverLimitError(f"the broker closed the connection. {limit}") if self._open else limit
         if not self._open and code in REFUSALS:
-            user, vhost = self._address.username, self._address.vhost
+            user, vhost = shown(self._address.username, NAME), shown(self._address.vhost, NAME)
             return AccessRefusedError(f"{self.endpoint} refuses user {user!r} on virtual host {vhost!r}: {code} {text}")
         return ConnectionClosedError(code, text)
 
@@ -291,6 +291,7 @@ class Connection(asyncio.Protocol):
             self._output.send(HEARTBEAT)
             self._output.flush()
         self._output.wrote = False
+        self._reader.lull()
         self._silent_ticks = 0 if self._heard else self._silent_ticks + 1
         self._heard = False
         if self._silent_ticks >= SILENT_TICKS:
@@ -368,9 +369,3 @@ class Connection(asyncio.Protocol):
         reply = await self._replies.expect(expected)
         assert isinstance(reply, expected)
         return reply
-
-
-def _reason(error: OSError) -> str:
-    if isinstance(error, socket.gaierror) or error.errno is None:
-        return str(error.strerror or error)
-    return os.strerror(error.errno)  # asyncio's own text says only that the call failed

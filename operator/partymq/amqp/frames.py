@@ -37,6 +37,8 @@ FRAME_HEAD: Final = Struct(">BHI")
 FRAME_OVERHEAD: Final = 8
 HEADER_GROWTH: Final = 4096
 """Bytes that RabbitMQ may add to a content header on its way, at most as we expect."""
+SMALLEST_CONTENT_HEADER: Final = 14
+"""Bytes of the payload of one without properties."""
 FRAME_SIZE: Final = Struct(">I")
 FRAME_SIZE_AT: Final = 3
 """Behind its type and channel."""
@@ -59,9 +61,9 @@ _EXPIRATION_FLAG: Final = 0x0100
 Arguments = Mapping[str, int | str | None]
 
 
-def shortstr(text: str) -> bytes:
-    """A short string: one byte of length, then at most 255 bytes of UTF-8."""
-    encoded = text.encode()
+def shortstr(text: str | bytes) -> bytes:
+    """A short string: one byte of length, then at most 255 bytes of UTF-8, or whatever bytes they are."""
+    encoded = text if isinstance(text, bytes) else text.encode()
     if len(encoded) > 255:
         raise ValueError(f"{text[:60]!r}... has {len(encoded)} bytes; names on the broker have at most 255.")
     return bytes((len(encoded),)) + encoded
@@ -72,7 +74,7 @@ def method_frame(channel: int, method: Frame) -> bytes:
     return marshal(method, channel)
 
 
-def publish_frame(channel: int, exchange: str, routing_key: str, *, mandatory: bool = True) -> bytes:
+def publish_frame(channel: int, exchange: str, routing_key: str | bytes, *, mandatory: bool = True) -> bytes:
     """The whole Basic.Publish method frame; build it once for each channel and destination."""
     arguments = b"\x00\x00" + shortstr(exchange) + shortstr(routing_key) + (b"\x01" if mandatory else b"\x00")
     return _method(channel, 40, arguments, class_id=_BASIC)

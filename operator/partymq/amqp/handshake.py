@@ -12,9 +12,10 @@ from typing import Any, Final
 from pamqp import commands
 from pamqp.common import FieldTable
 
-from partymq.amqp.frames import DEFAULT_FRAME_MAX
+from partymq.amqp.frames import DEFAULT_FRAME_MAX, SMALLEST_FRAME_MAX
 from partymq.core.spec import BrokerAddress
-from partymq.errors import BrokerTooOldError
+from partymq.errors import BrokerTooOldError, NotAmqpError
+from partymq.foreign import NAME, shown
 
 OLDEST: Final = (4, 0, 0)
 _CHANNEL_MAX: Final = 2047
@@ -52,8 +53,8 @@ def start_ok(address: BrokerAddress, name: str) -> commands.Connection.StartOk:
 
 def server_version(properties: Mapping[str, Any], where: str) -> tuple[int, int, int]:
     """The version of the broker at `where`; raises when it is not a RabbitMQ that will do."""
-    product, text = str(properties.get("product", "")), str(properties.get("version", ""))
-    found = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", text)
+    product, text = (_text(properties.get(name)) for name in ("product", "version"))
+    found = re.match(r"(\d{1,4})\.(\d{1,4})(?:\.(\d{1,4}))?(?!\d)", text, re.ASCII)
     if product != "RabbitMQ" or found is None:
         raise BrokerTooOldError(
             f"{where} is {product or 'a broker without a name'} {text}; PartyMQ needs RabbitMQ 4.0 or later."
@@ -68,12 +69,21 @@ def server_version(properties: Mapping[str, Any], where: str) -> tuple[int, int,
 
 
 def agree(tune: commands.Connection.Tune, heartbeat: int) -> Limits:
-    """The lower of both sides' limits, where 0 stands for none."""
+    """The lower of both sides' limits, where 0 stands for none; raises where it is less than AMQP allows."""
+    if 0 < (tune.frame_max or 0) < SMALLEST_FRAME_MAX:
+        raise NotAmqpError(
+            f"the broker takes frames of {tune.frame_max} bytes at most, and AMQP lets nobody go below "
+            f"{SMALLEST_FRAME_MAX}: raise frame_max in its configuration"
+        )
     return Limits(
         channel_max=_lower(tune.channel_max or 0, _CHANNEL_MAX),
         frame_max=_lower(tune.frame_max or 0, DEFAULT_FRAME_MAX),
         heartbeat=_lower(tune.heartbeat or 0, heartbeat),
     )
+
+
+def _text(value: object) -> str:
+    return shown(value, NAME) if isinstance(value, str | bytes | bytearray) else ""
 
 
 def _lower(theirs: int, ours: int) -> int:

@@ -2,26 +2,34 @@
 
 Invariant: the API's figures are seconds old, and no promise rests on one of them alone (`amqp.lostnodes` says what a
 lost node takes besides). It is for showing who holds messages, and for closing the connection of somebody who was given
-the time to let go.
+the time to let go. Whatever answers at the address that a tenant has named gets no further than to one sentence of
+ours: nothing is followed, nothing unpacked, nothing repeated (`amqp.answers` has the limits).
 """
 
 import asyncio
 import re
 import ssl
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Generic, Self, TypeVar
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 import aiohttp
-import orjson
 
+from partymq.amqp import answers
+from partymq.amqp.causes import cause
 from partymq.amqp.tls import tls_context
 from partymq.core.consumers import SESSION_ARGUMENT, Consumer, Consumers, shows
 from partymq.core.hazards import QueueFacts
 from partymq.core.spec import BrokerAddress
 from partymq.errors import AccessRefusedError, BrokerError, ConnectionLostError
+from partymq.foreign import NAME, shown
+
+T = TypeVar("T")
+M = TypeVar("M")
 
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=10, sock_connect=2)
 _SHOWN_EVERY: Final = 0.5
@@ -81,14 +89,21 @@ def api_url(address: BrokerAddress) -> str:
 class Management:
     """A client for one virtual host; use it as a context manager."""
 
-    def __init__(self, address: BrokerAddress) -> None:
+    def __init__(self, address: BrokerAddress, *, keeps: int | None = None) -> None:
+        """`keeps` are the bytes of all answers together, where what is made of them is kept."""
+        self._limits = address.limits
+        self._keeps = keeps
+        self.kept = 0
+        """Bytes of all answers until now."""
         self._urls, username, password = _bases(address)
         self._vhost = quote(address.vhost, safe="")
         tls: ssl.SSLContext | bool = True if address.tls is None else tls_context(address.tls)
         credentials = b64encode(f"{username}:{password}".encode()).decode()
         self._session = aiohttp.ClientSession(
-            headers={"Authorization": f"Basic {credentials}"},
+            headers={"Authorization": f"Basic {credentials}", "Accept-Encoding": "identity"},
+            auto_decompress=False,  # a few bytes could be gigabytes
             connector=aiohttp.TCPConnector(ssl=tls),
+            cookie_jar=aiohttp.DummyCookieJar(),
             timeout=_TIMEOUT,
         )
 
@@ -106,125 +121,184 @@ class Management:
 
     async def consumers(self, queue: str) -> list[Consumer]:
         """A queue's consumers; none when there is no such queue."""
-        found = await self._call("GET", f"/api/queues/{self._vhost}/{quote(queue, safe='')}")
-        details = found.get("consumer_details") if isinstance(found, dict) else None
-        return [_consumer(one) for one in details or ()]
+        path = f"/api/queues/{self._vhost}/{quote(queue, safe='')}"
+        return await self._ask(path, answers.details, missing=[])
 
     async def lost_nodes(self, queue: str) -> frozenset[str]:
         """The nodes of the broker's cluster that do not run; to who may not see them all, those of a quorum queue."""
         try:
-            found = await self._call("GET", "/api/nodes?columns=name,running")
+            return await self._ask("/api/nodes?columns=name,running", answers.stopped, missing=frozenset())
         except AccessRefusedError:
-            facts = await self._call("GET", f"/api/queues/{self._vhost}/{quote(queue, safe='')}?columns=members,online")
-            members, online = (
-                (facts.get(key) or () for key in ("members", "online")) if isinstance(facts, dict) else ((), ())
-            )
-            return frozenset(members) - frozenset(online)
-        nodes = found if isinstance(found, list) else ()
-        return frozenset(node["name"] for node in nodes if not node.get("running", True))
+            path = f"/api/queues/{self._vhost}/{quote(queue, safe='')}?columns=members,online"
+            return await self._ask(path, answers.offline, missing=frozenset())
 
     async def all_consumers(self) -> Consumers:
-        """The consumers of all queues of the virtual host.
+        """The consumers of all queues of the virtual host, of each queue a hundred at most.
 
         AccessRefusedError for a user who is shown only his own: that none is seen would then mean nothing.
         """
-        me = await self._call("GET", "/api/whoami")
-        if not isinstance(me, dict) or not _SEES_ALL & set(me.get("tags", ())):
+        mine: frozenset[str] = await self._ask("/api/whoami", answers.tags, missing=frozenset())
+        if not _SEES_ALL & mine:
             raise AccessRefusedError(
                 f"The management API at {self._url} shows the user of the connection Secret no consumers of other "
                 "users: give it the tag `monitoring`, or name another user in the Secret's `management-uri`."
             )
-        found = await self._call("GET", f"/api/consumers/{self._vhost}?columns={_COLUMNS}")
-        by_queue: dict[str, list[Consumer]] = {}
-        for details in found if isinstance(found, list) else ():
-            by_queue.setdefault(details["queue"]["name"], []).append(_consumer(details))
-        return {queue: tuple(consumers) for queue, consumers in by_queue.items()}
+        path = f"/api/consumers/{self._vhost}?columns={_COLUMNS}"
+        return await self._ask(path, partial(answers.consumers, most=self._limits.listed), missing={})
 
     async def queues(self) -> frozenset[str]:
         """The names of all queues of the virtual host."""
-        found = await self._call("GET", f"/api/queues/{self._vhost}?columns=name&disable_stats=true")
-        if not isinstance(found, list):
-            raise BrokerError(f"The management API at {self._url} does not list the queues.")
-        return frozenset(queue["name"] for queue in found)
+        path = f"/api/queues/{self._vhost}?columns=name&disable_stats=true"
+        found = await self._ask(path, answers.queue_names, missing=None)
+        if found is None:
+            raise self._no_list()
+        return found
 
     async def queue(self, name: str) -> QueueFacts | None:
         """What a queue is, or None when there is no such queue."""
-        found = await self._call("GET", f"/api/queues/{self._vhost}/{quote(name, safe='')}?columns={_FACTS}")
-        return _facts(found) if isinstance(found, dict) else None
+        path = f"/api/queues/{self._vhost}/{quote(name, safe='')}?columns={_FACTS}"
+        return await self._ask(path, answers.queue_facts, missing=None)
 
     async def has_policy(self, name: str) -> bool:
         """Whether a policy holds for a queue, which the API knows seconds before it knows what that says."""
-        listed = await self._page(f"^{re.escape(name)}$", 1, "name,policy", more="&disable_stats=true")
-        return any(details.get("policy") for details in listed["items"])
+        listed, _ = await self._page(f"^{re.escape(name)}$", 1, "name,policy", more="&disable_stats=true")
+        return any(facts.policy for facts in listed)
 
     async def queues_like(self, pattern: str) -> tuple[QueueFacts, ...]:
         """What the queues are whose names match a regular expression."""
         found: list[QueueFacts] = []
         page, pages = 1, 1
         while page <= pages:
-            listed = await self._page(pattern, page, _FACTS)
-            found += [_facts(details) for details in listed["items"]]
-            page, pages = page + 1, listed["page_count"]
+            listed, pages = await self._page(pattern, page, _FACTS)
+            found += listed
+            if pages > -(-self._limits.listed // _PAGE) or len(found) > self._limits.listed:
+                raise BrokerError(
+                    f"The management API at {self._url} lists more than {self._limits.listed} queues (the limit "
+                    "`listed`, docs/limits.md): they are not looked at."
+                )
+            page += 1
         return tuple(found)
 
-    async def _page(self, pattern: str, page: int, columns: str, *, more: str = "") -> Mapping[str, Any]:
+    async def _page(
+        self, pattern: str, page: int, columns: str, *, more: str = ""
+    ) -> tuple[tuple[QueueFacts, ...], int]:
         path = (
             f"/api/queues/{self._vhost}?page={page}&page_size={_PAGE}&name={quote(pattern, safe='')}&use_regex=true"
             f"&columns={columns}{more}"
         )
-        found = await self._call("GET", path)
-        if not isinstance(found, dict) or "items" not in found:
-            raise BrokerError(f"The management API at {self._url} does not list the queues.")
+        found = await self._ask(path, answers.page, missing=None)
+        if found is None:
+            raise self._no_list()
         return found
+
+    def _no_list(self) -> BrokerError:
+        return BrokerError(f"The management API at {self._url} does not list the queues.")
 
     async def routing_keys(self, exchange: str) -> tuple[str, ...]:
         """The keys with which queues are bound to an exchange; none where there is no such exchange."""
-        found = await self._call("GET", f"/api/exchanges/{self._vhost}/{quote(exchange, safe='')}/bindings/source")
-        bindings = found if isinstance(found, list) else ()
-        return tuple(binding["routing_key"] for binding in bindings if binding["destination_type"] == "queue")
+        path = f"/api/exchanges/{self._vhost}/{quote(exchange, safe='')}/bindings/source"
+        return await self._ask(path, answers.keys, missing=())
 
     async def close_connection(self, name: str, *, reason: str) -> bool:
         """Have the broker close a connection; False when it is gone already. `reason` is what its client is told."""
         path = f"/api/connections/{quote(name, safe='')}"
-        return await self._call("DELETE", path, headers={"X-Reason": reason}) is not None
+        return await self._call("DELETE", path, answers.nothing, headers={"X-Reason": reason}) is not None
 
     @property
     def _url(self) -> str:
         """The address that has answered last."""
         return self._urls[0]
 
-    async def _call(self, method: str, path: str, headers: Mapping[str, str] | None = None) -> object:
-        """The decoded answer of the first node that answers; None for what does not exist (any more)."""
+    async def _ask(self, path: str, read: Callable[[object], T], *, missing: M) -> T | M:
+        """What `read` makes of the answer; `missing` for what does not exist (any more)."""
+        found = await self._call("GET", path, read)
+        return missing if found is None else found.value
+
+    async def _call(
+        self, method: str, path: str, read: Callable[[object], T], headers: Mapping[str, str] | None = None
+    ) -> "_Found[T] | None":
+        """The answer of the first node that answers; None for what does not exist (any more)."""
         for _ in self._urls[1:]:
             try:
-                return await self._call_one(method, path, headers)
+                return await self._call_one(method, path, read, headers)
             except ConnectionLostError:
                 self._urls = [*self._urls[1:], self._urls[0]]
-        return await self._call_one(method, path, headers)
+        return await self._call_one(method, path, read, headers)
 
-    async def _call_one(self, method: str, path: str, headers: Mapping[str, str] | None) -> object:
+    async def _call_one(
+        self, method: str, path: str, read: Callable[[object], T], headers: Mapping[str, str] | None
+    ) -> "_Found[T] | None":
         try:
-            async with self._session.request(method, self._url + path, headers=headers) as response:
+            async with self._session.request(
+                method, self._url + path, headers=headers, allow_redirects=False
+            ) as response:
                 if response.status == 404:
                     return None
-                if response.status in {401, 403}:
-                    raise AccessRefusedError(
-                        f"The management API at {self._url} refuses the user of the connection Secret "
-                        f"({response.status}): give it the tag `monitoring`, or `administrator` if it shall close the "
-                        "connections of other users, or name another user in the Secret's `management-uri`."
-                    )
-                if response.status >= 400:
-                    raise BrokerError(
-                        f"The management API at {self._url} answered {method} {path} with {response.status}."
-                    )
-                return orjson.loads(await response.read()) if response.status == 200 else {}
-        except (aiohttp.ClientError, TimeoutError) as error:
+                self._check(response, method, path)
+                data = await answers.ARRIVING.read(response, self._room) if response.status == 200 else b"{}"
+            self.kept += len(data)
+            return _Found(await answers.understood(data, read))
+        except answers.UnreadableError as error:
+            raise BrokerError(
+                f"The management API at {self._url} answered {method} {_plain(path)} with {error}. If that is no "
+                "management API, name it in the connection Secret's `management-uri` (docs/limits.md has the limits)."
+            ) from None
+        except (aiohttp.ClientError, OSError, ValueError) as error:
             raise ConnectionLostError(
-                f"The management API at {self._url} does not answer ({error or 'timeout'}). If it is somewhere else, "
+                f"The management API at {self._url} does not answer ({_why(error)}). If it is somewhere else, "
                 "say so in the connection Secret's `management-uri`."
             ) from None
-        except orjson.JSONDecodeError:
-            raise BrokerError(f"The management API at {self._url} answered {method} {path} with no JSON.") from None
+
+    @property
+    def _room(self) -> int:
+        """The most bytes of the next answer."""
+        most = self._limits.answer
+        return most if self._keeps is None else max(0, min(most, self._keeps - self.kept))
+
+    def _check(self, response: aiohttp.ClientResponse, method: str, path: str) -> None:
+        if response.status in {401, 403}:
+            raise AccessRefusedError(
+                f"The management API at {self._url} refuses the user of the connection Secret "
+                f"({response.status}): give it the tag `monitoring`, or `administrator` if it shall close the "
+                "connections of other users, or name another user in the Secret's `management-uri`."
+            )
+        if 300 <= response.status < 400:
+            raise BrokerError(
+                f"The management API at {self._url} sends us somewhere else ({response.status}), and redirects are "
+                "not followed: name its own address in the connection Secret's `management-uri`."
+            )
+        if response.status >= 400:
+            raise BrokerError(
+                f"The management API at {self._url} answered {method} {_plain(path)} with {response.status}."
+            )
+        if response.headers.get("Content-Encoding", "identity").lower() != "identity":
+            raise answers.UnreadableError("something compressed, which was not asked for")
+
+
+@dataclass(frozen=True, slots=True)
+class _Found(Generic[T]):
+    value: T
+
+
+def _plain(path: str) -> str:
+    return shown(path.partition("?")[0], NAME)
+
+
+def _why(error: Exception) -> str:
+    """Why there is no answer, in our words: those of whatever answers there instead are nobody's business."""
+    match error:
+        case aiohttp.ClientConnectorCertificateError():
+            return cause(error.certificate_error)
+        case aiohttp.ClientConnectorError():
+            return cause(error.os_error)
+        case aiohttp.ServerTimeoutError() | TimeoutError():
+            return "no answer in time"
+        case aiohttp.ServerConnectionError() | aiohttp.ClientOSError():
+            return "it closes the connection"
+        case OSError():
+            return cause(error)
+        case _:
+            return "what answers there speaks no HTTP"
 
 
 async def prove(management: Management, *, address: BrokerAddress, journal: str, session: str, tries: int = 1) -> None:
@@ -242,36 +316,3 @@ async def prove(management: Management, *, address: BrokerAddress, journal: str,
             f"The management API at {api_url(address)} does not show this router's consumer of {journal}: it is "
             "another broker's (the Secret's `management-uri` says which one is asked), or is some seconds behind."
         )
-
-
-def _consumer(details: Mapping[str, Any]) -> Consumer:
-    # A consumer whose channel just went has `[]` there: Erlang's empty list for an empty object.
-    channel = details.get("channel_details") or {}
-    arguments = details.get("arguments") or {}
-    return Consumer(
-        connection=channel.get("connection_name", ""),
-        client=f"{channel.get('peer_host', '')}:{channel.get('peer_port', '')}",
-        tag=details.get("consumer_tag", ""),
-        active=bool(details.get("active", False)),
-        acknowledges=bool(details.get("ack_required", True)),
-        prefetch=details.get("prefetch_count", 1),
-        priority=arguments.get("x-priority", 0),
-        session=str(arguments.get(SESSION_ARGUMENT, "")),
-        node=channel.get("node", ""),
-    )
-
-
-def _facts(details: Mapping[str, Any]) -> QueueFacts:
-    # Where no policy holds it is null, and its keys are `{}` or `[]`; missing, until the queue's first figures came.
-    return QueueFacts(
-        name=details["name"],
-        kind=details.get("type") or "classic",
-        durable=bool(details.get("durable", True)),
-        auto_delete=bool(details.get("auto_delete", False)),
-        exclusive=bool(details.get("exclusive", False)),
-        arguments=details.get("arguments") or {},
-        policy=details.get("policy") or "",
-        operator_policy=details.get("operator_policy") or "",
-        definition=details.get("effective_policy_definition") or {},
-        settled="policy" in details,
-    )

@@ -193,6 +193,22 @@ def value_at(header: bytes, kind_at: int) -> object:
     return None
 
 
+def table_in(header: bytes, kind_at: int) -> tuple[int, int] | None:
+    """Where the first table in an array stands, its length first, and where it ends; None where there is none."""
+    if header[kind_at : kind_at + 1] != b"A":
+        return None
+    stop = kind_at + 5 + _LONG.unpack_from(header, kind_at + 1)[0]
+    first = kind_at + 5
+    if header[first : first + 1] != b"F" or first >= stop:
+        return None
+    return first + 1, value_end(header, first, stop)
+
+
+def time_at(header: bytes, kind_at: int) -> int | None:
+    """The timestamp whose type stands at `kind_at`, Unix seconds; None where it is another type."""
+    return _NUMBERS[ord("l")].unpack_from(header, kind_at + 1)[0] if header[kind_at : kind_at + 1] == b"T" else None
+
+
 def _property_end(header: bytes, flag: int, at: int) -> int:
     size = _PROPERTY_SIZES.get(flag)
     if size is not None:

@@ -49,6 +49,9 @@ SESSION_ARGUMENT: Final = "x-partymq-session"
 """The argument with which a router consumes its journal: who sees it there asks the very broker that it is on."""
 
 _PREFIX_PARTS: Final = 3
+MOST: Final = 500
+"""Weaknesses of a group that are looked for: nobody reads more of them, and a broker may list any number."""
+_PLACES: Final = 10
 
 Consumers = Mapping[str, tuple[Consumer, ...]]
 """By queue."""
@@ -84,6 +87,8 @@ def weaknesses(names: Names, source: str, consumers: Consumers) -> tuple[Weaknes
     found: set[Weakness] = set()
     prefix = names.prefix
     for queue, consuming in consumers.items():
+        if len(found) >= MOST:
+            break
         if not queue.startswith(prefix) and queue != source:
             continue  # most are other groups'
         foreign = [consumer for consumer in consuming if consumer.foreign]
@@ -139,4 +144,6 @@ def _of_our_queue(queue: str, foreign: Iterable[Consumer]) -> str:
 
 
 def _places(consumers: Iterable[Consumer]) -> str:
-    return ", ".join(sorted({consumer.client for consumer in consumers}))
+    places = sorted({consumer.client for consumer in consumers})
+    more = [f"and {len(places) - _PLACES} more"] if len(places) > _PLACES else []
+    return ", ".join([*places[:_PLACES], *more])

@@ -27,6 +27,8 @@ LEASE: Final = 31_536_000_000
 SOURCE_LEASE: Final = 300_000
 """Milliseconds for which a router may hold a message of the source at the worst."""
 _SHOWN: Final = 3
+_MOST: Final = 20
+"""Policies, and things that one takes away, that are told of: a broker may list any number."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,10 +179,14 @@ def _of_ours(vhost: str, queues: Iterable[QueueFacts], names: Names) -> Iterable
     by_policy: dict[tuple[str, str, str], dict[str, set[str]]] = {}
     for queue in queues:
         where = queue.policies, queue.policy, queue.operator_policy
+        if len(by_policy) >= _MOST and where not in by_policy:
+            continue
         for what in _taken(queue, inbox=names.member_of(queue.name) is not None, dead=queue.name == names.dead):
-            by_policy.setdefault(where, {}).setdefault(what, set()).add(queue.name)
-    for (policies, policy, operator_policy), found in by_policy.items():
-        for what, whose in sorted(found.items()):
+            found = by_policy.setdefault(where, {})
+            if len(found) < _MOST or what in found:
+                found.setdefault(what, set()).add(queue.name)
+    for (policies, policy, operator_policy), taken in by_policy.items():
+        for what, whose in sorted(taken.items()):
             named = sorted(whose)
             more = f" and {len(named) - _SHOWN} more" if len(named) > _SHOWN else ""
             mended = []

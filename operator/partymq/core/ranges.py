@@ -4,6 +4,10 @@ Invariant: the two functions are each other's inverse on ascending, distinct par
 """
 
 from collections.abc import Iterable
+from typing import Final
+
+MOST: Final = 65_536
+"""Partitions that are read: a few characters may name any number."""
 
 
 def text(partitions: Iterable[int]) -> str:
@@ -22,7 +26,10 @@ def parse(ranges: str) -> tuple[int, ...]:
     partitions: list[int] = []
     for run in ranges.split(",") if ranges else ():
         first, _, last = run.partition("-")
-        partitions.extend(range(int(first), int(last or first) + 1))
+        named = range(int(first), int(last or first) + 1)
+        if len(partitions) + named.stop - named.start > MOST:
+            raise ValueError(f"more than {MOST} partitions")
+        partitions.extend(named)
     if text(partitions) != ranges:
         raise ValueError(f"{ranges!r} is not a list of partitions such as '0-3,7'")
     return tuple(partitions)

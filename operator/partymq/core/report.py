@@ -1,11 +1,17 @@
 """What a group is: snapshots that the router hands to whoever shows them (status, Events, metrics, HTTP).
 
-A report is whole and immutable: it may cross threads, and two equal reports show the same thing.
+A report is whole and immutable: it may cross threads, and two equal reports show the same thing. Its sentences are one
+line each, of bounded length, and hold nothing that a terminal obeys, whatever went into them.
 """
 
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
+
+from partymq.foreign import shown
+
+MESSAGE: Final = 8192
+"""Characters of a condition's or an Event's sentences."""
 
 
 class MemberState(StrEnum):
@@ -35,6 +41,9 @@ class Condition:
     message: str
     known: bool = True
     """False when nobody knows whether it is so."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "message", shown(self.message, MESSAGE))
 
 
 NOT_SEEN: Final = Condition(
@@ -142,3 +151,6 @@ class Notice:
     warning: bool
     reason: str
     message: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "message", shown(self.message, MESSAGE))

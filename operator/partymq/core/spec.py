@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
+from partymq.limits import Limits
+
 CLIENT_ROUTING_KEY: Final = "partymq.partition-"
 """A plain client's name follows."""
 
@@ -48,6 +50,8 @@ class BrokerAddress:
     tls: Tls | None = None
     management_uri: str = field(default="", repr=False)
     others: tuple[tuple[str, int], ...] = ()
+    limits: Limits = field(default=Limits(), compare=False, repr=False)
+    """How much is taken in of what the broker and its management API send."""
 
     @property
     def nodes(self) -> tuple[tuple[str, int], ...]:

@@ -4,6 +4,7 @@ Invariant: what comes out of here is usable as it stands. The CRD refuses most m
 older CRD may not, so every rule stands here too, and every refusal is a sentence that names the field.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -13,6 +14,7 @@ from partymq.core.names import Names
 from partymq.core.spec import DeletionPolicy, GroupId, GroupSpec, KeyFrom, KeySpec, OnMissing
 from partymq.core.window import MAX_WINDOW
 from partymq.errors import InvalidSpecError
+from partymq.foreign import NAME, shown
 
 API_GROUP: Final = "partymq.io"
 API_VERSION: Final = "v1alpha1"
@@ -39,6 +41,10 @@ PROPERTIES: Final = frozenset(
     )
 )
 """The properties of a message that can hold a key."""
+
+_LONGEST_SECRET: Final = 253
+_SECRET: Final = re.compile(r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?(?:\.[a-z0-9](?:[-a-z0-9]*[a-z0-9])?)*")
+"""The name of a Secret, as the API server takes it (a DNS subdomain); the CRD repeats it."""
 
 Body = Mapping[str, Any]
 
@@ -78,9 +84,15 @@ def resource(body: Body) -> Resource:
 
 def secret_name(spec: Body) -> str:
     """The name of the Secret that says how to connect."""
-    return _text(
-        _section(_section(spec, "broker", ""), "connectionSecret", "broker."), "name", "broker.connectionSecret."
-    )
+    section = _section(_section(spec, "broker", ""), "connectionSecret", "broker.")
+    name = _text(section, "name", "broker.connectionSecret.")
+    # It becomes a part of a path at the API server, and of a command that people are told to run.
+    if len(name) > _LONGEST_SECRET or not _SECRET.fullmatch(name):
+        raise InvalidSpecError(
+            f"spec.broker.connectionSecret.name is {shown(name, NAME)!r}, and no Secret has such a name: use at most "
+            f"{_LONGEST_SECRET} lower-case letters, digits, hyphens and dots, which do not stand first or last."
+        )
+    return name
 
 
 def group_spec(group: GroupId, spec: Body) -> GroupSpec:
@@ -116,7 +128,7 @@ def _source(spec: Body) -> str:
     # All of PartyMQ's have a namespace and a group in their names.
     if queue.startswith("amq.") or (queue.startswith("partymq.") and queue.count(".") > 2):
         raise InvalidSpecError(
-            f"spec.source.queue is {queue!r}: names that begin with `partymq.` are PartyMQ's own, "
+            f"spec.source.queue is {shown(queue, NAME)!r}: names that begin with `partymq.` are PartyMQ's own, "
             "with `amq.` the broker's. Name a queue of yours."
         )
     if len(queue.encode()) > 255:
@@ -137,11 +149,13 @@ def _key(spec: Body) -> KeySpec:
         raise InvalidSpecError("spec.key.name has more than 255 bytes: no header has a name of that length.")
     if source is KeyFrom.PROPERTY and name not in PROPERTIES:
         raise InvalidSpecError(
-            f"spec.key.name is {name!r}, no property of AMQP messages. Use {', '.join(sorted(PROPERTIES))}."
+            f"spec.key.name is {shown(name, NAME)!r}, no property of AMQP messages. "
+            f"Use {', '.join(sorted(PROPERTIES))}."
         )
     if source is KeyFrom.BODY and name.startswith("/") and "~" in name.replace("~0", "").replace("~1", ""):
         raise InvalidSpecError(
-            f"spec.key.name is {name!r}, no JSON pointer (RFC 6901). Write `~` as `~0` and `/` in a name as `~1`."
+            f"spec.key.name is {shown(name, NAME)!r}, no JSON pointer (RFC 6901). "
+            "Write `~` as `~0` and `/` in a name as `~1`."
         )
     return KeySpec(source=source, name=name, on_missing=on_missing)
 
@@ -159,7 +173,7 @@ def _text(parent: Body, name: str, path: str) -> str:
     value = parent.get(name)
     if not isinstance(value, str) or not value:
         raise InvalidSpecError(
-            f"spec.{path}{name} is {'missing' if value is None else repr(value)}; it must be a text. "
+            f"spec.{path}{name} is {'missing' if value is None else shown(repr(value), NAME)}; it must be a text. "
             f"`kubectl explain partitiongroup.spec.{path}{name}` says which."
         )
     return value
@@ -178,7 +192,9 @@ def _integer(spec: Body, path: str, default: float, low: int, high: int) -> int:
     if value is None:
         return int(default)
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise InvalidSpecError(f"spec.{path} is {value!r}; it must be a whole number from {low} to {high}.")
+        raise InvalidSpecError(
+            f"spec.{path} is {shown(repr(value), NAME)}; it must be a whole number from {low} to {high}."
+        )
     return value
 
 
@@ -187,7 +203,7 @@ def _flag(spec: Body, path: str, *, default: bool) -> bool:
     if value is None:
         return default
     if not isinstance(value, bool):
-        raise InvalidSpecError(f"spec.{path} is {value!r}; it must be true or false.")
+        raise InvalidSpecError(f"spec.{path} is {shown(repr(value), NAME)}; it must be true or false.")
     return value
 
 
@@ -198,6 +214,7 @@ def _choice(spec: Body, path: str, default: _Choice, prefix: str = "") -> _Choic
     choices = type(default)
     if value not in [choice.value for choice in choices]:
         raise InvalidSpecError(
-            f"spec.{prefix}{path} is {value!r}; it must be {' or '.join(choice.value for choice in choices)}."
+            f"spec.{prefix}{path} is {shown(repr(value), NAME)}; "
+            f"it must be {' or '.join(choice.value for choice in choices)}."
         )
     return choices(value)

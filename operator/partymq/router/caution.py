@@ -10,7 +10,13 @@ import random
 from dataclasses import dataclass, replace
 from typing import Final
 
-from partymq.errors import ChannelClosedError, ConnectionClosedError, ConnectionLostError, SessionOverError
+from partymq.errors import (
+    ChannelClosedError,
+    ConnectionClosedError,
+    ConnectionLostError,
+    MessageTooLargeError,
+    SessionOverError,
+)
 
 BACKOFF: Final = 0.1
 BACKOFF_MAX: Final = 10.0
@@ -105,4 +111,6 @@ def kind_of(error: Exception) -> str:
     """What is the same in failures of the same kind; empty where it is the network or another router."""
     if isinstance(error, ChannelClosedError | ConnectionClosedError):
         return f"{type(error).__name__} {error.code}"
+    if isinstance(error, MessageTooLargeError):
+        return type(error).__name__
     return "" if isinstance(error, ConnectionLostError | SessionOverError) else type(error).__name__

@@ -33,6 +33,9 @@ OURS = rf"^{re.escape(PREFIX)}"
 TELL_AGAIN = 3
 """Looks that are told of: one with something new, and those after it, for some things are said only if they stay."""
 NEW_HOSTS_EVERY = 1.0
+KEPT = 64 * 1024 * 1024
+"""Bytes of answers, of all brokers together, of which the consumers and queues are kept until the next look."""
+LEAST_KEPT = 128 * 1024
 ASKING = 8
 """Queues that are asked for at the same time: hundreds of groups may begin at once."""
 ANSWERS_WITHIN = 5.0
@@ -103,6 +106,8 @@ class Census:
         self._asking = asyncio.Semaphore(ASKING)
         self._followed: set[BrokerAddress] = set()
         self._latest: dict[BrokerAddress, Sighting] = {}
+        self._sizes: dict[BrokerAddress, int] = {}
+        """Bytes of the answers that the last looks were made of."""
         self._remembered: dict[BrokerAddress, dict[str, tuple[float, tuple[Consumer, ...]]]] = {}
 
     def latest(self, broker: BrokerAddress) -> Sighting | None:
@@ -141,9 +146,6 @@ class Census:
                     return None
             except (PartyMQError, TimeoutError):
                 return None
-            except Exception:
-                LOG.exception("what queue %s of %s is could not be read", name, broker.where)
-                return None
 
     async def run(self) -> None:
         """Owns the looking."""
@@ -166,23 +168,30 @@ class Census:
             await asyncio.sleep(wait if before is not None else min(wait, SECOND_LOOK))
         self._followed.discard(broker)
         self._latest.pop(broker, None)
+        self._sizes.pop(broker, None)
         self._remembered.pop(broker, None)
 
     async def _look(self, broker: BrokerAddress, queues: QueuesSeen) -> Sighting:
         began = time.monotonic()
         try:
-            async with Management(broker) as management:
+            async with Management(broker, keeps=self._room(broker)) as management:
                 consumers = await management.all_consumers()
                 if began >= queues.due:
                     queues = await self._look_at_queues(broker, management)
         except PartyMQError as error:
             return Sighting(error=error, began=began)
-        except Exception as error:  # a defect, or an API like no other: routing must not end for it
+        except Exception:  # a defect: routing must not end for it
             LOG.exception("the consumers of %s could not be read", broker.where)
-            unread = BrokerError(f"The management API's list of consumers cannot be read: {error!r}.")
+            unread = BrokerError("The management API's list of consumers cannot be read; the log says why.")
             return Sighting(error=unread, began=began)
+        self._sizes[broker] = management.kept
         self._remember(broker, consumers)
         return Sighting(consumers=consumers, groups=by_group(consumers), queues=queues, began=began)
+
+    def _room(self, broker: BrokerAddress) -> int:
+        """Bytes of answers that a look may keep: what others leave, and in any case enough for a few hundred pods."""
+        others = sum(size for other, size in self._sizes.items() if other != broker)
+        return max(LEAST_KEPT, min(broker.limits.answer, (KEPT - others) // 2))
 
     async def _look_at_queues(self, broker: BrokerAddress, management: Management) -> QueuesSeen:
         began = time.monotonic()

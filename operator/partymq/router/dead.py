@@ -16,9 +16,9 @@ from typing import NamedTuple, Self
 
 from partymq.amqp.channel import Channel, Returned
 from partymq.amqp.connection import Connection
-from partymq.amqp.deadletter import DeadMessage, KeyOf, describe, revived, routing_key_of
+from partymq.amqp.deadletter import DeadMessage, KeyOf, describe, is_fence, revived, routing_key_of
 from partymq.amqp.frames import publish_frame
-from partymq.amqp.stamp import fence_header, read_fence, read_stamp
+from partymq.amqp.stamp import fence_header
 from partymq.amqp.topology import QueueState, Topology
 from partymq.core.names import Names
 from partymq.core.spec import BrokerAddress, GroupId
@@ -168,7 +168,7 @@ class DeadQueue:
         arrived: asyncio.Queue[_Dead] = asyncio.Queue()
 
         def on_delivery(tag: int, _origin: bytes, header: bytes, body_frames: bytes) -> None:
-            if read_stamp(header) is None and read_fence(header) is not None:
+            if is_fence(header):
                 self._channel.ack(tag)
                 return
             message = describe(self._names, header, body_frames, self._key_of)

@@ -10,6 +10,7 @@ after it was found dead, is served, and keeps what it is given. No client can en
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -32,6 +33,8 @@ AGAIN_AFTER = 30.0
 LISTED_WITHIN = 10.0
 """Seconds within which the management API shows a new consumer, with some to spare."""
 
+_HARMLESS = re.compile(r"[\w ./-]*")
+"""What can stand between quotes of a program and of a shell."""
 ZOMBIE = "a consumer that the broker counts although its client is gone"
 
 Remembered = Callable[[str], tuple[Consumer, ...]]
@@ -144,6 +147,8 @@ class Escalation:
 
     def _zombie_advice(self, inbox: str) -> str:
         vhost = self._config.broker.vhost
+        if not _HARMLESS.fullmatch(vhost + inbox):  # it would be a part of a program, and a tenant has written it
+            vhost, inbox = "VIRTUAL-HOST", "INBOX"
         return (
             "RabbitMQ 4.3 does not let go of it by itself (docs/rabbitmq-defects.md). Nothing is lost, and other "
             "partitions go on. Let the leader of its queue start anew, on the node that has it: rabbitmqctl eval '"

@@ -222,6 +222,8 @@ class Outlet:
 
     def _on_confirm(self, tag: int, multiple: bool) -> None:
         arrivals, confirmed = self._arrivals, self._confirmed
+        if multiple:
+            tag = min(tag, self.sent)  # a broker that confirms what nobody has sent is not counted up to
         for sequence in range(self._low, tag + 1) if multiple else (tag,):
             if (arrival := arrivals.pop(sequence, None)) is not None:
                 number, sink, _, _ = arrival
@@ -249,7 +251,7 @@ class Outlet:
 
     def _on_nack(self, tag: int, multiple: bool) -> None:
         """A queue has refused what it was sent; whoever published it decides what becomes of it."""
-        for sequence in range(self._low, tag + 1) if multiple else (tag,):
+        for sequence in range(self._low, min(tag, self.sent) + 1) if multiple else (tag,):
             if (arrival := self._arrivals.pop(sequence, None)) is not None:
                 number, sink, header, body = arrival
                 origin: Settled | None = self.source

@@ -100,8 +100,12 @@ class Scrutiny:
 
     def _tell(self, reason: str, found: Iterable[str], *, after: str, message: str) -> None:
         known, now = self._told.get(reason, frozenset()), frozenset(found)
-        for what in sorted(now - known):
+        new = sorted(now - known)
+        for what in new[:_SHOWN]:
             self._on_notice(Notice(warning=True, reason=reason, message=what))
+        if len(new) > _SHOWN:
+            more = f"and {len(new) - _SHOWN} more of that kind, which the condition {after} counts"
+            self._on_notice(Notice(warning=True, reason=reason, message=more))
         if known and not now:
             self._on_notice(Notice(warning=False, reason=after, message=message))
         self._told[reason] = now

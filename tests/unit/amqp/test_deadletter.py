@@ -4,11 +4,13 @@ import struct
 
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
-from partymq.amqp.deadletter import describe, revived, routing_key_of
-from partymq.amqp.frames import body_frames
+from partymq.amqp.deadletter import describe, is_fence, revived, routing_key_of
+from partymq.amqp.frames import body_frames, plain_header, publish_frame
 from partymq.amqp.keyread import key_reader
 from partymq.amqp.stamp import Stamper
+from partymq.amqp.tables import MalformedHeaderError, properties
 from partymq.core.names import SPREAD, Names
 from partymq.core.spec import GroupId, KeyFrom, KeySpec
 from support.field_tables import Field, content_header, counted, decoded, properties_but_headers, short, table
@@ -90,7 +92,7 @@ def test_the_traces_of_a_death_are_taken_out() -> None:
     header = stamped(content_header({"headers": table([*death(), ODD])}))
     added = Field(b"x-replayed-exchange", "S", counted(b"amq.topic"))
     assert revived(header, "guest") == content_header({"headers": table([ODD, added])})
-    assert routing_key_of(header) == "orders.eu"
+    assert routing_key_of(header) == b"orders.eu"
 
 
 def test_what_was_moved_comes_back_where_the_broker_takes_it() -> None:
@@ -131,3 +133,92 @@ def test_what_the_broker_would_refuse_is_not_revived() -> None:
 def test_an_address_that_replies_reach_is_revived() -> None:
     published = content_header({"reply_to": short(b"amq.rabbitmq.reply-to.g1h2")})
     assert decoded(revived(stamped(published), "guest"))["reply_to"] == "amq.rabbitmq.reply-to.g1h2"
+
+
+# What somebody wrote there who wanted to be seen.
+
+ESCAPES = b"\x1b]0;owned\x07\r\n\xc2\x9b31m\xe2\x80\xae\xff"
+
+
+def is_plain(text: str | None) -> bool:
+    return text is None or (text.isprintable() and len(text) < 400)
+
+
+def nested(depth: int) -> bytes:
+    inner = b""
+    for _ in range(depth):
+        inner = b"\x01aF" + counted(inner)
+    return inner
+
+
+def record(*fields: Field) -> Field:
+    return Field(b"x-death", "A", counted(b"F" + table(list(fields))))
+
+
+UNREADABLE = Field(b"what", "?", b"\x00\x01\x02")
+DEATHS = [
+    record(Field(b"time", "T", struct.pack(">Q", 2**63 - 1)), Field(b"reason", "S", counted(b"rejected"))),
+    record(Field(b"time", "T", b"\xff" * 8)),
+    record(Field(b"time", "S", counted(b"now")), Field(b"queue", "I", bytes(4)), Field(b"reason", "F", counted(b""))),
+    record(Field(b"reason", "S", counted(ESCAPES)), Field(b"queue", "S", counted(NAMES.inbox("p").encode() + ESCAPES))),
+    record(Field(b"reason", "S", counted(b"x" * 60_000))),
+    record(UNREADABLE),
+    record(Field(b"deep", "F", counted(nested(3000))), Field(b"reason", "S", counted(b"rejected"))),
+    Field(b"x-death", "A", counted(b"F\xff\xff\xff\xff")),
+    Field(b"x-death", "A", counted(b"F")),
+    Field(b"x-death", "A", counted(b"I" + bytes(4))),
+    Field(b"x-death", "A", counted(b"")),
+    Field(b"x-death", "I", bytes(4)),
+    Field(b"x-death", "F", counted(nested(3000))),
+    UNREADABLE,
+    Field(b"x-partymq-refused", "S", counted(ESCAPES * 100)),
+    Field(b"x-partymq-routing-key", "S", counted(ESCAPES * 100)),
+    Field(b"x-partymq-exchange", "I", bytes(4)),
+    Field(b"x-partymq-priority", "l", struct.pack(">q", 10**9)),
+    Field(b"x-partymq-user-id", "S", counted(b"u" * 300)),
+]
+
+
+@pytest.mark.parametrize("field", DEATHS)
+@pytest.mark.parametrize("first", [True, False])
+def test_whatever_stands_there_is_shown_and_can_be_replayed(field: Field, first: bool) -> None:
+    rows = [field, KEY, ODD] if first else [KEY, ODD, field]
+    for header in (content_header({"headers": table(rows)}, 5), stamped_or_not(table(rows))):
+        assert not is_fence(header)
+        found = describe(NAMES, header, body_frames(b"hello"), key_reader(KeySpec()))
+        assert found.size == 5
+        for shown in (found.reason, found.member, found.exchange, found.routing_key, found.why):
+            assert is_plain(shown)
+        again = revived(header, "u" * 300)
+        publish_frame(1, "", routing_key_of(header))
+        assert int.from_bytes(again[4:12], "big") == 5
+        assert list(properties(again)) is not None
+        if not first:
+            assert b"customer-1" in again
+
+
+def stamped_or_not(rows: bytes) -> bytes:
+    header = content_header({"headers": rows}, 5)
+    try:
+        return stamped(header)
+    except MalformedHeaderError:
+        return header
+
+
+def test_a_time_beyond_all_calendars_is_none() -> None:
+    header = content_header({"headers": table([DEATHS[0]])}, 0)
+    assert describe(NAMES, header, b"", key_reader(KeySpec())).died_at is None
+
+
+def test_what_is_deep_does_not_hide_what_is_beside_it() -> None:
+    header = content_header({"headers": table([DEATHS[6]])}, 0)
+    assert describe(NAMES, header, b"", key_reader(KeySpec())).reason == "rejected"
+
+
+@given(st.binary(max_size=80), st.integers(0, 2**16 - 1))
+def test_whatever_bytes_a_header_is_they_are_shown_and_revived(payload: bytes, flags: int) -> None:
+    header = plain_header(3)[:12] + (flags & 0xFFFE).to_bytes(2, "big") + payload
+    found = describe(NAMES, header, body_frames(b"abc"), key_reader(KeySpec()))
+    assert is_plain(found.reason)
+    assert len(revived(header, "guest")) >= 14
+    assert not is_fence(header) or int.from_bytes(header[4:12], "big") == 0

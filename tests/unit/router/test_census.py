@@ -47,8 +47,11 @@ class _Management:
     queues: dict[str, QueueFacts]
     queue_looks: int
 
-    def __init__(self, address: BrokerAddress) -> None:
+    kept = 0
+
+    def __init__(self, address: BrokerAddress, *, keeps: int | None = None) -> None:
         self._address = address
+        self.keeps = keeps
 
     async def __aenter__(self) -> Self:
         return self
@@ -135,6 +138,34 @@ async def test_an_api_that_fails_ends_nothing_and_is_asked_less(
         assert "may not configure it" in safety.queues.message
         _Management.answer = {INBOX: (GOOD,)}
         await eventually(lambda: getattr(looking.latest(BROKER), "error", 1) is None, "does not recover")
+
+
+async def test_brokers_share_what_is_kept_of_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(census, "KEPT", 1000)
+    monkeypatch.setattr(census, "LEAST_KEPT", 100)
+    looking = Census(list, on_news=lambda _: None, sources=lambda _: [])
+    looking._sizes[BROKER] = 600
+    assert looking._room(BROKER) == 500
+    assert looking._room(replace(BROKER, vhost="another")) == 200
+    looking._sizes[replace(BROKER, vhost="third")] = 400
+    assert looking._room(replace(BROKER, vhost="another")) == 100
+
+
+async def test_thousands_of_weaknesses_are_counted_and_not_told_one_by_one() -> None:
+    bad = replace(GOOD, acknowledges=False)
+    _Management.answer = {
+        **OURS,
+        **{f"partymq.shop.orders.inbox.pod-{number}": (bad,) for number in range(3000)},
+    }
+    notices: list[Notice] = []
+    async with running(BROKER) as (looking, _):
+        await eventually(lambda: looking.latest(BROKER) is not None, "not looked at")
+        scrutiny = Scrutiny(looking, notices.append)
+        safety = judged(scrutiny)
+    assert not safety.consumers.ok
+    assert len(notices) == 11
+    assert "more of that kind" in notices[-1].message
+    assert len(safety.consumers.message) < 4000
 
 
 async def test_a_consumer_that_is_gone_is_remembered() -> None:
