@@ -9,10 +9,12 @@ import asyncio
 import logging
 import sys
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from typing import Final, NoReturn
 
 from partymq import dead, logs, settings, where
 from partymq.errors import InvalidSpecError, PartyMQError
+from partymq.limits import names
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             heartbeat_check_interval=chosen.heartbeat_check_interval,
             heartbeat_expires_after=chosen.heartbeat_expires_after,
             in_flight_bytes=chosen.in_flight_bytes,
+            allowed_hosts=chosen.allowed_hosts,
+            limits=chosen.limit,
         )
     except InvalidSpecError as error:
         sys.stderr.write(f"partymq operator: {error}\n")
@@ -90,12 +94,22 @@ def _operate(loaded: settings.Settings) -> int:
 def _run(main: Callable[[], Coroutine[None, None, None]]) -> int:
     import uvloop
 
+    _open_more_files()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(main())
     except (PartyMQError, ExceptionGroup) as error:
         return _failed(error)
     return 0
+
+
+def _open_more_files() -> None:
+    """As many as may be: the usual soft limit of 1024 is there for programs that use `select`."""
+    import resource
+
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _failed(error: Exception) -> int:
@@ -154,6 +168,14 @@ def _add_common(parser: argparse.ArgumentParser, *, serves: str, port: int) -> N
     parser.add_argument(
         "--in-flight-bytes", metavar="SIZE",
         help="most bytes of messages that it has read and not handed on yet (PARTYMQ_IN_FLIGHT_BYTES; 256Mi)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--limit", action="append", default=[], metavar="NAME=VALUE",
+        help=f"how much of something others may have: {', '.join(names())} (PARTYMQ_LIMIT_<NAME>; docs/limits.md)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--allowed-hosts", metavar="NAMES",
+        help="further names of this server, with commas, where clients need no token (PARTYMQ_ALLOWED_HOSTS)",
     )  # fmt: skip
 
 

@@ -1,14 +1,22 @@
 """Log lines.
 
-Invariant: one event is one line on standard error, whatever it contains.
+Invariant: one event is one line on standard error, whatever it contains: of bounded length, and without anything that a
+terminal obeys. What other libraries log of what came over the network passes here, too.
 """
 
 import json
 import logging
 import sys
 from datetime import UTC, datetime
+from typing import Final
 
+from partymq.foreign import multiline
 from partymq.settings import LogFormat
+
+LINE: Final = 8_000
+"""Characters of a message."""
+TRACE: Final = 40_000
+"""Characters of a trace."""
 
 _TEXT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 
@@ -22,10 +30,10 @@ class JsonFormatter(logging.Formatter):
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": multiline(record.getMessage(), LINE),
         }
         if record.exc_info:
-            entry["exception"] = self.formatException(record.exc_info)
+            entry["exception"] = multiline(self.formatException(record.exc_info), TRACE)
         return json.dumps(entry, ensure_ascii=False)
 
 
@@ -37,7 +45,12 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The record, with line breaks that cannot be taken for another record."""
-        return super().format(record).replace("\n", "\n    ")
+        return multiline(super().format(record), TRACE).replace("\n", "\n    ")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - as in logging
+        """The first line, without the trace."""
+        record.message = multiline(record.message, LINE)
+        return super().formatMessage(record)
 
 
 def configure(form: LogFormat, level: str) -> None:

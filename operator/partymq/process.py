@@ -15,7 +15,7 @@ from typing import Any
 from partymq.core.membership import Pod
 from partymq.core.names import Names
 from partymq.core.report import GroupReport
-from partymq.core.spec import ClientsSpec, DeletionPolicy, GroupConfig, GroupId
+from partymq.core.spec import ClientsSpec, DeletionPolicy, GroupConfig, GroupId, limited
 from partymq.http.clients import MAX_BODY, api, middlewares
 from partymq.http.groups import Groups
 from partymq.http.server import Views, probes, serve
@@ -55,7 +55,7 @@ class Operator:
                 check_every=clients.check_every,
             )
             config = replace(config, clients=spec)
-        self._supervisor.configure(config)
+        self._supervisor.configure(limited(config, self._settings.limits))
 
     def set_pods(self, group: GroupId, pods: tuple[Pod, ...]) -> None:
         """The whole current list of the group's pods."""
@@ -82,7 +82,8 @@ class Operator:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
         views = Views(alive=self._kubernetes.stuck, ready=self._kubernetes.unready, metrics=self._metrics.text)
-        async with serve(settings.http_host, settings.http_port, probes(views)):
+        most = settings.limits.connections
+        async with serve(settings.http_host, settings.http_port, probes(views), connections=most):
             where = f"namespaces {', '.join(settings.namespaces)}" if settings.namespaces else "all namespaces"
             log.info("PartyMQ %s serves %s as %s", VERSION, where, settings.identity)
             routing = asyncio.create_task(self._supervisor.run(), name="router")
@@ -116,8 +117,9 @@ class Operator:
             api(groups, lambda: {str(group): report for group, report in self._reports.items()}),
             what="the clients API",
             option="clients-port",
-            middlewares=middlewares(clients.token, host=clients.host),
+            middlewares=middlewares(clients.token, host=clients.host, names=clients.allowed_hosts),
             max_body=MAX_BODY,
+            connections=self._settings.limits.connections,
         )
 
     def _forget(self, group: GroupId) -> None:

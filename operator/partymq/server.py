@@ -57,8 +57,11 @@ class Server:
                 settings.http_host,
                 settings.http_port,
                 [*probes(views), *api(groups, lambda: self._reports, default=lambda _: self._registry(self._default))],
-                middlewares=middlewares(self._serving.token, host=settings.http_host),
+                middlewares=middlewares(
+                    self._serving.token, host=settings.http_host, names=self._serving.allowed_hosts
+                ),
                 max_body=MAX_BODY,
+                connections=settings.limits.connections,
             ):
                 log.info("PartyMQ %s serves %s as %s", VERSION, ", ".join(self._groups), settings.identity)
                 await asyncio.wait({routing, stopping}, return_when=asyncio.FIRST_COMPLETED)

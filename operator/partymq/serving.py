@@ -7,16 +7,16 @@ field. A flag wins over its variable, a variable over the file, the file over th
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 from partymq.amqp.address import management_address, parse_uri
 from partymq.core.names import Names
-from partymq.core.spec import ClientsSpec, GroupConfig, GroupId, GroupSpec
+from partymq.core.spec import ClientsSpec, GroupConfig, GroupId, GroupSpec, limited
 from partymq.errors import InvalidSecretError, InvalidSpecError
 from partymq.kube.resource import group_spec
-from partymq.settings import Settings, api_token, load, seconds
+from partymq.settings import Settings, api_token, hosts, load, seconds
 
 DEFAULT_PORT: Final = 8085
 DEFAULT_BROKER: Final = "amqp://guest:guest@localhost:5672"
@@ -50,7 +50,8 @@ class Serving:
 
     settings: Settings
     groups: tuple[GroupConfig, ...]
-    token: str = ""
+    token: str = field(default="", repr=False)
+    allowed_hosts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +74,8 @@ class Flags:
     log_level: str | None = None
     identity: str | None = None
     in_flight_bytes: str | None = None
+    allowed_hosts: str | None = None
+    limit: tuple[str, ...] = ()
 
 
 def load_serving(flags: Flags, environ: Mapping[str, str] = os.environ) -> Serving:
@@ -129,9 +132,15 @@ def load_serving(flags: Flags, environ: Mapping[str, str] = os.environ) -> Servi
         log_level=flags.log_level,
         identity=flags.identity,
         in_flight_bytes=flags.in_flight_bytes,
+        limits=flags.limit,
         environ=environ,
     )
-    return Serving(settings=settings, groups=tuple(groups), token=api_token(environ))
+    return Serving(
+        settings=settings,
+        groups=tuple(limited(config, settings.limits) for config in groups),
+        token=api_token(environ),
+        allowed_hosts=hosts(flags.allowed_hosts, environ),
+    )
 
 
 def _read(path: str) -> Mapping[str, Any]:

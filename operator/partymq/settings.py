@@ -7,13 +7,15 @@ A flag wins over its variable, a variable over the default.
 import os
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from importlib.metadata import version
 from typing import Final
 
 from partymq.errors import InvalidSpecError
+from partymq.foreign import NAME, shown
+from partymq.limits import Limits, load_limits
 
 VERSION: Final = version("partymq")
 
@@ -25,6 +27,8 @@ _PART: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
 _SIZE: Final = re.compile(r"(\d+)(Ki|Mi|Gi)?")
 _SIZE_UNITS: Final = {"": 1, "Ki": 1024, "Mi": 1024**2, "Gi": 1024**3}
 LEAST_IN_FLIGHT: Final = 1024**2
+_TOKEN: Final = re.compile(r"[\x21-\x7e]+")
+_HOSTNAME: Final = re.compile(r"[a-z0-9_.:-]{1,253}")
 _NAMESPACE: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
@@ -45,6 +49,8 @@ class ClientsApi:
     """What requests must carry; empty for nothing."""
     check_every: float = 30.0
     expires_after: float = 120.0
+    allowed_hosts: tuple[str, ...] = ()
+    """Further names of this server, where it asks for no token; `*` for any."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +71,8 @@ class Settings:
     """None where the operator serves pods only."""
     in_flight_bytes: int = 256 * 1024**2
     """Most bytes of messages that all its groups together have read from sources and not handed on yet."""
+    limits: Limits = field(default=Limits())
+    """How much of anything others may have of it."""
 
 
 def load(
@@ -81,6 +89,8 @@ def load(
     heartbeat_check_interval: str | None = None,
     heartbeat_expires_after: str | None = None,
     in_flight_bytes: str | None = None,
+    allowed_hosts: str | None = None,
+    limits: Iterable[str] = (),
     environ: Mapping[str, str] = os.environ,
 ) -> Settings:
     """Settings from flags (None: not given) and the environment; raises InvalidSpecError."""
@@ -97,7 +107,9 @@ def load(
         in_flight_bytes=_in_flight(
             in_flight_bytes or environ.get("PARTYMQ_IN_FLIGHT_BYTES") or str(default.in_flight_bytes)
         ),
+        limits=load_limits(limits, environ),
         clients=ClientsApi(
+            allowed_hosts=hosts(allowed_hosts, environ),
             host=clients_host or environ.get("PARTYMQ_CLIENTS_HOST") or "0.0.0.0",  # noqa: S104
             port=_port("clients-port", port),
             token=api_token(environ),
@@ -126,7 +138,25 @@ def api_token(environ: Mapping[str, str]) -> str:
             "PARTYMQ_API_TOKEN is empty, which would let everybody in: give a token, in its Secret if it comes from "
             "one, or unset the variable to ask for none."
         )
+    if not _TOKEN.fullmatch(token):
+        raise InvalidSpecError(
+            "PARTYMQ_API_TOKEN has a line break, a space or another character that no header can carry: use letters, "
+            "digits and signs of ASCII."
+        )
     return token
+
+
+def hosts(given: str | None, environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Further names of the server, with commas; raises InvalidSpecError."""
+    names = (given or environ.get("PARTYMQ_ALLOWED_HOSTS", "")).split(",")
+    chosen = tuple(dict.fromkeys(name.strip().lower() for name in names if name.strip()))
+    for name in chosen:
+        if name != "*" and not _HOSTNAME.fullmatch(name):
+            raise InvalidSpecError(
+                f"--allowed-hosts {shown(name, NAME)!r} (PARTYMQ_ALLOWED_HOSTS) is no name of a host: give names or "
+                "addresses without ports, with commas, or * for any."
+            )
+    return chosen
 
 
 def seconds(where: str, text: object) -> float:

@@ -19,6 +19,10 @@ class ConflictError(LedgerError):
     """A client asked for what its state does not allow; the message is for whoever wrote the client."""
 
 
+class TooManyClientsError(ConflictError):
+    """A group has as many clients as it may have."""
+
+
 def bind(ledger: Ledger, *, name: str, kind: ClientKind) -> Ledger:
     """A client announces itself; one that is back keeps what it has."""
     client = ledger.clients.get(name)
@@ -32,6 +36,15 @@ def bind(ledger: Ledger, *, name: str, kind: ClientKind) -> Ledger:
         raise ConflictError(f"{name} is a member with an inbox: wait until it has given up what it holds.")
     overflow = client.overflow if client is not None else ""
     return _with(ledger, name, Client(kind=kind, ready=False, overflow=overflow))
+
+
+def check_room(known: Collection[str], name: str, most: int) -> None:
+    """Raises TooManyClientsError where `name` would be one more than `most`."""
+    if name not in known and len(known) >= most:
+        raise TooManyClientsError(
+            f"{len(known)} clients are bound to this group, or have an inbox of it, which is the limit `clients`: "
+            "unbind those that are gone, wait until they expire, or raise it (docs/limits.md)."
+        )
 
 
 def ready(ledger: Ledger, *, name: str) -> Ledger:

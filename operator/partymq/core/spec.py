@@ -4,7 +4,7 @@ Defaults and bounds stand here once; the CRD and the chart repeat them and a tes
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final
 
@@ -133,6 +133,8 @@ class ClientsSpec:
     expires_after: float = 120.0
     """A client of which nothing was heard for so long is unbound."""
     check_every: float = 30.0
+    most: int = Limits().clients
+    """How many may be bound at a time."""
 
     @staticmethod
     def routing_key(client: str) -> str:
@@ -161,3 +163,9 @@ class GroupConfig:
     """The PartitionGroup's; empty outside of a cluster. Routers of another one of this name are not to be there."""
     clients: ClientsSpec | None = None
     """None where the group serves no clients of the HTTP API."""
+
+
+def limited(config: GroupConfig, limits: Limits) -> GroupConfig:
+    """The same group under these limits."""
+    clients = None if config.clients is None else replace(config.clients, most=limits.clients)
+    return replace(config, broker=replace(config.broker, limits=limits), clients=clients)

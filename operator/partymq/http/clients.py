@@ -4,9 +4,10 @@ Invariant: what clients of its first version send is understood, and what they g
 empty, no header is needed, statuses are the same. Everything else is new beside it.
 """
 
+import asyncio
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -20,6 +21,7 @@ from partymq.http import views
 from partymq.http.auth import TRUSTED, bearer
 from partymq.http.groups import LONG, SHORT, Groups
 from partymq.http.openapi import DOCUMENT, WITHOUT_DEFAULT
+from partymq.http.origins import local_only
 from partymq.http.problems import ProblemError, problems
 from partymq.router.registry import Registry
 
@@ -29,6 +31,8 @@ MAX_BODY: Final = 64 * 1024
 
 log = logging.getLogger(__name__)
 
+BODY_WITHIN: Final = 10.0
+"""Seconds for a body, which is a few bytes."""
 _LOCAL: Final = frozenset(("127.0.0.1", "::1", "localhost"))
 _NAME: Final = re.compile(rf"[A-Za-z0-9_](?:[A-Za-z0-9._-]{{0,{MAX_NAME - 2}}}[A-Za-z0-9_])?")
 
@@ -66,11 +70,14 @@ def api(
     ]
 
 
-def middlewares(token: str, *, host: str) -> list[Middleware]:
-    """What stands before the API at `host`: problems, and the token where there is one."""
+def middlewares(token: str, *, host: str, names: Collection[str] = ()) -> list[Middleware]:
+    """What stands before the API at `host`: problems, and the token where there is one.
+
+    Without one, a browser is not to ask for a page of another site; `names` are further ones of this server.
+    """
     if not token and host not in _LOCAL:
         log.warning("The API at %s is open to all who reach it: set PARTYMQ_API_TOKEN unless that is meant.", host)
-    return [problems, *([bearer(token)] if token else [])]
+    return [problems, bearer(token) if token else local_only(names)]
 
 
 def description(document: Mapping[str, Any]) -> web.RouteDef:
@@ -172,7 +179,11 @@ def _hostname(request: web.Request) -> str:
 
 
 async def _managed(request: web.Request) -> bool:
-    body = await request.read()
+    try:
+        async with asyncio.timeout(BODY_WITHIN):
+            body = await request.read()
+    except TimeoutError:
+        raise ProblemError(408, f"The body did not come within {BODY_WITHIN:g} seconds: send it at once.") from None
     if request.query:
         raise ProblemError(
             400,
@@ -182,7 +193,7 @@ async def _managed(request: web.Request) -> bool:
         return False
     try:
         asked: Any = orjson.loads(body)
-    except orjson.JSONDecodeError:
+    except (orjson.JSONDecodeError, RecursionError):
         raise ProblemError(400, 'The body is no JSON: send none, or {"managed": true}.') from None
     if isinstance(asked, dict) and (unknown := sorted(asked.keys() - {"managed"})):
         raise ProblemError(

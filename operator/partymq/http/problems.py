@@ -1,6 +1,7 @@
 """Errors as people and programs read them: RFC 9457 problem details.
 
-Invariant: every answer of 400 or more is a problem whose `detail` says what to do.
+Invariant: every answer of 400 or more is a problem whose `detail` says what to do. No trace is logged of what others
+send: only a defect leaves one.
 """
 
 import logging
@@ -9,10 +10,12 @@ from http import HTTPStatus
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
-from aiohttp import web
+from aiohttp import ClientPayloadError, web
+from aiohttp.http import HttpProcessingError
 
-from partymq.core.pinning import ConflictError
+from partymq.core.pinning import ConflictError, TooManyClientsError
 from partymq.errors import BrokerError, InvalidSpecError, PartyMQError
+from partymq.foreign import NAME, shown
 from partymq.router.registry import NotRoutingError
 
 log = logging.getLogger(__name__)
@@ -59,6 +62,8 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
         return await handler(request)
     except ProblemError as error:
         return problem(error.status, str(error))
+    except TooManyClientsError as error:
+        return problem(429, str(error))
     except ConflictError as error:
         return problem(409, str(error))
     except InvalidSpecError as error:
@@ -67,8 +72,11 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
         return problem(503, str(error), error.reason)
     except web.HTTPException as error:
         return problem(error.status, _HINTS.get(error.status, error.reason))
+    except (web.RequestPayloadError, ClientPayloadError, HttpProcessingError, ConnectionError):
+        log.debug("The body of a request of %s did not come to its end.", request.remote)
+        return problem(400, "The body is not what its headers say, or ended early: send it again.")
     except Exception:
-        log.exception("%s %s failed", request.method, request.path)
+        log.exception("%s %s failed", shown(request.method, NAME), shown(request.path))
         return problem(500, "PartyMQ has a defect: please report what its log says.")
 
 

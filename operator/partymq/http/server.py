@@ -1,27 +1,39 @@
 """The process's own HTTP endpoints: probes and metrics, and whatever it serves beside them.
 
 Invariant: an answer is made from what is in memory: a probe never waits for the broker, the API server or another
-thread. What somebody sends that is no HTTP is answered with 400, and fills no log.
+thread, nor for other connections. What somebody sends that is no HTTP is answered with 400, and fills no log: none of
+its bytes stand there, for they may be a token.
 """
 
+import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any, Final
 
 from aiohttp import web
-from aiohttp.http import HttpProcessingError
 from aiohttp.typedefs import Middleware
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from partymq.errors import InvalidSpecError
+from partymq.http.connections import Connections
+from partymq.limits import Limits
 
 log = logging.getLogger(__name__)
 
 STRANGERS_EVERY: Final = 60.0
 """Seconds between two lines about what is no HTTP."""
+KEPT_ALIVE: Final = 30.0
+"""Seconds for which a connection without a request may stay open, as far as `connections` lets it."""
+LINGERING: Final = 2.0
+"""Seconds for which the rest of a body that nobody reads is waited for."""
+AT_ONCE: Final = frozenset(("/healthz", "/readyz", "/metrics"))
+"""Paths that are answered however many other requests wait."""
+_BEFORE: Final = frozenset(f"partymq.http.{name}" for name in ("auth", "connections", "origins", "problems"))
+"""What a request passes on its way to a handler."""
 
 Check = Callable[[], str]
 """What is wrong, as a sentence; empty if nothing is."""
@@ -46,29 +58,46 @@ async def serve(
     option: str = "http-port",
     middlewares: Iterable[Middleware] = (),
     max_body: int = 1024,
+    connections: int = Limits().connections,
 ) -> AsyncIterator[int]:
     """Answer until the block is over; gives the port, which the system chooses for 0.
 
     `what` and `option` say to people what is served, and which setting the port comes from.
     """
-    application = web.Application(middlewares=tuple(middlewares), client_max_size=max_body)
+    guard = Connections(connections, at_once=AT_ONCE)
+    application = web.Application(middlewares=(guard.middleware, *middlewares), client_max_size=max_body)
     application.add_routes(routes)
     runner = web.AppRunner(
-        application, handle_signals=False, access_log=None, shutdown_timeout=1.0, logger=_ServerLog(what)
+        application,
+        handle_signals=False,
+        access_log=None,
+        shutdown_timeout=1.0,
+        logger=_ServerLog(what),
+        auto_decompress=False,  # a few bytes could be gigabytes
+        keepalive_timeout=KEPT_ALIVE,
+        lingering_time=LINGERING,
     )
     await runner.setup()
+    assert runner.server is not None
+    guard.server = runner.server
+    watching = asyncio.create_task(guard.watch(), name=f"connections of {what}")
+    listening: asyncio.Server | None = None
     try:
         try:
-            await web.TCPSite(runner, host, port).start()
+            listening = await asyncio.get_running_loop().create_server(guard.protocol, host, port, reuse_address=True)
         except OSError as error:
             variable = f"PARTYMQ_{option.upper().replace('-', '_')}"
             raise InvalidSpecError(
                 f"--{option} {port} ({variable}): {host}:{port} cannot be served ({error.strerror})."
             ) from error
-        bound: int = runner.addresses[0][1]
+        bound: int = listening.sockets[0].getsockname()[1]
         log.info("Serving %s at %s:%d", what, host, bound)
         yield bound
     finally:
+        if listening is not None:
+            listening.close()
+        watching.cancel()
+        await asyncio.wait({watching})
         await runner.cleanup()
 
 
@@ -89,15 +118,23 @@ class _ServerLog(logging.LoggerAdapter[logging.Logger]):
             super().exception(msg, *args, exc_info=exc_info, **more)
 
     def _stranger(self, error: object, args: tuple[object, ...]) -> bool:
-        if not isinstance(error, HttpProcessingError):
+        if not isinstance(error, BaseException) or _ours(error.__traceback__):
             return False
         if time.monotonic() - self._told >= STRANGERS_EVERY:
             self._told = time.monotonic()
-            why = " ".join(error.message.split())[:120]
-            log.info(
-                "%s sent what is no HTTP to %s (plain HTTP, no TLS): %s", args[0] if args else "?", self._what, why
-            )
+            who, kind = args[0] if args else "?", type(error).__name__
+            log.info("%s sent what is no HTTP to %s (plain HTTP, no TLS): %s", who, self._what, kind)
         return True
+
+
+def _ours(trace: TracebackType | None) -> bool:
+    """Whether our own code was at work, and not only what reads requests."""
+    while trace is not None:
+        module = str(trace.tb_frame.f_globals.get("__name__"))
+        if module.startswith("partymq.") and module not in _BEFORE:
+            return True
+        trace = trace.tb_next
+    return False
 
 
 def probes(views: Views) -> list[web.RouteDef]:

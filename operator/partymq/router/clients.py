@@ -17,7 +17,7 @@ from partymq.core.clients import ClientKind
 from partymq.core.ledger import Ledger, list_backlogs
 from partymq.core.membership import Pod, PodState
 from partymq.core.names import Names
-from partymq.core.pinning import ConflictError, bind, leave, may_overflow, ready
+from partymq.core.pinning import ConflictError, bind, check_room, leave, may_overflow, ready
 from partymq.core.spec import ClientsSpec
 from partymq.errors import ClientGoneError, ForeignQueueError
 from partymq.router.gate import Gate
@@ -74,6 +74,7 @@ class SessionClients:
         self._is_pod = is_pod
         self._sinks: dict[str, Member] = {}
         self._leaving: set[str] = set()
+        self._binding: set[str] = set()
         self._gate = gate = Gate()
         publisher.keepers.append(gate)
         self.slots = Slots(lanes=lanes, journal=journal, gate=gate, client=self.sink)
@@ -107,9 +108,26 @@ class SessionClients:
         return tuple(Pod(name=name, state=PodState.READY) for name in sorted(ledger.clients.keys() - ledger.plain))
 
     async def bind(self, name: str, kind: ClientKind) -> None:
-        """Raises `ConflictError`, or why the broker refuses an inbox; a managed client's is there on return."""
+        """Raises `ConflictError`, `TooManyClientsError`, or why the broker refuses an inbox.
+
+        A managed client's is there on return.
+        """
         if self._is_pod(name):
             raise ConflictError(f"{name} is the name of a pod that has joined this group: bind under another name.")
+        check_room(self._known | self._binding, name, self._spec.most)
+        self._binding.add(name)
+        try:
+            await self._bind(name, kind)
+        finally:
+            self._binding.discard(name)
+
+    @property
+    def _known(self) -> set[str]:
+        """Who is bound, and who was and has an inbox that is not given up yet."""
+        ledger = self._journal.ledger
+        return set(ledger.clients) | {name for name in ledger.members if not self._is_pod(name)}
+
+    async def _bind(self, name: str, kind: ClientKind) -> None:
         change = partial(bind, name=name, kind=kind)
         if kind is ClientKind.MANAGED:
             change(self._journal.ledger)  # what is a conflict gets no inbox

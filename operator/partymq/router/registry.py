@@ -49,6 +49,8 @@ class Registry:
         self.names = names
         self.spec = spec
         self._session = session
+        self._settled: asyncio.Future[None] | None = None
+        """What all requests wait for while there is no answer: one of them looks, for all."""
         self._heard: dict[str, float] = {}
         self._of: Session | None = None
 
@@ -98,7 +100,25 @@ class Registry:
                 )
             if loop.time() >= until:
                 raise NotRoutingError("This group is not routed now (GET /health says why): ask again in a moment.")
-            await asyncio.sleep(LOOK_EVERY)
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(until):
+                    await asyncio.shield(self._wait())
+
+    def _wait(self) -> "asyncio.Future[None]":
+        """Done when there may be an answer; the same for all who wait."""
+        if self._settled is None or self._settled.done():
+            loop = asyncio.get_running_loop()
+            self._settled = loop.create_future()
+            loop.call_later(LOOK_EVERY, self._look, self._settled, loop.time() + WAIT)
+        return self._settled
+
+    def _look(self, settled: "asyncio.Future[None]", until: float) -> None:
+        loop, session = asyncio.get_running_loop(), self._session()
+        there = session is not None and (session.serving is not None or session.standing_by)
+        if there or loop.time() >= until:  # nobody waits for longer; whoever still does waits anew
+            settled.set_result(None)
+        else:
+            loop.call_later(LOOK_EVERY, self._look, settled, until)
 
     async def run(self) -> None:
         """Unbinds clients of which nothing was heard for too long."""
