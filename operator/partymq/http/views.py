@@ -83,7 +83,9 @@ def _state(routing: Routing, p: int, part: Partition) -> dict[str, str]:
         if part.direct and routing.journal.ledger.plain_ready:
             return {"state": "open"}
         return {"state": "unassigned", "waitingFor": "a client that is ready, or consumes its inbox"}
-    lane = routing.lanes[p]
+    lane = routing.lanes.get(p)
+    if lane is None:
+        return {"state": "waiting", "waitingFor": "its first message"}
     if lane.mode is Mode.DIRECT:
         return {"state": "direct"}
     names, owner = routing.names, lane.owner

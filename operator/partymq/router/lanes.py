@@ -165,6 +165,12 @@ class Member:
         return not self.closed and self.sink.left > 0
 
 
+Arrival = tuple[int, bytes, bytes]
+
+_NONE: Final[deque[Arrival]] = deque(maxlen=0)
+"""What is parked in lanes in which nothing is: each of its own would be most of what a lane takes."""
+
+
 class Mode(Enum):
     """What a lane does with arrivals."""
 
@@ -193,12 +199,14 @@ class Lane:
         self.owner: Member | None = None
         self.sink: Sink | None = None
         """Where arrivals go now; None parks them."""
-        self.parked: deque[tuple[int, bytes, bytes]] = deque()
+        self.parked: deque[Arrival] = _NONE
         self._on_park = on_park
 
     def park(self, tag: int, header: bytes, body: bytes) -> None:
         """Keeps an arrival; the first one asks for help."""
         self.sink = None
+        if self.parked is _NONE:
+            self.parked = deque()
         self.parked.append((tag, header, body))
         if len(self.parked) == 1:
             self._on_park(self)
@@ -206,6 +214,8 @@ class Lane:
     def take_back(self, tag: int, header: bytes, body: bytes) -> None:
         """An arrival was refused by the queue that it went to: it keeps its place, and waits."""
         self.stop(Mode.WAITING)
+        if self.parked is _NONE:
+            self.parked = deque()
         insort(self.parked, (tag, header, body), key=itemgetter(0))
 
     def stop(self, mode: Mode) -> None:
@@ -223,3 +233,16 @@ class Lane:
             sink.arrival(header, body, tag)
         self.sink = sink
         return True
+
+
+class Lanes(dict[int, Lane]):
+    """The lanes of a session by partition, each made when it is first asked for: most of a large group's never are."""
+
+    def __init__(self, epoch: int, on_park: Callable[[Lane], None]) -> None:
+        super().__init__()
+        self._epoch = epoch
+        self._on_park = on_park
+
+    def __missing__(self, partition: int) -> Lane:
+        lane = self[partition] = Lane(partition, self._epoch, self._on_park)
+        return lane

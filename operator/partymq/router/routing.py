@@ -24,7 +24,7 @@ from partymq.router.inboxes import Inboxes
 from partymq.router.intake import Intake
 from partymq.router.journal import Journal
 from partymq.router.keyless import Keyless
-from partymq.router.lanes import Lane, Member, Mode
+from partymq.router.lanes import Lane, Lanes, Member, Mode
 from partymq.router.link import Link
 from partymq.router.listener import Listener
 from partymq.router.overflow import Overflows
@@ -77,8 +77,7 @@ class Routing:
         link.on_short = self._on_short
         publisher.on_reluctant = self._on_reluctant
         self.pace = pace = Pace(topology, queues=lambda: (spec.source_queue, *self.inboxes.queues))
-        partitions = range(len(ledger.partitions))
-        self.lanes = {p: Lane(p, ledger.epoch, self._on_park) for p in (*partitions, SPREAD)}
+        self.lanes = Lanes(ledger.epoch, self._on_park)
         self.inboxes = Inboxes(
             topology=topology,
             names=names,
@@ -190,8 +189,8 @@ class Routing:
             topology=topology,
             kind=SourceKind(queue=spec.source_queue, topology=topology, management=ask_management),
             publisher=publisher,
-            lanes=self.clients.slots if self.clients is not None else [self.lanes[p] for p in partitions],
-            hashed=self.clients.slots.count if self.clients is not None else len(partitions),
+            lanes=self.clients.slots if self.clients is not None else self.lanes,
+            hashed=self.clients.slots.count if self.clients is not None else len(ledger.partitions),
             parked=self._all_lanes,
             read_key=read_key,
             on_missing=self.keyless.arrival,
@@ -344,6 +343,8 @@ class Routing:
     def _on_ledger(self, ledger: Ledger) -> None:
         """Takes over who owns what; partitions that have changed hands are waiting."""
         for p, partition in enumerate(ledger.partitions):
+            if partition.owner is None and p not in self.lanes:
+                continue
             lane = self.lanes[p]
             owner = self._member(partition.owner, ledger) if partition.owner is not None else None
             if lane.owner is not owner:

@@ -68,9 +68,9 @@ class Slots(dict[int, Lane]):
         before, self._open = self._open, [False] * self._partitions
         for p in open_partitions(ledger):
             self._open[p] = True
-            if not before[p]:
+            if not before[p] and (lane := self._lanes.get(p)) is not None:
                 for slot in slots_in(p, self._partitions):
-                    if self.get(slot) is self._lanes[p]:
+                    if self.get(slot) is lane:
                         del self[slot]
         if self._waiting:
             self._wake.set()

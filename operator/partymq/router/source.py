@@ -13,7 +13,7 @@ section 4).
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 import mmh3
 
@@ -39,7 +39,7 @@ UNPROVEN = 0.5
 
 KeyReader = Callable[[bytes, bytes, bytes], bytes | None]
 OnMissing = Callable[[int, int, bytes, bytes, bytes], None]
-Lanes = Sequence[Lane] | Mapping[int, Lane]
+Lanes = Mapping[int, Lane]
 
 
 class Source:

@@ -40,7 +40,7 @@ class _Broker:
         self.source = Source(
             link=cast(Link, self),
             publisher=cast(Publisher, self),
-            lanes=[Lane(0, 1, self.parked.append)],
+            lanes={0: Lane(0, 1, self.parked.append)},
             hashed=1,
             parked=lambda: self.parked,
             read_key=lambda *_: b"key",

@@ -1,6 +1,8 @@
 """A group that has nothing to do costs next to nothing, and what happens to it is noticed all the same."""
 
 import asyncio
+import gc
+import tracemalloc
 from collections.abc import Awaitable, Callable
 from unittest import mock
 
@@ -120,3 +122,28 @@ def test_somebody_who_consumes_the_source_of_a_group_without_members_is_noticed(
             assert told.call_args.args == (None,)
 
     play(story, members=0, messages=0)
+
+
+def test_partitions_that_nobody_uses_take_next_to_nothing() -> None:
+    async def used(partitions: int) -> int:
+        with inhabited(Setting(members=0, partitions=partitions)) as world:
+            gc.collect()
+            tracemalloc.start()
+            try:
+                await world.begin()
+                await asyncio.sleep(30.0)
+                assert world.router is not None
+                assert world.router.session is not None
+                assert world.router.session.routing is not None
+                gc.collect()
+                return tracemalloc.get_traced_memory()[0]
+            finally:
+                tracemalloc.stop()
+                await world.end()
+
+    async def run() -> None:
+        few, many = await used(1), await used(4096)
+        assert many - few < 200_000
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(run())
