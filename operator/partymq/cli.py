@@ -7,6 +7,7 @@ defect.
 import argparse
 import asyncio
 import logging
+import re
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
@@ -14,17 +15,20 @@ from typing import Final, NoReturn
 
 from partymq import dead, logs, settings, where
 from partymq.errors import InvalidSpecError, PartyMQError
+from partymq.foreign import shown
 from partymq.limits import names
 
 log = logging.getLogger(__name__)
 
+_ADDRESS: Final = re.compile(r"[^\s='\"]*(?:://|@).*")
 TOKEN: Final = "PARTYMQ_API_TOKEN: a token that requests of clients must carry (Authorization: Bearer ...)."  # noqa: S105
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        """One sentence instead of the whole usage."""
-        self.exit(2, f"{self.prog}: {message}. `{self.prog} --help` lists what there is.\n")
+        """One sentence instead of the whole usage; what looks like an address may hold a password."""
+        words = (_ADDRESS.sub("...", word) for word in message.split(" "))
+        self.exit(2, f"{self.prog}: {shown(' '.join(words))}. `{self.prog} --help` lists what there is.\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             heartbeat_expires_after=chosen.heartbeat_expires_after,
             in_flight_bytes=chosen.in_flight_bytes,
             allowed_hosts=chosen.allowed_hosts,
+            secret_label=chosen.secret_label,
             limits=chosen.limit,
         )
     except InvalidSpecError as error:
@@ -138,6 +143,10 @@ def _parser() -> argparse.ArgumentParser:
     operator.add_argument(
         "--kubeconfig", metavar="FILE", help="how to reach the API server (KUBECONFIG; ~/.kube/config)"
     )
+    operator.add_argument(
+        "--secret-label", metavar="LABEL",
+        help="use only connection Secrets that carry this label, NAME=VALUE or a NAME (PARTYMQ_SECRET_LABEL; any)",
+    )  # fmt: skip
     operator.add_argument(
         "--clients-port", metavar="PORT",
         help="serve clients outside of the cluster over HTTP, too (PARTYMQ_CLIENTS_PORT; default: not served)",

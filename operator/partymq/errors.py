@@ -3,6 +3,7 @@
     PartyMQError
     ├── InvalidSpecError        what a person wrote cannot be used as it stands
     │   ├── InvalidSecretError
+    │   ├── TooManyGroupsError
     │   └── SourceTakenError
     ├── BrokerError             the broker refused, failed or went away
     │   ├── ConnectionLostError
@@ -52,6 +53,12 @@ class InvalidSecretError(InvalidSpecError):
     """The connection Secret is missing or does not describe a broker."""
 
     reason = "InvalidSecret"
+
+
+class TooManyGroupsError(InvalidSpecError):
+    """The namespace, or the operator, has as many groups or partitions as it may have."""
+
+    reason = "TooManyGroups"
 
 
 class SourceTakenError(InvalidSpecError):

@@ -36,7 +36,12 @@ class Operator:
         self._metrics = Metrics()
         self._reports: dict[GroupId, GroupReport] = {}
         self._kubernetes = KubernetesThread(
-            self, identity=settings.identity, namespaces=settings.namespaces, kubeconfig=settings.kubeconfig
+            self,
+            identity=settings.identity,
+            namespaces=settings.namespaces,
+            kubeconfig=settings.kubeconfig,
+            secret_label=settings.secret_label,
+            limits=settings.limits,
         )
         self._supervisor = Supervisor(
             identity=settings.identity,

@@ -150,9 +150,10 @@ def _read(path: str) -> Mapping[str, Any]:
         found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise InvalidSpecError(f"--config {path} (PARTYMQ_CONFIG) cannot be read: {error.strerror}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        where = " ".join(str(error).split())
-        raise InvalidSpecError(f"--config {path} (PARTYMQ_CONFIG) is no YAML: {where}.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:  # its own text shows lines of the file, and so passwords
+        mark = getattr(error, "problem_mark", None)
+        where = "" if mark is None else f" (line {mark.line + 1}, column {mark.column + 1})"
+        raise InvalidSpecError(f"--config {path} (PARTYMQ_CONFIG) is no YAML in UTF-8{where}.") from None
     if not isinstance(found, Mapping):
         raise InvalidSpecError(f"--config {path} (PARTYMQ_CONFIG) must hold a mapping with `groups`.")
     _refuse_unknown(found, _FILE, "")

@@ -29,6 +29,7 @@ _SIZE_UNITS: Final = {"": 1, "Ki": 1024, "Mi": 1024**2, "Gi": 1024**3}
 LEAST_IN_FLIGHT: Final = 1024**2
 _TOKEN: Final = re.compile(r"[\x21-\x7e]+")
 _HOSTNAME: Final = re.compile(r"[a-z0-9_.:-]{1,253}")
+_LABEL: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_./-]{0,314}[A-Za-z0-9])?(?:=[A-Za-z0-9_.-]{0,63})?")
 _NAMESPACE: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
@@ -71,6 +72,8 @@ class Settings:
     """None where the operator serves pods only."""
     in_flight_bytes: int = 256 * 1024**2
     """Most bytes of messages that all its groups together have read from sources and not handed on yet."""
+    secret_label: str = ""
+    """The label that connection Secrets must carry, `name=value` or a name; empty where any may be named."""
     limits: Limits = field(default=Limits())
     """How much of anything others may have of it."""
 
@@ -90,6 +93,7 @@ def load(
     heartbeat_expires_after: str | None = None,
     in_flight_bytes: str | None = None,
     allowed_hosts: str | None = None,
+    secret_label: str | None = None,
     limits: Iterable[str] = (),
     environ: Mapping[str, str] = os.environ,
 ) -> Settings:
@@ -107,6 +111,7 @@ def load(
         in_flight_bytes=_in_flight(
             in_flight_bytes or environ.get("PARTYMQ_IN_FLIGHT_BYTES") or str(default.in_flight_bytes)
         ),
+        secret_label=_label(secret_label or environ.get("PARTYMQ_SECRET_LABEL") or ""),
         limits=load_limits(limits, environ),
         clients=ClientsApi(
             allowed_hosts=hosts(allowed_hosts, environ),
@@ -176,6 +181,15 @@ def _namespaces(names: tuple[str, ...]) -> tuple[str, ...]:
                 f"--namespace {name!r} (PARTYMQ_NAMESPACES) is no namespace: give its name, once for each namespace."
             )
     return chosen
+
+
+def _label(text: str) -> str:
+    if text and not _LABEL.fullmatch(text):
+        raise InvalidSpecError(
+            f"--secret-label {shown(text, NAME)!r} (PARTYMQ_SECRET_LABEL) is no label: give NAME=VALUE or a NAME, such "
+            "as partymq.io/connection=true."
+        )
+    return text
 
 
 def _port(option: str, text: str) -> int:

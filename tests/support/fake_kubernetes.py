@@ -13,6 +13,7 @@ from partymq.core.spec import DeletionPolicy, GroupConfig, GroupId
 from partymq.kube.client import ApiError
 from partymq.kube.controller import Controller
 from partymq.kube.replicas import NAMESPACES
+from partymq.limits import Limits
 
 P = ParamSpec("P")
 
@@ -304,11 +305,17 @@ class World:
         namespaces: tuple[str, ...] = (),
         api: FakeApi | None = None,
         inherited: frozenset[GroupId] = frozenset(),
+        limits: Limits = Limits(),  # noqa: B008 - frozen
     ) -> None:
         self.api = api or FakeApi()
         self.router = FakeRouter()
         self.controller = Controller(
-            api=self.api, router=self.router, identity=identity, namespaces=namespaces, inherited=inherited
+            api=self.api,
+            router=self.router,
+            identity=identity,
+            namespaces=namespaces,
+            inherited=inherited,
+            limits=limits,
         )
 
     @asynccontextmanager

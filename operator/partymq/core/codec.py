@@ -25,9 +25,16 @@ import orjson
 from partymq.core.clients import Client, ClientKind, slots_of
 from partymq.core.ledger import Handoff, Ledger, Partition, Phase
 from partymq.core.names import SPREAD
+from partymq.core.spec import MOST_PARTITIONS
 from partymq.errors import PartyMQError
+from partymq.foreign import NAME, shown
 
 FORMAT = 1
+_MOST_TABLES = 200_000
+_MOST_VALUES = 2_000_000
+"""In a ledger's JSON: a multiple of what 4096 partitions and a thousand clients take, and little enough to be read."""
+_MOST_SLOTS = 16 * 1024
+"""Bytes of the slots of a client; a group has 70,000 at most."""
 
 
 class UnknownFormatError(PartyMQError):
@@ -79,10 +86,14 @@ def encode(ledger: Ledger) -> bytes:
 
 def decode(data: bytes) -> Ledger:
     """The ledger that `encode` wrote; raises `UnknownFormatError`."""
+    if data.count(b"[") + data.count(b"{") > _MOST_TABLES or data.count(b",") > _MOST_VALUES:
+        raise UnknownFormatError("the journal holds something that is no ledger: it has more parts than any ledger")
     try:
         body = orjson.loads(data)
         if body["format"] != FORMAT:
-            raise UnknownFormatError(f"the journal holds format {body['format']!r}, this PartyMQ reads {FORMAT}")
+            found = shown(repr(body["format"]), NAME)
+            raise UnknownFormatError(f"the journal holds format {found}, this PartyMQ reads {FORMAT}")
+        _check(body)
         names: list[str | None] = [*body["names"], None]
         backlogs = frozenset(body["backlogs"])
         transfers = {int(p): tuple(ids) for p, ids in body["transfers"].items()}
@@ -116,7 +127,17 @@ def decode(data: bytes) -> Ledger:
             pins=_read_pins(body),
         )
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, IndexError, AttributeError, zlib.error) as error:
-        raise UnknownFormatError(f"the journal holds something that is no ledger: {error!r}") from error
+        raise UnknownFormatError(f"the journal holds something that is no ledger ({type(error).__name__})") from error
+
+
+def _check(body: Mapping[str, Any]) -> None:
+    """Raises TypeError or ValueError where what everything else rests on is something else."""
+    if not all(isinstance(body[name], int) and not isinstance(body[name], bool) for name in ("epoch", "version")):
+        raise TypeError("epoch")
+    if not all(isinstance(name, str) for name in (body["writer"], *body["names"])):
+        raise TypeError("names")
+    if not 0 < len(body["owners"]) <= MOST_PARTITIONS:
+        raise ValueError("owners")
 
 
 def _clients(ledger: Ledger) -> dict[str, object]:
@@ -143,9 +164,17 @@ def _packed(slots: int) -> str:
 
 def _read_pins(body: Mapping[str, Any]) -> dict[str, int]:
     pins = {
-        name: int.from_bytes(zlib.decompress(b64decode(packed)), "little")
-        for name, packed in body.get("pins", {}).items()
+        name: int.from_bytes(_unpacked(b64decode(packed)), "little") for name, packed in body.get("pins", {}).items()
     }
     if pins and body["slots"] != slots_of(len(body["owners"])):
         raise UnknownFormatError(f"the journal counts {body['slots']} slots: another version of PartyMQ wrote it")
     return pins
+
+
+def _unpacked(data: bytes) -> bytes:
+    """As many slots as there may be: a few bytes could be gigabytes."""
+    decompressing = zlib.decompressobj()
+    slots = decompressing.decompress(data, _MOST_SLOTS)
+    if decompressing.unconsumed_tail:
+        raise ValueError("pins")
+    return slots

@@ -10,7 +10,7 @@ from typing import Final
 
 from partymq.foreign import shown
 
-MESSAGE: Final = 8192
+MESSAGE: Final = 32_768
 """Characters of a condition's or an Event's sentences."""
 
 

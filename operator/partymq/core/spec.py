@@ -10,6 +10,8 @@ from typing import Final
 
 from partymq.limits import Limits
 
+MOST_PARTITIONS: Final = 4096
+"""Of a group."""
 CLIENT_ROUTING_KEY: Final = "partymq.partition-"
 """A plain client's name follows."""
 

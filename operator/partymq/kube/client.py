@@ -17,9 +17,13 @@ import kopf
 import orjson
 from kubernetes.aio import client, config
 
+from partymq.amqp.causes import cause
 from partymq.errors import InvalidSecretError, PartyMQError
+from partymq.foreign import shown
 from partymq.kube.resource import API_GROUP, API_VERSION, PLURAL, Body
 
+SAID: Final = 1000
+"""Characters of what the API server says."""
 TIMEOUT: Final = 10.0
 """Seconds for one call. An API server that does not answer is as good as one that is away."""
 
@@ -63,7 +67,7 @@ async def configuration(kubeconfig: str | None = None) -> client.Configuration:
         await config.load_kube_config(kubeconfig, client_configuration=settings)  # type: ignore[no-untyped-call]
     except Exception as error:  # a malformed file raises whatever it happens to hit
         raise LoginError(
-            f"The operator runs in no cluster and there is no usable kubeconfig ({error}). "
+            f"The operator runs in no cluster and there is no usable kubeconfig ({_why(error)}). "
             "Set KUBECONFIG to a file that `kubectl` can use."
         ) from error
     return settings
@@ -91,17 +95,19 @@ async def connection_info(settings: client.Configuration) -> kopf.ConnectionInfo
 class Client:
     """The calls; all of them may be made at the same time."""
 
-    def __init__(self, api: client.ApiClient) -> None:
+    def __init__(self, api: client.ApiClient, *, secret_label: str = "") -> None:
+        """Of Secrets only those that carry `secret_label` are read: `name=value`, or a name; empty for any."""
+        self._secret_label = secret_label
         self._core = client.CoreV1Api(api)
         self._custom = client.CustomObjectsApi(api)
         self._coordination = client.CoordinationV1Api(api)
 
     @classmethod
     @asynccontextmanager
-    async def connect(cls, settings: client.Configuration) -> AsyncIterator["Client"]:
+    async def connect(cls, settings: client.Configuration, *, secret_label: str = "") -> AsyncIterator["Client"]:
         """A client that closes its connections at the end."""
         async with client.ApiClient(settings) as api:
-            yield cls(api)
+            yield cls(api, secret_label=secret_label)
 
     async def list_groups(self, namespace: str | None) -> list[dict[str, Any]]:
         """All PartitionGroups of a namespace, or with None of the cluster."""
@@ -126,7 +132,7 @@ class Client:
                 return pods
 
     async def read_secret(self, namespace: str, name: str) -> Mapping[str, str] | None:
-        """A Secret's entries as text; None if there is no such Secret."""
+        """A Secret's entries as text; None if there is no such Secret, InvalidSecretError if it is not for us."""
         try:
             secret = await self._call(
                 f"read Secret {namespace}/{name}",
@@ -136,6 +142,11 @@ class Client:
             if error.status == 404:
                 return None
             raise
+        if self._secret_label and not _is_labelled(secret, self._secret_label):
+            raise InvalidSecretError(
+                f"Secret {namespace}/{name} does not carry the label {self._secret_label}, without which this operator "
+                f"uses none: kubectl -n {namespace} label secret {name} {self._secret_label}"
+            )
         return {key: _decode(namespace, name, key, value) for key, value in (secret.get("data") or {}).items()}
 
     async def patch_status(self, namespace: str, name: str, status: Body, *, version: str) -> dict[str, Any]:
@@ -259,14 +270,32 @@ class Client:
         except TimeoutError as error:
             raise ApiError(what, 0, f"the API server did not answer within {TIMEOUT:.0f} seconds") from error
         except (aiohttp.ClientError, OSError, config.ConfigException) as error:
-            raise ApiError(what, 0, f"the API server cannot be reached ({error})") from error
+            raise ApiError(what, 0, f"the API server cannot be reached ({_why(error)})") from error
         try:
             answer = orjson.loads(body)
         except orjson.JSONDecodeError:
             answer = {"message": body[:200].decode(errors="replace").strip()}
+        if not isinstance(answer, dict):
+            answer = {"message": "something else than an object"}
         if response.status >= 400:
-            raise ApiError(what, response.status, f"the API server answered {response.status}: {answer.get('message')}")
-        return dict(answer)
+            said = shown(str(answer.get("message")), SAID)
+            raise ApiError(what, response.status, f"the API server answered {response.status}: {said}")
+        return answer
+
+
+def _why(error: Exception) -> str:
+    """What went wrong, of which the text says nothing that stood in a file or came over the network."""
+    if isinstance(error, config.ConfigException):
+        return shown(str(error))
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return cause(error.os_error)
+    return cause(error)
+
+
+def _is_labelled(secret: Body, label: str) -> bool:
+    name, given, value = label.partition("=")
+    labels = (secret.get("metadata") or {}).get("labels") or {}
+    return name in labels and (not given or labels[name] == value)
 
 
 def _decode(namespace: str, name: str, key: str, value: str) -> str:

@@ -9,7 +9,7 @@ import logging
 import random
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -23,10 +23,12 @@ from partymq.kube.client import ApiError
 from partymq.kube.events import EventsApi, Recorder
 from partymq.kube.group import Group, GroupApi
 from partymq.kube.membership import pods_of
+from partymq.kube.quota import surplus
 from partymq.kube.replicas import LeaseApi, Replicas
 from partymq.kube.resource import Body, Resource, resource
 from partymq.kube.sources import rival
 from partymq.kube.strays import Strays
+from partymq.limits import Limits
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +40,7 @@ DELETING: Final = 2.0
 """The same for the namespace of a group that is being deleted."""
 _BACKOFF: Final = (0.5, 5.0)
 _FLUSH: Final = 3.0
+_DEFECT: Final = "PartyMQ has a defect: please report what the operator's log says."
 
 
 class Api(GroupApi, EventsApi, LeaseApi, Protocol):
@@ -68,6 +71,7 @@ class Controller:
         identity: str,
         namespaces: tuple[str, ...] = (),
         inherited: frozenset[GroupId] = frozenset(),
+        limits: Limits = Limits(),  # noqa: B008 - frozen
     ) -> None:
         """`inherited` are the groups that the router knows from an earlier controller; it loses those that are gone."""
         self._api = api
@@ -75,6 +79,11 @@ class Controller:
         self._identity = identity
         self._namespaces = namespaces
         self._inherited = inherited
+        self._limits = limits
+        self._surplus: Mapping[GroupId, str] | None = None
+        """The groups that are too many; None where that is to be found out anew."""
+        self._listed: Mapping[GroupId, Resource] = {}
+        """What a list of the whole cluster has, while its namespaces are looked at one after the other."""
         self._recorder = Recorder(api, identity)
         self._strays = Strays(self._tell_pod)
         self._replicas = Replicas(api, identity=identity, namespaces=namespaces, on_change=self._reconsider)
@@ -164,6 +173,13 @@ class Controller:
         others = ((running.group.resource, running.group.address) for running in self._groups.values())
         return rival(resource, broker, others)
 
+    def _too_many(self, group: GroupId) -> str:
+        if self._surplus is None:
+            known = {**self._listed, **{name: running.group.resource for name, running in self._groups.items()}}
+            routed = {name for name, running in self._groups.items() if running.group.configured}
+            self._surplus = surplus(known.values(), self._limits, routed=routed)
+        return self._surplus.get(group, "")
+
     def _configured(self, resource: Resource) -> None:
         """Two groups may have read their Secrets at the same time, and found the source free."""
         for name, running in self._groups.items():
@@ -219,10 +235,12 @@ class Controller:
         groups: defaultdict[str, list[Body]] = defaultdict(list)
         for body in await self._api.list_groups(None):
             groups[body["metadata"]["namespace"]].append(body)
+        self._listed = {read.group: read for bodies in groups.values() for read in map(resource, bodies)}
         known = {name.namespace for name in self._groups} | {namespace for namespace, _ in self._removals}
         known |= self._strays.namespaces
         for namespace in sorted(groups.keys() | known):
             await self._observe(tasks, namespace, groups[namespace], listed_at)
+        self._listed = {}
 
     async def _list(self, tasks: asyncio.TaskGroup, namespaces: Iterable[str]) -> None:
         refused: ApiError | None = None
@@ -247,6 +265,7 @@ class Controller:
         for name, running in [*self._groups.items()]:
             if name.namespace == namespace and running.group.resource.uid not in uids:
                 await self._drop(tasks, name)
+        self._surplus = None
         for name, read in resources.items():
             running = self._groups.get(name) or self._add(tasks, read)
             listed, refused = pods_of(name, pods, now=time.time())
@@ -267,6 +286,7 @@ class Controller:
             identity=self._identity,
             replicas=self._replicas,
             rival=self._rival,
+            surplus=self._too_many,
             on_configured=self._configured,
         )
         running = _Running(
@@ -305,9 +325,9 @@ class Controller:
         while True:
             try:
                 await work()
-            except Exception as error:
+            except Exception:
                 log.exception("%s: internal error", group.resource.group)
-                group.explain(Condition(ok=False, reason=PartyMQError.reason, message=f"Please report this: {error!r}"))
+                group.explain(Condition(ok=False, reason=PartyMQError.reason, message=_DEFECT))
                 await asyncio.sleep(RELIST)
             else:
                 return

@@ -14,7 +14,7 @@ from typing import Final, Protocol
 from partymq.core.membership import Pod
 from partymq.core.report import Condition, GroupReport, Notice
 from partymq.core.spec import BrokerAddress, GroupConfig, GroupId, GroupSpec
-from partymq.errors import InvalidSecretError, InvalidSpecError, PartyMQError, SourceTakenError
+from partymq.errors import InvalidSecretError, InvalidSpecError, PartyMQError, SourceTakenError, TooManyGroupsError
 from partymq.kube.bridge import Router
 from partymq.kube.client import ApiError
 from partymq.kube.connection import REREAD, REREAD_IN_TROUBLE, Connection, SecretsApi
@@ -27,6 +27,8 @@ from partymq.kube.writer import StatusApi, StatusWriter
 
 log = logging.getLogger(__name__)
 
+_PASSING: Final = (InvalidSecretError, SourceTakenError, TooManyGroupsError)
+"""What may be over without a change of the spec."""
 _TELLING: Final = 5.0
 """Seconds that a deletion waits for its Events."""
 
@@ -45,6 +47,13 @@ class Rival(Protocol):
         """The other group; None where the source is free."""
 
 
+class Surplus(Protocol):
+    """Says whether a group is one too many."""
+
+    def __call__(self, group: GroupId) -> str:
+        """Why it is; empty if it is not."""
+
+
 class Group:
     """A PartitionGroup from the first list that has it to the first that has it no more."""
 
@@ -58,6 +67,7 @@ class Group:
         identity: str,
         replicas: Replicas,
         rival: Rival,
+        surplus: Surplus,
         on_configured: Callable[[Resource], None],
     ) -> None:
         self._resource = resource
@@ -68,6 +78,7 @@ class Group:
         self._recorder = recorder
         self._identity = identity
         self._rival = rival
+        self._surplus = surplus
         self._on_configured = on_configured
         self._replicas = replicas
         self._preferred: str | None = None
@@ -213,7 +224,7 @@ class Group:
         except InvalidSpecError as error:
             self._generation = self._resource.generation
             self._set_problem(self._described(error))
-            return REREAD_IN_TROUBLE if isinstance(error, (InvalidSecretError, SourceTakenError)) else REREAD
+            return REREAD_IN_TROUBLE if isinstance(error, _PASSING) else REREAD
         except ApiError as error:
             log.info("%s: goes on with what is known: %s", self._resource.group, error)
             return REREAD_IN_TROUBLE
@@ -225,6 +236,8 @@ class Group:
         # Pods first: that the spec is bad or the Secret is gone must not keep the router from knowing who is there.
         if self._applied:
             self._hand_over_pods()
+        elif why := self._surplus(resource.group):
+            raise TooManyGroupsError(f"This group is not routed: {why}.")
         wanted = (
             group_spec(resource.group, resource.spec),
             await self._connection.address(secret_name(resource.spec), trouble=self._trouble),

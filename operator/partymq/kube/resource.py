@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Any, Final, TypeVar
 
 from partymq.core.names import Names
-from partymq.core.spec import DeletionPolicy, GroupId, GroupSpec, KeyFrom, KeySpec, OnMissing
+from partymq.core.spec import MOST_PARTITIONS, DeletionPolicy, GroupId, GroupSpec, KeyFrom, KeySpec, OnMissing
 from partymq.core.window import MAX_WINDOW
 from partymq.errors import InvalidSpecError
 from partymq.foreign import NAME, shown
@@ -102,7 +102,7 @@ def group_spec(group: GroupId, spec: Body) -> GroupSpec:
     return GroupSpec(
         source_queue=_source(spec),
         key=_key(spec),
-        partitions=_integer(spec, "partitions", default.partitions, 1, 4096),
+        partitions=_integer(spec, "partitions", default.partitions, 1, MOST_PARTITIONS),
         inbox_window=_integer(spec, "inbox.window", default.inbox_window, 1, MAX_WINDOW),
         backlog_limit=_integer(spec, "backlog.limit", default.backlog_limit, 0, 1_000_000_000),
         rejoin_seconds=_integer(spec, "members.rejoinSeconds", default.rejoin_seconds, 0, 86_400),

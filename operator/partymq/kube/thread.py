@@ -23,6 +23,7 @@ from partymq.errors import PartyMQError
 from partymq.kube.bridge import Bridge, Router
 from partymq.kube.client import Client, LoginError, configuration
 from partymq.kube.watch import Watch
+from partymq.limits import Limits
 
 log = logging.getLogger(__name__)
 
@@ -54,13 +55,23 @@ class KubernetesThread:
     """Watches the cluster for a router. All methods are for the thread that made it, in its running loop."""
 
     def __init__(
-        self, router: Router, *, identity: str, namespaces: tuple[str, ...], kubeconfig: str | None = None
+        self,
+        router: Router,
+        *,
+        identity: str,
+        namespaces: tuple[str, ...],
+        kubeconfig: str | None = None,
+        secret_label: str = "",
+        limits: Limits = Limits(),  # noqa: B008 - frozen
     ) -> None:
+        """Only Secrets with `secret_label` (`name=value`, or a name) are read; empty for all that a group may name."""
         self._home = asyncio.get_running_loop()
         self._router = Bridge(router, self._home)
         self._identity = identity
         self._namespaces = namespaces
         self._kubeconfig = kubeconfig
+        self._secret_label = secret_label
+        self._limits = limits
         self._thread = threading.Thread(target=self._run, name="kubernetes", daemon=True)
         self._reports: dict[GroupId, GroupReport] = {}
         self._stretch: _Stretch | None = None
@@ -187,13 +198,19 @@ class KubernetesThread:
     async def _watch(self) -> None:
         login = await configuration(self._kubeconfig)
         try:
-            async with Client.connect(login) as api:
+            async with Client.connect(login, secret_label=self._secret_label) as api:
                 await self._watch_with(api, login)
         finally:
             await asyncio.sleep(_LINGER)
 
     async def _watch_with(self, api: Client, login: client.Configuration) -> None:
-        watch = Watch(api=api, router=self._router, identity=self._identity, namespaces=self._namespaces)
+        watch = Watch(
+            api=api,
+            router=self._router,
+            identity=self._identity,
+            namespaces=self._namespaces,
+            limits=self._limits,
+        )
         self._stretch = _Stretch(loop=asyncio.get_running_loop(), watch=watch)
         if self._enough.is_set():
             return  # `stop` came before there was anything to stop

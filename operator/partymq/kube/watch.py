@@ -15,14 +15,22 @@ from partymq.kube import handlers
 from partymq.kube.bridge import Bridge
 from partymq.kube.client import Client
 from partymq.kube.controller import Controller
+from partymq.limits import Limits
 
 
 class Watch:
     """Made, run and called on one loop."""
 
-    def __init__(self, *, api: Client, router: Bridge, identity: str, namespaces: tuple[str, ...]) -> None:
+    def __init__(
+        self, *, api: Client, router: Bridge, identity: str, namespaces: tuple[str, ...], limits: Limits
+    ) -> None:
         self.controller = Controller(
-            api=api, router=router, identity=identity, namespaces=namespaces, inherited=router.groups
+            api=api,
+            router=router,
+            identity=identity,
+            namespaces=namespaces,
+            inherited=router.groups,
+            limits=limits,
         )
         self._namespaces = namespaces
         self._stop = asyncio.Event()

@@ -25,7 +25,8 @@ from partymq.amqp.frames import body_frames, plain_header, publish_frame
 from partymq.core import codec
 from partymq.core.consumers import SESSION_ARGUMENT
 from partymq.core.ledger import Ledger, LedgerError, succeed
-from partymq.errors import SessionOverError
+from partymq.errors import BrokerError, SessionOverError
+from partymq.foreign import NAME, shown
 from partymq.router.outlet import UNLIMITED, Outlet, Sink
 from partymq.router.reluctant import Message
 
@@ -40,6 +41,8 @@ KEEPALIVE = 20.0
 REFUSED_FIRST = 0.1
 REFUSED_MOST = 5.0
 """Seconds between tries with a journal that refuses a ledger."""
+MOST_WAITING = 10_000
+"""Marks and ledgers that come and are not looked at yet: a few, but after hours without a router one every 5 s."""
 MARK_EVERY = 5.0
 """Seconds between marks while another session is the router: it swallows ours."""
 
@@ -102,15 +105,20 @@ class Journal:
 
     def _on_delivery(self, tag: int, _origin: bytes, _header: bytes, body: bytes) -> None:
         payload = body_payload(body)
+        if self._received.qsize() >= MOST_WAITING:
+            raise BrokerError(
+                f"{self._queue} holds more than {MOST_WAITING} messages that no router has written: purge it when no "
+                "operator runs, or delete it"
+            )
         self._received.put_nowait((tag, payload))
         if self._ledger is not None and _is_mark(payload):
-            self._on_mark(orjson.loads(payload))
+            self._on_mark(_read_mark(payload))
 
     def _on_mark(self, mark: Mapping[str, str]) -> None:
         if identity := mark.get("wants"):
             self._on_wanted(identity)
         if mark.get("of", self._uid) != self._uid:  # older versions do not say it
-            self._on_rival(mark.get("who", ""))
+            self._on_rival(shown(mark.get("who", ""), NAME))
 
     async def win(self, *, on_standby: Callable[[], None]) -> Ledger | None:
         """Waits until this session is the active consumer; returns the newest ledger there is, if there is one."""
@@ -230,3 +238,12 @@ class Journal:
 
 def _is_mark(payload: bytes) -> bool:
     return payload.startswith(b'{"mark"')
+
+
+def _read_mark(payload: bytes) -> Mapping[str, str]:
+    """What a mark says; nothing where somebody else wrote it."""
+    try:
+        found = orjson.loads(payload)
+    except orjson.JSONDecodeError:
+        return {}
+    return {key: text for key, text in found.items() if isinstance(text, str)} if isinstance(found, dict) else {}

@@ -316,7 +316,8 @@ class _Group:
             failure = error
         except Exception as error:  # a defect: say it loudly, and start again as for any other failure
             LOG.exception("%s: session ended by a defect", self.config.group)
-            reporter.failed(PartyMQError(f"internal error: {error!r}; please report it"))
+            # Its own text is not for everybody: it may hold whatever it was computed from.
+            reporter.failed(PartyMQError(f"internal error ({type(error).__name__}); please report what the log says"))
             failure = error
         finally:
             past = self._session.past if self._session is not None else Past()
