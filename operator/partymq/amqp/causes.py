@@ -18,7 +18,7 @@ def cause(error: BaseException) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is refused: {shown(error.verify_message)}"
     if isinstance(error, ssl.SSLError):
-        return f"no TLS: {shown((error.reason or 'failed').replace('_', ' ').lower())}"
+        return f"no TLS: {shown((getattr(error, 'reason', None) or 'failed').replace('_', ' ').lower())}"
     if isinstance(error, socket.gaierror):
         return shown(error.strerror or "the name is not known")
     if isinstance(error, OSError):

@@ -36,7 +36,7 @@ async def test_an_unusable_kubeconfig_is_refused_in_a_sentence(content: str | No
         await configuration(str(path))
 
 
-async def answer(handler: object, call: str, *arguments: object) -> object:
+async def answer(handler: object, call: str, *arguments: object, secret_label: str = "") -> object:
     """What a call gives when the API server answers so."""
     application = web.Application()
     application.router.add_route("*", "/{path:.*}", handler)  # type: ignore[arg-type]
@@ -45,7 +45,8 @@ async def answer(handler: object, call: str, *arguments: object) -> object:
     try:
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         port = runner.addresses[0][1]
-        async with Client.connect(client.Configuration(host=f"http://127.0.0.1:{port}")) as api:
+        settings = client.Configuration(host=f"http://127.0.0.1:{port}")
+        async with Client.connect(settings, secret_label=secret_label) as api:
             return await getattr(api, call)(*arguments)
     finally:
         await runner.cleanup()
@@ -117,3 +118,48 @@ async def test_a_secret_is_decoded_and_may_be_empty_or_missing() -> None:
     assert await answer(secret, "read_secret", "shop", "full") == {"host": "bröker"}
     assert await answer(secret, "read_secret", "shop", "empty") == {}
     assert await answer(secret, "read_secret", "shop", "none") is None
+
+
+@pytest.mark.parametrize(
+    ("labels", "wanted", "read"),
+    [
+        ({"partymq.io/connection": "true"}, "partymq.io/connection=true", True),
+        ({"partymq.io/connection": "yes"}, "partymq.io/connection", True),
+        ({"partymq.io/connection": "false"}, "partymq.io/connection=true", False),
+        ({}, "partymq.io/connection", False),
+        (None, "partymq.io/connection=true", False),
+        (None, "", True),
+    ],
+)
+async def test_only_secrets_that_carry_the_label_are_used(labels: object, wanted: str, read: bool) -> None:
+    async def secret(_: web.Request) -> web.Response:
+        return web.json_response({"metadata": {"labels": labels}, "data": {"uri": base64.b64encode(b"hush").decode()}})
+
+    if read:
+        assert await answer(secret, "read_secret", "shop", "s", secret_label=wanted) == {"uri": "hush"}
+        return
+    with pytest.raises(InvalidSecretError, match=r"does not carry the label partymq\.io/connection") as caught:
+        await answer(secret, "read_secret", "shop", "s", secret_label=wanted)
+    assert "hush" not in str(caught.value)
+
+
+async def test_what_the_api_server_says_is_cut_and_escaped() -> None:
+    async def refuse(_: web.Request) -> web.Response:
+        return web.json_response({"message": "\x1b[31m" + "x" * 60_000}, status=403)
+
+    async def odd(_: web.Request) -> web.Response:
+        return web.json_response(["no", "object"], status=500)
+
+    for handler in (refuse, odd):
+        with pytest.raises(ApiError) as caught:
+            await answer(handler, "read_secret", "shop", "s")
+        assert str(caught.value).isprintable()
+        assert len(str(caught.value)) < 1200
+
+
+async def test_a_kubeconfig_is_not_quoted(tmp_path: Path) -> None:
+    path = tmp_path / "kubeconfig"
+    path.write_text(KUBECONFIG.replace("token: secret", "token: hush: hush"))
+    with pytest.raises(LoginError) as caught:
+        await configuration(str(path))
+    assert "hush" not in str(caught.value)

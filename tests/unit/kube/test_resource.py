@@ -122,3 +122,46 @@ def test_the_frame_is_read() -> None:
     assert (read.group, read.uid, read.generation, read.deleting, read.forced) == (ORDERS, "uid-orders", 1, True, True)
     body["metadata"] |= {"annotations": {"partymq.io/force-delete": "false"}}
     assert not resource(body).forced
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "..",
+        ".",
+        "a/b",
+        "a%2fb",
+        "../other/secrets/x",
+        "a;rm -rf /",
+        "$(id)",
+        "a b",
+        "A",
+        "-a",
+        "a-",
+        "a..b",
+        "a\n",
+        "ä",
+        "x" * 254,
+    ],
+)
+def test_a_name_that_no_secret_has_is_refused_where_it_is_read(name: str) -> None:
+    with pytest.raises(InvalidSpecError, match=r"connectionSecret\.name") as caught:
+        secret_name({"broker": {"connectionSecret": {"name": name}}})
+    assert str(caught.value).isprintable()
+    assert "kubectl -n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["a", "rabbitmq-default-user", "a.b", "0", "x" * 253])
+def test_names_of_secrets_are_read(name: str) -> None:
+    assert secret_name({"broker": {"connectionSecret": {"name": name}}}) == name
+
+
+def test_what_somebody_wrote_into_a_spec_is_cut_and_escaped() -> None:
+    for spec in (
+        {"source": {"queue": {"a": "\x1b" * 60_000}}},
+        {"source": {"queue": "q"}, "partitions": "\x1b" * 60_000},
+    ):
+        with pytest.raises(InvalidSpecError) as caught:
+            group_spec(GroupId(namespace="shop", name="orders"), spec)
+        assert str(caught.value).isprintable()
+        assert len(str(caught.value)) < 400

@@ -5,11 +5,14 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import orjson
+import pytest
 
 from partymq.amqp.connection import body_payload
 from partymq.amqp.frames import body_frames
 from partymq.core import codec
 from partymq.core.ledger import Ledger, empty, succeed
+from partymq.errors import BrokerError
+from partymq.router import journal as journal_module
 from partymq.router.journal import Journal
 from partymq.router.outlet import Sink
 from support.conditions import eventually
@@ -94,3 +97,30 @@ async def test_a_mark_of_another_clusters_group_is_noticed_and_no_other_is() -> 
     for tag, mark in enumerate(marks, 1):
         journal._on_delivery(tag, b"", b"", body_frames(orjson.dumps(mark)))
     assert rivals == ["operator-c", "serve"]
+
+
+async def test_rubbish_in_the_journal_of_a_router_is_no_defect() -> None:
+    queue = Queue()
+    winning = await _winning(queue)
+    ledger = _ledger(1)
+    queue.deliver(queue.published[0])
+    await eventually(lambda: len(queue.published) == 2, "no second mark", every=0)
+    queue.deliver(codec.encode(ledger))
+    queue.deliver(queue.published[1])
+    assert await winning == ledger
+    queue.journal._ledger = ledger
+    for rubbish in (
+        b'{"mark"',
+        b'{"mark":1,"wants":{"a":[]},"of":5,"who":[]}',
+        b'{"mark"' + b"[" * 5000,
+        b"\xff" * 100,
+    ):
+        queue.deliver(rubbish)
+
+
+async def test_a_journal_that_is_flooded_ends_the_session() -> None:
+    queue = Queue()
+    for _ in range(journal_module.MOST_WAITING):
+        queue.deliver(b"x")
+    with pytest.raises(BrokerError, match="no router has written"):
+        queue.deliver(b"x")
