@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from partymq import settings
+from partymq import limits, settings
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "helm/partymq"
@@ -120,7 +120,8 @@ def test_the_operator_is_told_what_to_serve() -> None:
     assert "PARTYMQ_NAMESPACES" not in environment(render())
     assert environment(render("watchNamespaces={shop,billing}"))["PARTYMQ_NAMESPACES"] == "shop,billing"
     assert environment(render("http.port=9000", "log.format=json"))["PARTYMQ_HTTP_PORT"] == "9000"
-    names = set(environment(render("watchNamespaces={shop}", *CLIENTS_API)))
+    names = set(environment(render("watchNamespaces={shop}", "secretLabel=a", *CLIENTS_API)))
+    names.add("PARTYMQ_ALLOWED_HOSTS")  # only where clients need no token
     source = (ROOT / "operator/partymq/settings.py").read_text()
     assert names == set(re.findall(r"\"(PARTYMQ_[A-Z_]+)\"", source))
 
@@ -235,3 +236,85 @@ def test_an_old_kubernetes_is_refused() -> None:
     done = helm("template", "release", str(CHART), "--kube-version=1.28.0")
     assert done.returncode != 0
     assert "kubeVersion" in done.stderr
+
+
+@needs_helm
+def test_limits_and_the_label_reach_the_operator() -> None:
+    given = environment(
+        render(
+            "limits.message=64Mi", "limits.partitionsInNamespace=50000", "limits.groups=2000000", "secretLabel=a/b=c"
+        )
+    )
+    assert given["PARTYMQ_LIMIT_MESSAGE"] == "64Mi"
+    assert given["PARTYMQ_LIMIT_PARTITIONS_IN_NAMESPACE"] == "50000"
+    assert given["PARTYMQ_LIMIT_GROUPS"] == "2000000"
+    assert given["PARTYMQ_SECRET_LABEL"] == "a/b=c"
+    environ = {name: value for name, value in given.items() if value is not None}
+    loaded = settings.load(environ=environ)
+    assert (loaded.limits.message, loaded.limits.groups, loaded.secret_label) == (64 * 2**20, 2_000_000, "a/b=c")
+    assert not [name for name in environment(render()) if name.startswith("PARTYMQ_LIMIT")]
+
+
+def test_every_limit_is_a_value_of_the_chart() -> None:
+    schema = yaml.safe_load((CHART / "values.schema.json").read_text())["properties"]["limits"]["properties"]
+    assert sorted(re.sub("[A-Z]", lambda found: f"-{found[0].lower()}", name) for name in schema) == sorted(
+        limits.names()
+    )
+
+
+@needs_helm
+@pytest.mark.parametrize(
+    "value", ["limits.nothing=1", "limits.message=x", "limits.clients=0", "rbac.secretNames[0]=a/b"]
+)
+def test_a_limit_or_a_name_that_is_none_is_refused(value: str) -> None:
+    assert helm("template", "release", str(CHART), f"--set={value}").returncode != 0
+
+
+@needs_helm
+def test_the_right_to_read_secrets_may_be_for_some_only() -> None:
+    for values in ((), ("watchNamespaces={shop,mall}",)):
+        rules = [rule for role in _roles(render(*values)) for rule in role["rules"] if rule["resources"] == ["secrets"]]
+        assert rules
+        assert all("resourceNames" not in rule for rule in rules)
+        some = render("rbac.secretNames={rabbitmq,broker.b}", *values)
+        rules = [rule for role in _roles(some) for rule in role["rules"] if rule["resources"] == ["secrets"]]
+        assert rules
+        assert all(rule["resourceNames"] == ["rabbitmq", "broker.b"] for rule in rules)
+
+
+def _roles(manifests: list[Manifest]) -> list[Manifest]:
+    return [manifest for manifest in manifests if manifest["kind"] in {"Role", "ClusterRole"}]
+
+
+@needs_helm
+def test_a_network_policy_lets_in_and_out_what_it_says() -> None:
+    assert of_kind(render(), "NetworkPolicy") == []
+    spec = one(render("networkPolicy.enabled=true"), "NetworkPolicy")["spec"]
+    assert spec["policyTypes"] == ["Ingress"]
+    assert spec["ingress"] == [{"ports": [{"port": 8080}]}]
+    labels = one(render("networkPolicy.enabled=true"), "Deployment")["spec"]["template"]["metadata"]["labels"]
+    assert spec["podSelector"]["matchLabels"].items() <= labels.items()
+    spec = one(
+        render(
+            *CLIENTS_API,
+            "networkPolicy.enabled=true",
+            "networkPolicy.metricsFrom[0].namespaceSelector.matchLabels.name=monitoring",
+            "networkPolicy.clientsFrom[0].ipBlock.cidr=10.0.0.0/8",
+            "networkPolicy.egress[0].ports[0].port=5671",
+        ),
+        "NetworkPolicy",
+    )["spec"]
+    assert spec["policyTypes"] == ["Ingress", "Egress"]
+    metrics, clients = spec["ingress"]
+    assert metrics["from"] == [{"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}]
+    assert (clients["ports"], clients["from"]) == ([{"port": 8085}], [{"ipBlock": {"cidr": "10.0.0.0/8"}}])
+    dns, brokers = spec["egress"]
+    assert {port["port"] for port in dns["ports"]} == {53}
+    assert brokers == {"ports": [{"port": 5671}]}
+
+
+def test_what_the_example_publishes_is_for_its_own_machine_only() -> None:
+    compose = yaml.safe_load((ROOT / "examples/compose/compose.yaml").read_text())
+    ports = [port for service in compose["services"].values() for port in service.get("ports", ())]
+    assert ports
+    assert all(str(port).startswith("127.0.0.1:") for port in ports)
