@@ -108,13 +108,16 @@ def decode(data: bytes) -> Ledger:
             )
             for h in body["handoffs"]
         )
+        same: dict[Partition, Partition] = {}  # thousands of equal ones take the room of one
         return Ledger(
             epoch=body["epoch"],
             version=body["version"],
             writer=body["writer"],
             members=frozenset(body["names"][i] for i in body["members"]),
             partitions=tuple(
-                Partition(owner=names[i], transfers=transfers.get(p, ()), backlog=p in backlogs)
+                same.setdefault(
+                    part := Partition(owner=names[i], transfers=transfers.get(p, ()), backlog=p in backlogs), part
+                )
                 for p, i in enumerate(body["owners"])
             ),
             spread=Partition(transfers=transfers.get(SPREAD, ()), backlog=SPREAD in backlogs),

@@ -163,9 +163,10 @@ def change(ledger: Ledger, changes: Mapping[int, Partition]) -> Ledger:
     if not changes:
         return ledger
     partitions = list(ledger.partitions)
+    same: dict[Partition, Partition] = {}  # thousands of equal ones take the room of one
     for p, partition in changes.items():
         if p != SPREAD:
-            partitions[p] = partition
+            partitions[p] = same.setdefault(partition, partition)
     return replace(ledger, partitions=tuple(partitions), spread=changes.get(SPREAD, ledger.spread))
 
 

@@ -27,8 +27,13 @@ def _problem(description: str) -> dict[str, Any]:
 _COMMON: Final = {
     "400": _problem("The path is no UTF-8."),
     "401": _problem("The bearer token is missing or wrong (only where the server has one)."),
+    "403": _problem(
+        "A web page of another site asks, or by a name that is none of this server's (only without a token)."
+    ),
     "422": _problem("The name cannot be a client's."),
-    "503": _problem("This server does not route the group now; `Retry-After` says when to ask again."),
+    "503": _problem(
+        "This server does not route the group now, or too many requests wait; `Retry-After` says when to ask again."
+    ),
 }
 
 
@@ -58,7 +63,9 @@ _CLIENT_PATHS: Final[dict[str, Any]] = {
             {
                 "200": _answer("Where it gets its messages", "Binding"),
                 "400": _problem("The body is no JSON or has a field that is not known."),
+                "408": _problem("The body did not come in time."),
                 "409": _problem("It is pending already, or bound as another kind."),
+                "429": _problem("The group has as many clients as it may have."),
             },
             description=(
                 "Without a body the client binds a queue of its own to `exchange` with `routingKey`, calls `ready` and "

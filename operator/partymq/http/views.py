@@ -84,9 +84,7 @@ def _state(routing: Routing, p: int, part: Partition) -> dict[str, str]:
             return {"state": "open"}
         return {"state": "unassigned", "waitingFor": "a client that is ready, or consumes its inbox"}
     lane = routing.lanes.get(p)
-    if lane is None:
-        return {"state": "waiting", "waitingFor": "its first message"}
-    if lane.mode is Mode.DIRECT:
+    if lane is None or lane.mode is Mode.DIRECT:  # without a lane nothing has come yet, and nothing stands before it
         return {"state": "direct"}
     names, owner = routing.names, lane.owner
     why = routing.troubles.of(names.backlog(p))

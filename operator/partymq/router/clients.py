@@ -168,7 +168,7 @@ class SessionClients:
                 line.pause()
             try:
                 with self._overflows.none_for(plain):
-                    await self._withdraw(names, plain, owners, lines)
+                    await self._withdraw(names, plain, lines)
             finally:
                 hurry.cancel()
                 self._gate.holds = True
@@ -178,9 +178,7 @@ class SessionClients:
                 slots.forget(name)
                 self._sinks.pop(name, None)
 
-    async def _withdraw(
-        self, names: Collection[str], plain: Collection[str], owners: Collection[Member], lines: Collection[Reluctant]
-    ) -> None:
+    async def _withdraw(self, names: Collection[str], plain: Collection[str], lines: Collection[Reluctant]) -> None:
         """Takes back what these were not given, and journals that they are gone."""
         for name in plain:
             await self._overflows.leave(name)
@@ -189,8 +187,9 @@ class SessionClients:
         # Partitions of which their overflows may have messages, too: that is then the first thing that they give.
         ledger = self._journal.ledger
         inherited = {p for name in ledger.overflows.keys() & plain for p in may_overflow(ledger, name)}
-        lanes = [lane for p, lane in self._lanes.items() if lane.owner in owners or p in inherited]
-        async with self._holding(lanes):
+        # Of these, some have no lane yet: what came now would make one that is direct.
+        owned = {p for name in plain for p in ledger.owned_by(name)}
+        async with self._holding([self._lanes[p] for p in sorted(owned | inherited)]):
             if inherited:
                 await self._publisher.confirmed()
             # What they had no room for stands in backlogs then: who is given those partitions gets that first.

@@ -238,11 +238,14 @@ class Lane:
 class Lanes(dict[int, Lane]):
     """The lanes of a session by partition, each made when it is first asked for: most of a large group's never are."""
 
-    def __init__(self, epoch: int, on_park: Callable[[Lane], None]) -> None:
+    def __init__(self, epoch: int, on_park: Callable[[Lane], None], *, on_made: Callable[[Lane], None]) -> None:
+        """`on_made` says where a lane begins: nothing of its partition has come in this session."""
         super().__init__()
         self._epoch = epoch
         self._on_park = on_park
+        self._on_made = on_made
 
     def __missing__(self, partition: int) -> Lane:
         lane = self[partition] = Lane(partition, self._epoch, self._on_park)
+        self._on_made(lane)
         return lane

@@ -77,7 +77,11 @@ class Routing:
         link.on_short = self._on_short
         publisher.on_reluctant = self._on_reluctant
         self.pace = pace = Pace(topology, queues=lambda: (spec.source_queue, *self.inboxes.queues))
-        self.lanes = Lanes(ledger.epoch, self._on_park)
+        self._ledger: Ledger | None = None
+        """The one that lanes follow: what the journal holds, once `_on_ledger` was told."""
+        self._handed: frozenset[int] = frozenset()
+        """Its partitions that are in a handoff."""
+        self.lanes = Lanes(ledger.epoch, self._on_park, on_made=self._on_made)
         self.inboxes = Inboxes(
             topology=topology,
             names=names,
@@ -342,9 +346,10 @@ class Routing:
 
     def _on_ledger(self, ledger: Ledger) -> None:
         """Takes over who owns what; partitions that have changed hands are waiting."""
+        self._ledger, self._handed = ledger, frozenset(ledger.held)
         for p, partition in enumerate(ledger.partitions):
-            if partition.owner is None and p not in self.lanes:
-                continue
+            if p not in self.lanes and (partition.owner is None or (partition.direct and p not in self._handed)):
+                continue  # its first message makes its lane
             lane = self.lanes[p]
             owner = self._member(partition.owner, ledger) if partition.owner is not None else None
             if lane.owner is not owner:
@@ -356,6 +361,19 @@ class Routing:
         self._admit()
         self.releaser.wake()
         self._listener.changed()
+
+    def _on_made(self, lane: Lane) -> None:
+        """A lane begins where the releaser would have brought it: direct, where nothing stands before new messages."""
+        if self._ledger is None or lane.index == SPREAD:
+            return
+        partition = self._ledger.partitions[lane.index]
+        if partition.owner is None:
+            return
+        owner = lane.owner = self._member(partition.owner, self._ledger)
+        if partition.direct and lane.index not in self._handed and not owner.full:
+            self._go_direct(lane)
+        else:
+            self.releaser.wake()
 
     def _member(self, name: str, ledger: Ledger) -> Member:
         if self.clients is not None and name in ledger.plain:
