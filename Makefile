@@ -6,7 +6,7 @@
 ifneq ($(BROKER),)
 export PARTYMQ_BROKER_VERSION := $(BROKER)
 endif
-.PHONY: help venv lint format test test-unit test-integration e2e demo bench soak mutants cluster-up cluster-down broker-up broker-down image clean distclean
+.PHONY: help venv lint format test test-unit test-integration e2e demo bench soak fuzz mutants cluster-up cluster-down broker-up broker-down image clean distclean
 
 help: ## Show what there is to make
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ demo: ## See it work: a cluster, a broker, the operator and some clients
 
 bench: ## Measure it beside the alternatives (25 min); ARGS name sections, --quick is a smoke run
 	@hack/run.sh bench $(ARGS)
+
+fuzz: ## Feed the readers of what others send with rubbish: SECONDS=3600
+	@FUZZ_SECONDS=$(SECONDS) hack/run.sh fuzz $(ARGS)
 
 mutants: ## Remove each rule of the protocol and see a simulated history fail
 	@hack/run.sh mutants $(ARGS)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# run.sh unit|mutants|integration|e2e|demo|bench|soak|lint|format [ARGS...]: makes sure that what a run needs is there, puts its addresses into
+# run.sh unit|fuzz|mutants|integration|e2e|demo|bench|soak|lint|format [ARGS...]: makes sure that what a run needs is there, puts its addresses into
 # the environment, and runs it. The Makefile's targets are calls of this script; ARGS go to pytest, or to the program.
 #
 #   PARTYMQ_AMQP_URL, PARTYMQ_MANAGEMENT_URL      the broker, with credentials            integration, e2e, demo, bench
@@ -82,6 +82,11 @@ lint | format) "$what" ;;
 unit)
   hack tools helm # for the tests of the chart, which skip where somebody runs pytest without it
   exec "$PYTHON" -m pytest tests/unit "$@" ;;
+fuzz) # FUZZ_SECONDS, an hour if it is not set; each round with other examples
+  until=$(($(date +%s) + ${FUZZ_SECONDS:-3600}))
+  while [ "$(date +%s)" -lt "$until" ]; do
+    "$PYTHON" -m pytest tests/unit -m fuzz -q --hypothesis-profile fuzz --hypothesis-seed "$RANDOM" "$@"
+  done ;;
 mutants) exec "$PYTHON" -m pytest tests/mutants "$@" ;;
 integration)
   hack tools helm

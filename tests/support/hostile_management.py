@@ -44,12 +44,17 @@ class HostileManagement:
             limits=limits,
         )
 
+    async def begin(self) -> None:
+        """Serve until the process ends."""
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+
     @asynccontextmanager
     async def serving(self) -> AsyncIterator["HostileManagement"]:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        await self.begin()
         try:
             yield self
         finally:
+            assert self._server is not None
             self._server.close()
             for writer in self._open:
                 writer.transport.abort()

@@ -75,6 +75,7 @@ def test_a_foreign_record_of_a_death_is_no_error(value: bytes) -> None:
     assert describe(NAMES, header, b"", key_reader(KeySpec())).reason == "unstamped"
 
 
+@pytest.mark.fuzz
 @given(properties_but_headers, random_tables)
 def test_a_revived_message_is_as_it_was_published(others: dict[str, bytes], rows: list[Field]) -> None:
     kept = {name: value for name, value in others.items() if name not in {"expiration", "user_id"}}
@@ -215,6 +216,7 @@ def test_what_is_deep_does_not_hide_what_is_beside_it() -> None:
     assert describe(NAMES, header, b"", key_reader(KeySpec())).reason == "rejected"
 
 
+@pytest.mark.fuzz
 @given(st.binary(max_size=80), st.integers(0, 2**16 - 1))
 def test_whatever_bytes_a_header_is_they_are_shown_and_revived(payload: bytes, flags: int) -> None:
     header = plain_header(3)[:12] + (flags & 0xFFFE).to_bytes(2, "big") + payload

@@ -162,6 +162,7 @@ async def test_a_banner_is_not_told(recorder: Recorder) -> None:
         assert str(caught.value) == "what answers there does not speak AMQP 0-9-1"
 
 
+@pytest.mark.fuzz
 @given(st.lists(st.binary(max_size=40)))
 async def test_whatever_comes_is_understood_or_ends_in_a_sentence(parts: list[bytes]) -> None:
     reader = Recorder(None).reader
@@ -188,6 +189,7 @@ def frames(draw: st.DrawFn) -> bytes:
     return FRAME_HEAD.pack(kind, channel, len(payload)) + payload + b"\xce"
 
 
+@pytest.mark.fuzz
 @given(st.lists(frames(), max_size=12))
 async def test_whatever_frames_come_are_understood_or_end_in_a_sentence(parts: list[bytes]) -> None:
     reader = Recorder(None).reader

@@ -189,6 +189,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.fuzz
 @given(JSON, st.sampled_from(READERS))
 async def test_whatever_json_comes_is_read_or_refused(value: object, read: Callable[[object], object]) -> None:
     try:
@@ -197,6 +198,7 @@ async def test_whatever_json_comes_is_read_or_refused(value: object, read: Calla
         sentence(error)
 
 
+@pytest.mark.fuzz
 @given(st.binary(max_size=200), st.sampled_from(READERS))
 async def test_whatever_bytes_come_are_read_or_refused(data: bytes, read: Callable[[object], object]) -> None:
     try:

@@ -77,6 +77,7 @@ def test_slots_are_unpacked_to_their_limit() -> None:
     tracemalloc.stop()
 
 
+@pytest.mark.fuzz
 @given(st.dictionaries(NAMES, JSON, max_size=4))
 def test_whatever_stands_in_a_ledger_it_is_one_or_refused(changes: dict[str, Any]) -> None:
     try:
@@ -85,6 +86,7 @@ def test_whatever_stands_in_a_ledger_it_is_one_or_refused(changes: dict[str, Any
         sentence(error)
 
 
+@pytest.mark.fuzz
 @given(st.binary(max_size=100))
 def test_whatever_the_journal_holds_it_is_a_ledger_or_refused(data: bytes) -> None:
     try:

@@ -221,6 +221,7 @@ async def test_a_client_that_goes_in_the_middle_leaves_nothing(caplog: pytest.Lo
     assert len(asyncio.all_tasks()) == 1
 
 
+@pytest.mark.fuzz
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(
