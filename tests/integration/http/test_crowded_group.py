@@ -1,0 +1,37 @@
+"""A client that binds under new names without end gets no further than to the group's limit, and costs nobody else."""
+
+import asyncio
+import time
+
+from support.conditions import eventually
+from support.serve import serving
+
+MOST = 20
+
+
+async def test_binding_without_end_ends_at_the_limit() -> None:
+    async with serving(PARTYMQ_LIMIT_CLIENTS=str(MOST)) as s:
+        await s.call("POST", "/clients/first/bind", json={"managed": True})
+
+        async def bind(number: int) -> int:
+            return (await s.call("POST", f"/clients/c{number}/bind", json={"managed": True}))[0]
+
+        asking = asyncio.gather(*(bind(number) for number in range(150)))
+        began = time.monotonic()
+        assert (await s.call("GET", "/health"))[0] == 200
+        assert time.monotonic() - began < 1.0
+        statuses = await asking
+        assert statuses.count(200) == MOST - 1
+        assert set(statuses) == {200, 429}
+        bound = (await s.call("GET", "/clients"))[1]["clients"]
+        assert len(bound) == MOST
+        status, told = await s.call("POST", "/clients/late/bind")
+        assert status == 429
+        assert "limit `clients`" in told["detail"]
+        assert (await s.call("POST", "/clients/first/bind", json={"managed": True}))[0] == 200, "who is back is welcome"
+        await s.call("DELETE", "/clients/first")
+
+        async def there_is_room() -> bool:
+            return (await s.call("POST", "/clients/late/bind"))[0] == 200
+
+        await eventually(there_is_room, "who has left still counts")
