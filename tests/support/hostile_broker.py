@@ -96,7 +96,7 @@ async def confirms(writer: asyncio.StreamWriter, channel: int) -> None:
 
 HARMS: Final[dict[str, Harm]] = {harm.__name__: harm for harm in (body, almost, heartbeats, marks, confirms)}
 APIS: Final[dict[str, Answer]] = {
-    "bomb": gzip_bomb(1024**3),
+    "bomb": gzip_bomb(2**31),
     "endless": endless,
     "many": answers_json(consumers(300_000)),
     "few": answers_json(consumers(19_000)),

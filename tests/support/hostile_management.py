@@ -95,7 +95,9 @@ def json(value: object) -> Answer:
 
 def gzip_bomb(size: int = 256 * MIB) -> Answer:
     """A few kilobytes that are `size` bytes once they are unpacked."""
-    return whole(gzip.compress(b"[" + b" " * size + b"]", 1), Content_Encoding="gzip")
+    part = 16 * MIB
+    parts = [gzip.compress(b"["), *[gzip.compress(b" " * part, 1)] * (size // part), gzip.compress(b"]")]
+    return whole(b"".join(parts), Content_Encoding="gzip")
 
 
 async def endless(_path: str, writer: asyncio.StreamWriter) -> None:

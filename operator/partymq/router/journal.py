@@ -42,7 +42,8 @@ REFUSED_FIRST = 0.1
 REFUSED_MOST = 5.0
 """Seconds between tries with a journal that refuses a ledger."""
 MOST_WAITING = 10_000
-"""Marks and ledgers that come and are not looked at yet: a few, but after hours without a router one every 5 s."""
+"""Marks and ledgers that come before the first write, or are not looked at yet: after hours without a router one
+every 5 s."""
 MARK_EVERY = 5.0
 """Seconds between marks while another session is the router: it swallows ours."""
 
@@ -83,6 +84,8 @@ class Journal:
         self._changes: list[tuple[Change, asyncio.Future[Ledger]]] = []
         self._wake = asyncio.Event()
         self._tag = 0
+        self._early = 0
+        """Messages that came before the first ledger of this session."""
         self._ids = count(1)
         self._ledger: Ledger | None = None
         self.on_change: Callable[[], None] = lambda: None
@@ -105,7 +108,8 @@ class Journal:
 
     def _on_delivery(self, tag: int, _origin: bytes, _header: bytes, body: bytes) -> None:
         payload = body_payload(body)
-        if self._received.qsize() >= MOST_WAITING:
+        self._early += self._ledger is None
+        if self._early > MOST_WAITING or self._received.qsize() >= MOST_WAITING:
             raise BrokerError(
                 f"{self._queue} holds more than {MOST_WAITING} messages that no router has written: purge it when no "
                 "operator runs, or delete it"

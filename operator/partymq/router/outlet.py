@@ -9,11 +9,12 @@ from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple, Protocol
 
 from partymq.amqp.channel import Channel
-from partymq.errors import BrokerError
+from partymq.errors import BrokerError, NotAmqpError
 from partymq.router.link import Link
 from partymq.router.reluctant import Message
 
 UNLIMITED: Final = 1 << 60
+_UNSENT: Final = "the broker confirms what nobody has sent: what answers there is no RabbitMQ"
 
 
 class Settled(Protocol):
@@ -222,8 +223,8 @@ class Outlet:
 
     def _on_confirm(self, tag: int, multiple: bool) -> None:
         arrivals, confirmed = self._arrivals, self._confirmed
-        if multiple:
-            tag = min(tag, self.sent)  # a broker that confirms what nobody has sent is not counted up to
+        if tag > self.sent:
+            raise NotAmqpError(_UNSENT)
         for sequence in range(self._low, tag + 1) if multiple else (tag,):
             if (arrival := arrivals.pop(sequence, None)) is not None:
                 number, sink, _, _ = arrival
@@ -251,7 +252,9 @@ class Outlet:
 
     def _on_nack(self, tag: int, multiple: bool) -> None:
         """A queue has refused what it was sent; whoever published it decides what becomes of it."""
-        for sequence in range(self._low, min(tag, self.sent) + 1) if multiple else (tag,):
+        if tag > self.sent:
+            raise NotAmqpError(_UNSENT)
+        for sequence in range(self._low, tag + 1) if multiple else (tag,):
             if (arrival := self._arrivals.pop(sequence, None)) is not None:
                 number, sink, header, body = arrival
                 origin: Settled | None = self.source

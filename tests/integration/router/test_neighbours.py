@@ -53,7 +53,7 @@ async def hostile() -> AsyncIterator[dict[str, int]]:
 
 def hostile_group(name: str, broker: BrokerAddress) -> GroupConfig:
     group_id = GroupId(namespace="hostile", name=f"{name}-{unique('g')[-8:].lower().strip('-_.')}".replace("_", "-"))
-    return GroupConfig(group=group_id, spec=GroupSpec(source_queue="partymq-nothing", partitions=4096), broker=broker)
+    return GroupConfig(group=group_id, spec=GroupSpec(source_queue="partymq-nothing"), broker=broker)
 
 
 def unreachable(reports: list[GroupReport]) -> bool:
@@ -74,7 +74,7 @@ async def lag(g: Group, seconds: float) -> int:
 async def test_an_innocent_group_goes_on_beside_all_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(census, "LOOK_EVERY", 1.0)
     monkeypatch.setattr(census, "LOOK_EVERY_MAX", 1.0)
-    async with group(tmp_path) as g, hostile() as ports:
+    async with group(tmp_path) as g, hostile() as ports, hostile() as apis:  # each is busy with its own
         await g.route()
         await g.join("a")
         producer = await (await g.clients.producer(g.source, rate=RATE, keys=50)).started()
@@ -83,7 +83,7 @@ async def test_an_innocent_group_goes_on_beside_all_of_them(tmp_path: Path, monk
         assert g.supervisor is not None
         theirs = [hostile_group(kind, BrokerAddress(host="127.0.0.1", port=ports[kind])) for kind in HARMS]
         ours = [
-            hostile_group(kind, replace(address(), management_uri=f"http://127.0.0.1:{ports[kind]}")) for kind in APIS
+            hostile_group(kind, replace(address(), management_uri=f"http://127.0.0.1:{apis[kind]}")) for kind in APIS
         ]
         said: dict[GroupId, list[GroupReport]] = {config.group: [] for config in (*theirs, *ours)}
         others = Supervisor(

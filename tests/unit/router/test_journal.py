@@ -118,6 +118,19 @@ async def test_rubbish_in_the_journal_of_a_router_is_no_defect() -> None:
         queue.deliver(rubbish)
 
 
+async def test_a_journal_that_does_not_end_ends_the_session() -> None:
+    queue = Queue()
+    winning = await _winning(queue)
+    for _ in range(journal_module.MOST_WAITING):
+        queue.deliver(b'{"mark":"x"}')
+        if queue.journal._received.qsize() > 100:
+            await asyncio.sleep(0)
+    with pytest.raises(BrokerError, match="no router has written"):
+        queue.deliver(b'{"mark":"x"}')
+    winning.cancel()
+    await asyncio.gather(winning, return_exceptions=True)
+
+
 async def test_a_journal_that_is_flooded_ends_the_session() -> None:
     queue = Queue()
     for _ in range(journal_module.MOST_WAITING):
