@@ -80,7 +80,7 @@ URIS: list[Callable[[str], str]] = [
     lambda s: f"amqp://user:{quote(s, safe='', errors='replace')}@host:notaport/",
     lambda s: f"amqp://user:{s}@host:99999/",
     lambda s: f"amqp://user:{s}@[::1/",
-    lambda s: f"amqp://user:{s}",
+    lambda s: f"amqp://user:{s.replace('@', '')}",  # what is behind the last @ is the host, and said
     lambda s: f"amqp:/user:{s}@host",
     lambda s: f"user:{s}@host",
     lambda s: f"http://user:{s}@host",
