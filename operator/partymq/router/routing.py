@@ -13,7 +13,6 @@ from partymq.core.ledger import Ledger
 from partymq.core.membership import Membership
 from partymq.core.names import SPREAD, Names
 from partymq.core.spec import GroupConfig
-from partymq.errors import LimitReachedError
 from partymq.router.backlogs import Backlogs
 from partymq.router.careful import Careful
 from partymq.router.clients import SessionClients
@@ -31,16 +30,13 @@ from partymq.router.overflow import Overflows
 from partymq.router.pace import Pace
 from partymq.router.points import Checkpoint
 from partymq.router.publisher import Publisher
+from partymq.router.refusals import Refusals
 from partymq.router.release import Releaser
-from partymq.router.reluctant import MUCH, Message, Reluctant
+from partymq.router.reluctant import Message
 from partymq.router.segments import Flow, SegmentReader
 from partymq.router.source import KeyReader
 from partymq.router.sourcekind import AskManagement, SourceKind
 from partymq.router.troubles import Troubles
-
-REFUSES = "QueueRefuses"
-CHANNELS = "channels"
-"""A trouble's name: it is no queue's."""
 
 
 class Routing:
@@ -74,8 +70,6 @@ class Routing:
         self.names = names
         self.journal = journal
         self.troubles = troubles = Troubles(on_notice=listener.notice, on_change=listener.changed)
-        link.on_short = self._on_short
-        publisher.on_reluctant = self._on_reluctant
         self.pace = pace = Pace(topology, queues=lambda: (spec.source_queue, *self.inboxes.queues))
         self._ledger: Ledger | None = None
         """The one that lanes follow: what the journal holds, once `_on_ledger` was told."""
@@ -169,6 +163,9 @@ class Routing:
             on_left=self.releaser.left,
             checkpoint=checkpoint,
         )
+        self._refusals = Refusals(troubles=troubles, overflows=self.overflows, spec=config.clients)
+        publisher.on_reluctant = self._refusals.reluctant
+        link.on_short = self._refusals.short
         self.clients: SessionClients | None = None
         if config.clients is not None:
             self.clients = SessionClients(
@@ -252,12 +249,6 @@ class Routing:
         await asyncio.gather(self.releaser.close(), self.overflows.close())
         await self._publisher.confirmed()
 
-    def _on_short(self, error: LimitReachedError | None) -> None:
-        if error is None:
-            self.troubles.over(CHANNELS)
-        else:
-            self.troubles.refused(CHANNELS, error, effect="What needs one of its own waits for it")
-
     def _on_refused(self, member: Member, message: Message) -> None:
         """A member's inbox has refused a message: it waits, and before what comes after it."""
         member.refused(asyncio.get_running_loop().time())
@@ -271,29 +262,8 @@ class Routing:
             assert isinstance(message.origin, Flow)  # nothing else gives to inboxes
             message.origin.take_back(message.tag, message.header, message.body)
         self._wait_for(member)
-        inbox = self.names.inbox(member.name)
-        self.troubles.meet(inbox, reason=REFUSES, message=f"{_refuses(inbox)}. What is for {member.name} waits")
+        self._refusals.inbox(self.names.inbox(member.name), member=member.name)
         self.pace.stir()
-
-    def _on_reluctant(self, reluctant: Reluctant) -> None:
-        exchange, queue = reluctant.sink.exchange, reluctant.sink.queue
-        client = self.clients.named(exchange, queue) if self.clients is not None else None
-        what = queue if client is None else f"client {client}"
-        if client is not None and reluctant.kept >= MUCH:
-            self.overflows.begin(client, reluctant)
-        if not reluctant.kept:
-            if client is None or not self.overflows.of(client):
-                self.troubles.over(what)
-        elif client is None:
-            self.troubles.meet(what, reason=REFUSES, message=f"{_refuses(queue)}. What is for it waits")
-        else:
-            self.troubles.meet(
-                what,
-                reason="ClientFull",
-                message=f"{client} has no room: the queue that is bound to {exchange} with routing key {queue} refuses "
-                "messages (basic.nack), as one does that is at its length limit (x-overflow: reject-publish) or has "
-                f"failed. Let it be consumed, raise its limit, or unbind {client}: what is for it waits, others go on",
-            )
 
     def _on_park(self, lane: Lane) -> None:
         if lane.mode is Mode.WAITING:
@@ -420,10 +390,3 @@ class Routing:
     def _on_stray(self, header: bytes, body: bytes, reader: SegmentReader, tag: int) -> None:
         """Something unstamped in a queue of ours: somebody else's message."""
         self.keyless.bury(header, body, reader, tag)
-
-
-def _refuses(queue: str) -> str:
-    return (
-        f"{queue} refuses messages (basic.nack): a policy with max-length and reject-publish matches it "
-        "(`rabbitmqctl list_policies`), or it has failed (`rabbitmq-queues quorum_status`)"
-    )
