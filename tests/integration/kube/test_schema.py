@@ -33,6 +33,7 @@ def test_defaults_are_set(kubectl: Kubectl) -> None:
         "backlog": {"limit": 100_000},
         "members": {"rejoinSeconds": 30},
         "rebalance": {"delaySeconds": 2},
+        "rollout": {"patienceSeconds": 60},
         "handoff": {"timeoutSeconds": 300, "onTimeout": "Wait"},
         "deletionPolicy": "DeleteEmpty",
         "paused": False,
@@ -99,5 +100,6 @@ def test_columns(kubectl: Kubectl) -> None:
     status = {"memberCount": 3, "partitions": {"total": 64, "assigned": 64, "held": 2}}
     kubectl("patch", "pgrp", "orders", "--subresource=status", "--type=merge", "-p", json.dumps({"status": status}))
     header, row = kubectl("get", "partymq").splitlines()
-    assert header.split() == ["NAME", "SOURCE", "PARTITIONS", "MEMBERS", "HELD", "READY", "AGE"]
+    columns = ["NAME", "SOURCE", "PARTITIONS", "MEMBERS", "ROLLOUT", "HELD", "WORKING", "READY", "AGE"]
+    assert header.split() == columns
     assert row.split()[:5] == ["orders", "orders", "64", "3", "2"]

@@ -100,8 +100,11 @@ async def test_a_report_is_visible_within_two_seconds(kubectl: Kubectl, watch: S
     status = kubectl.status()
     assert status["router"] == "operator-a"
     assert status["members"] == [
-        {"name": "a", "state": "Active", "partitions": "0-63", "ready": 3, "since": "1970-01-01T00:00:00Z"}
-    ]
+        {
+            "name": "a", "state": "Active", "partitions": "0-63", "ready": 3, "backlog": 0,
+            "since": "1970-01-01T00:00:00Z",
+        }
+    ]  # fmt: skip
     assert status["messages"] == {"source": 5, "backlog": 0}
     assert kubectl("get", "pgrp", "orders").splitlines()[1].split()[:6] == ["orders", "orders", "64", "1", "0", "True"]
 
