@@ -93,8 +93,9 @@ async def test_kubectl_shows_and_explains_groups(make_field: MakeField) -> None:
         await field.deploy(1)
         kubectl = field.cluster.kubectl
         head, *rows = (await kubectl("get", "pgrp", field.name)).splitlines()
-        assert head.split() == ["NAME", "SOURCE", "PARTITIONS", "MEMBERS", "HELD", "READY", "AGE"]
-        assert rows[0].split()[:6] == [field.name, field.source, "8", "1", "0", "True"]
+        columns = ["NAME", "SOURCE", "PARTITIONS", "MEMBERS", "ROLLOUT", "HELD", "WORKING", "READY", "AGE"]
+        assert head.split() == columns
+        assert rows[0].split()[:7] == [field.name, field.source, "8", "1", "0", "True", "True"]
         assert field.name in await kubectl("get", "partymq", "-o", "name")
         explained = await kubectl("explain", "partitiongroup.spec.key")
         assert "onMissing" in explained

@@ -212,7 +212,8 @@ class Census:
         before = self._remembered.get(broker, {})
         remembered = {queue: known for queue, known in before.items() if now - known[0] < REMEMBER}
         for queue, consuming in consumers.items():
-            foreign = tuple(consumer for consumer in consuming if consumer.foreign)
+            # A new one is listed some seconds before its connection is: it could not be found by that.
+            foreign = tuple(consumer for consumer in consuming if consumer.foreign and consumer.connection)
             if any(consumer.active for consumer in foreign):
                 remembered[queue] = now, foreign
         self._remembered[broker] = remembered

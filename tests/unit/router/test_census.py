@@ -179,6 +179,20 @@ async def test_a_consumer_that_is_gone_is_remembered() -> None:
         assert looking.remembered(BROKER, INBOX) == (GOOD,)
 
 
+async def test_a_consumer_is_remembered_once_its_connection_is_known() -> None:
+    unknown = replace(GOOD, connection="", client="")
+    _Management.answer = {INBOX: (unknown,)}
+    async with running(BROKER) as (looking, _):
+        await eventually(lambda: len(_Management.looks) > 1, "not looked at")
+        assert looking.remembered(BROKER, INBOX) == ()
+        _Management.answer = {INBOX: (GOOD,)}
+        await eventually(lambda: looking.remembered(BROKER, INBOX) == (GOOD,), "not seen")
+        _Management.answer = {INBOX: (unknown,)}
+        looks = len(_Management.looks)
+        await eventually(lambda: len(_Management.looks) > looks + 1, "not looked at again")
+        assert looking.remembered(BROKER, INBOX) == (GOOD,)
+
+
 async def test_one_that_waits_for_a_takeover_is_remembered_as_the_one_that_was_active() -> None:
     _Management.answer = {INBOX: (GOOD,)}
     async with running(BROKER) as (looking, _):
