@@ -86,26 +86,6 @@ async def test_a_client_without_room_waits_alone_and_loses_nothing(source_argume
         assert (await s.stop()) == 0
 
 
-async def test_a_client_without_room_can_be_unbound_and_others_get_what_waited_for_it() -> None:
-    async with serving() as s:
-        await _join_limited(s, "small", 50)
-        await s.join("large")
-        await s.publish(f"k{n % 100}" for n in range(1_000))
-
-        async def full() -> bool:
-            groups = (await s.call("GET", "/health"))[1]["groups"]
-            return any("small has no room" in group["message"] for group in groups.values())
-
-        await eventually(full, "it has room", 30.0)
-        await s.post("/clients/small/unbind")
-        await s.publish(f"k{n % 100}" for n in range(1_000))
-        await s.drained()
-        received = await s.received()
-    numbers = sorted(number for messages in received.values() for number, _ in messages)
-    assert numbers == list(range(1, 2_001)), "lost or repeated"
-    assert disorder({"large": received["large"]}) == 0
-
-
 async def _others_have_all(s: Served, client: str, many: int) -> None:
     """Waits until another client has its part, and nothing is left in the source."""
 
@@ -115,6 +95,14 @@ async def _others_have_all(s: Served, client: str, many: int) -> None:
         return (state.message_count or 0) >= many and not source.message_count
 
     await eventually(have, f"{client} waits, too", 60.0)
+
+
+async def _fill(s: Served, *, keys: int) -> None:
+    """A client without room, and another one that goes on."""
+    await _join_limited(s, "small", ROOM)
+    await s.join("large")
+    await s.publish(f"k{n % keys}" for n in range(MANY))
+    await _others_have_all(s, "large", SOME)
 
 
 async def _all_are_somewhere(s: Served, got: list[tuple[int, str]]) -> bool:
@@ -142,10 +130,7 @@ async def _all_of_it(s: Served, *, repeats: bool) -> None:
 @pytest.mark.parametrize("source_arguments", [None, QUORUM], ids=["classic", "quorum"])
 async def test_others_go_on_however_much_waits(source_arguments: dict[str, str] | None) -> None:
     async with serving(source_arguments) as s:
-        await _join_limited(s, "small", ROOM)
-        await s.join("large")
-        await s.publish(f"k{n % 200}" for n in range(MANY))
-        await _others_have_all(s, "large", SOME)
+        await _fill(s, keys=200)
         await s.publish(f"k{n % 200}" for n in range(MANY // 3))
         await _others_have_all(s, "large", MORE)
         await _all_of_it(s, repeats=False)
@@ -160,10 +145,7 @@ async def _has(s: Served, client: str, many: int) -> bool:
 
 async def test_a_server_that_stops_in_order_repeats_nothing_of_what_waits() -> None:
     async with serving() as s:
-        await _join_limited(s, "small", ROOM)
-        await s.join("large")
-        await s.publish(f"k{n % 200}" for n in range(MANY))
-        await _others_have_all(s, "large", SOME)
+        await _fill(s, keys=200)
         got: list[tuple[int, str]] = []
         await _take(s, "small", got, lambda: len(got) >= 2 * ROOM)  # it is on its way while the server stops
         assert (await s.stop()) == 0
@@ -205,10 +187,7 @@ async def test_killed_at(point: Point) -> None:
 
 async def test_what_waits_for_a_client_that_is_unbound_goes_to_others_in_order() -> None:
     async with serving() as s:
-        await _join_limited(s, "small", ROOM)
-        await s.join("large")
-        await s.publish(f"k{n % 100}" for n in range(MANY))
-        await _others_have_all(s, "large", SOME)
+        await _fill(s, keys=100)
         await s.post("/clients/small/unbind")
         await s.publish(f"k{n % 100}" for n in range(MANY // 3))
         await s.drained()
@@ -232,6 +211,7 @@ async def test_one_is_unbound_at_the_moment_when_it_is_full(number: int) -> None
 
         await eventually(full, "it has room", 30.0, every=0.002 * number)
         await s.post("/clients/small/unbind")
+        await s.publish(f"k{n % 100}" for n in range(1_000))
         await s.drained()
         received = await s.received()
         groups = (await s.call("GET", "/health"))[1]["groups"]
@@ -243,10 +223,7 @@ async def test_one_is_unbound_at_the_moment_when_it_is_full(number: int) -> None
 
 async def test_what_waits_for_a_client_whose_queue_is_deleted_goes_to_others_in_order() -> None:
     async with serving() as s:
-        await _join_limited(s, "small", ROOM)
-        await s.join("large")
-        await s.publish(f"k{n % 100}" for n in range(MANY))
-        await _others_have_all(s, "large", SOME)
+        await _fill(s, keys=100)
         deleted = await s.channel.queue_delete(s.queues.pop("small"))
         # One may have been on its way into the queue: RabbitMQ confirms what a queue that is deleted has not taken.
         least = MANY - (deleted.message_count or 0) - 1
