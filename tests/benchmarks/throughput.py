@@ -86,7 +86,7 @@ def _messages(run: Run, size: str) -> int:
 async def _routed(
     run: Run, source: str, size: str, key: str, *, holding: bool
 ) -> AsyncIterator[tuple[Routers, Clients]]:
-    """A group with three members in front of a full source; routing begins once they consume."""
+    """A group with three members in front of a full source; routing begins once each has its share."""
     messages = _messages(run, size)
     async with AsyncExitStack() as stack:
         queue = await stack.enter_async_context(temporary_queue(amqp_url(), "source", QUEUES[source]))
@@ -94,15 +94,15 @@ async def _routed(
         router = await stack.enter_async_context(routers(run))
         await fill(run, queue, messages, size=SIZES[size], key=key)
         window = {"inbox_window": 100 * messages} if holding else {}
-        # The delay lets all members come before the first plan: there is no handoff.
-        router.configure(
-            "g", MEMBERS, key=key, source_queue=queue, partitions=PARTITIONS, rebalance_delay=0.5, **window
-        )
+        spec = {"key": key, "source_queue": queue, "partitions": PARTITIONS, "rebalance_delay": 0.5, **window}
+        router.configure("g", MEMBERS, paused=True, **spec)
         await router.known("g")
         await consumers.do("pace", work=0.0, open=not holding)
         for name in MEMBERS:
             inbox, prefetch = router.names("g").inbox(name), 1 if holding else PREFETCH
             await consumers.do("consume", queue=inbox, name=name, prefetch=prefetch, timed=False)
+        await router.settled("g")  # who holds what it is given hands nothing off any more
+        router.configure("g", MEMBERS, **spec)
         yield router, consumers
 
 
