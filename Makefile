@@ -6,18 +6,27 @@
 ifneq ($(BROKER),)
 export PARTYMQ_BROKER_VERSION := $(BROKER)
 endif
-.PHONY: help venv lint format test test-unit test-integration e2e demo bench soak fuzz mutants cluster-up cluster-down broker-up broker-down image clean distclean
+.PHONY: help venv lint docs generate format test test-unit test-integration e2e try demo rollouts bench soak fuzz siege mutants cluster-up cluster-down broker-up broker-down image clean distclean
 
 help: ## Show what there is to make
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
+try: ## See it work on this machine: a broker, a router and some clients, in two minutes
+	@hack/try.sh $(ARGS)
+
 venv: ## The project and its tools in .venv
 	@hack/venv.sh
 
-lint: ## ruff, mypy, import-linter, shellcheck, helm lint
+lint: ## ruff, mypy, import-linter, shellcheck, helm lint, links between pages, stale generated files, known vulnerabilities of dependencies
 	@hack/run.sh lint
 
-format: ## Let ruff format the code and mend what it can
+docs: ## The documentation as a site in build/docs
+	@hack/run.sh docs
+
+generate: ## Write what is made of declarations: the kind and the chart's copy, reference pages, docs/openapi.json
+	@hack/run.sh generate
+
+format: ## Let ruff format the code and fix what it can
 	@hack/run.sh format
 
 test: test-unit test-integration ## Unit and integration tests
@@ -31,14 +40,20 @@ test-integration: ## Integration tests, with a real RabbitMQ and a bare API serv
 e2e: ## End-to-end tests, with RabbitMQ and a Kubernetes cluster
 	@hack/run.sh e2e $(ARGS)
 
-demo: ## See it work: a cluster, a broker, the operator and some clients
+demo: ## See all of it work: a cluster, a broker, the operator and some clients
 	@hack/run.sh demo $(ARGS)
+
+rollouts: ## Measure what rollouts cost on a cluster (10 min); ARGS name rows, --times N repeats them
+	@hack/run.sh rollouts $(ARGS)
 
 bench: ## Measure it beside the alternatives (25 min); ARGS name sections, --quick is a smoke run
 	@hack/run.sh bench $(ARGS)
 
 fuzz: ## Feed the readers of what others send with rubbish: SECONDS=3600
 	@FUZZ_SECONDS=$(SECONDS) hack/run.sh fuzz $(ARGS)
+
+siege: ## The real operator with its pod's memory, besieged in all ways that once ended it: SECONDS=300
+	@PARTYMQ_SIEGE_SECONDS=$(or $(SECONDS),300) hack/run.sh siege $(ARGS)
 
 mutants: ## Remove each rule of the protocol and see a simulated history fail
 	@hack/run.sh mutants $(ARGS)

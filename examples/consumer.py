@@ -9,7 +9,7 @@ import aio_pika
 
 
 def show(*, consuming: bool) -> None:
-    """Tell the readiness probe: Kubernetes takes an old pod away only for a new one that consumes."""
+    """Tell the startup probe: Kubernetes takes an old pod away only for a new one that consumes."""
     if path := os.environ.get("READY_FILE"):
         Path(path).touch() if consuming else Path(path).unlink(missing_ok=True)
 

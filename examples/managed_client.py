@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import socket
+from contextlib import suppress
 
 import aio_pika
 import aiohttp
@@ -17,7 +18,7 @@ async def post(http: aiohttp.ClientSession, what: str, body: object = None) -> a
     while True:
         try:
             answer = await http.post(f"{ME}/{what}", json=body)
-            if answer.status != 503:  # it connects to the broker, or another server routes
+            if answer.status not in (429, 503):  # too often; it connects to the broker, or another server routes
                 answer.raise_for_status()
                 return answer
         except aiohttp.ClientConnectionError as error:  # it has not started yet
@@ -50,7 +51,8 @@ async def main() -> None:
             await message.ack()
         if leaving.cancel():  # it had not left; whoever starts us again soon gets the same keys
             raise SystemExit("the connection to RabbitMQ or the inbox is lost")
-        await post(http, "unbind")
+        with suppress(TimeoutError):  # a server that is gone, too, notices later that we are
+            await asyncio.wait_for(post(http, "unbind"), 5)
 
 
 asyncio.run(main())

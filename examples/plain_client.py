@@ -21,7 +21,7 @@ def post(what: str) -> bytes:
             with urllib.request.urlopen(request) as answer:  # noqa: S310
                 return bytes(answer.read())
         except OSError as error:  # it has not started yet, connects to the broker (503), or another server routes
-            if getattr(error, "code", 503) != 503:
+            if getattr(error, "code", 503) not in (429, 503):  # 429: too often
                 raise
         time.sleep(1)
 

@@ -29,6 +29,8 @@ docker_down() {
 
 docker_kill() { if docker_alive; then docker kill --signal KILL "$(container)" >/dev/null; fi; }
 docker_signal() { if [ "$1" = freeze ]; then docker pause "$(container)"; else docker unpause "$(container)"; fi >/dev/null; }
+docker_cut() { lack "broker.sh cut works on brokers that are no containers."; }
+docker_mend() { :; }
 docker_frozen() { [ "$(docker inspect -f '{{.State.Paused}}' "$(container)" 2>/dev/null)" = true ]; }
 docker_ctl() { docker exec "$(container)" rabbitmqctl "$@"; }
 docker_status() { docker_alive; }

@@ -7,6 +7,7 @@
 #   broker.sh --port PORT ctl ARGS...           rabbitmqctl of the instance that listens there
 #   broker.sh [--instance NAME] kill            SIGKILL, for fault tests; `up` starts it again with its data
 #   broker.sh [--instance NAME] freeze|thaw     SIGSTOP and SIGCONT, for fault tests; `kill` may follow a freeze
+#   broker.sh [--instance NAME] cut|mend        let nothing pass between it and anybody else, without a word; it takes iptables
 #   broker.sh [--instance NAME] status          exit code 0 while it runs
 #   broker.sh [--instance NAME] down [--purge]  stop it; --purge drops its data and frees its ports
 #   broker.sh down --all [--purge]
@@ -88,8 +89,8 @@ is_external() { # a broker of the user's own; our own URL comes back to us in th
 build_root() {
   if [ -x "$DEBIAN/usr/sbin/rabbitmqctl" ]; then return; fi
   need debootstrap:debootstrap
-  step broker-root "building the Debian root of RabbitMQ $(version_of "$NAME") (50 to 110 s, once)" \
-    debian_root "$DEBIAN" rabbitmq-server "$SUITE"
+  step broker-root "building the Debian root of RabbitMQ $(version_of "$NAME") (20 to 110 s, once)" \
+    debian_files "$DEBIAN" rabbitmq-server "$SUITE"
 }
 
 # shellcheck disable=SC2016 # $1 and its kind are for the inner shell
@@ -105,8 +106,13 @@ enter() { # sets ENTER, a command prefix: NAME's folder is /data in the root. Th
     "RABBITMQ_NODENAME=$(node_name "$1")" RABBITMQ_MNESIA_BASE=/data/mnesia RABBITMQ_LOG_BASE=/data/log
     "RABBITMQ_DIST_PORT=$(($(port) + 20000))" RABBITMQ_ENABLED_PLUGINS_FILE=/data/enabled RABBITMQ_CONFIG_FILE=/data/rabbitmq.conf
     RUNNING_UNDER_SYSTEMD=true # then rabbitmq-server is replaced by the Erlang VM, whose pid is the one we know
-    "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS=+sbwt none +sbwtdcpu none +sbwtdio none" # no busy waiting: the cores are the tests' too
+    # no busy waiting: the cores are the tests' too; and an address of its own for what it connects to (see chroot_cut)
+    "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS=+sbwt none +sbwtdcpu none +sbwtdio none -kernel inet_dist_connect_options [{ip,{$(own_ip "$1" ,)}}]"
   )
+}
+own_ip() { # NAME SEPARATOR: an address on loopback that nobody else has, by the port
+  local port; port=$(cat "$(folder "$1")/port")
+  echo "127$2$((port / 256))$2$((port % 256))${2}1"
 }
 node_name() { if [ "$1" = default ]; then echo partymq@localhost; else echo "partymq-$1@localhost"; fi; }
 
@@ -146,6 +152,7 @@ chroot_up() {
 }
 
 chroot_down() {
+  chroot_mend
   stop "$NAME"
   if [ -n "$PURGE" ]; then rm -rf --one-file-system "$(folder "$NAME")"; fi
   for name in $(instances); do alive "$name" && return; done
@@ -172,6 +179,29 @@ chroot_signal() { # freeze|thaw
   [ "$1" = thaw ] || signal=STOP
   if pid=$(pid_of "$NAME"); then kill "-$signal" "$pid"; fi
 }
+chroot_cut() { # by what it listens on, and where its own connections to other nodes come from
+  need iptables:iptables
+  local chain port ip
+  chain=PARTYMQ-$(port)
+  ip=$(own_ip "$NAME" .)
+  chroot_mend
+  iptables -w -N "$chain"
+  for port in "$(port)" $(($(port) + 10000)) $(($(port) + 20000)); do
+    iptables -w -A "$chain" -p tcp --dport "$port" -j DROP
+    iptables -w -A "$chain" -p tcp --sport "$port" -j DROP
+  done
+  iptables -w -A "$chain" -s "$ip" -j DROP
+  iptables -w -A "$chain" -d "$ip" -j DROP
+  iptables -w -I INPUT -i lo -j "$chain"
+}
+chroot_mend() {
+  local chain
+  chain=PARTYMQ-$(port) || return 0
+  command -v iptables >/dev/null && iptables -w -n -L "$chain" >/dev/null 2>&1 || return 0
+  iptables -w -D INPUT -i lo -j "$chain" || true
+  iptables -w -F "$chain"
+  iptables -w -X "$chain"
+}
 chroot_frozen() { local pid; pid=$(pid_of "$NAME") && [[ $(sed 's/.*) //' "/proc/$pid/stat") == T* ]]; }
 chroot_pod_url() { amqp_url; }
 
@@ -181,7 +211,7 @@ instances() { for d in "$BROKER"/instances/*/; do if [ -e "$d/port" ]; then base
 engine() { if has_docker; then echo docker; else echo chroot; fi; }
 
 # Quorum queues that were declared within 3 s before a SIGKILL are lost to RabbitMQ 4.0 for good: it writes their names late
-# (rabbitmq-server issue 15725). No client could mend that, so it writes them in the moment of the kill. One that was just being
+# (rabbitmq-server issue 15725). No client could fix that, so it writes them in the moment of the kill. One that was just being
 # declared, in which nothing can be, comes back without a leader all the same: `up` has it elected, as an administrator would.
 # One that is frozen writes nothing any more: whoever freezes it sees to that before.
 kill_hard() {
@@ -229,6 +259,7 @@ management-url) locked broker claim_port; management_url ;;
 ctl) "$(engine)_ctl" "${ARGS[@]}" ;;
 kill) locked broker kill_hard "$(engine)" ;;
 freeze | thaw) "$(engine)_signal" "$COMMAND" ;;
+cut | mend) "$(engine)_$COMMAND" ;;
 status) status "$(engine)" ;;
 pod-url) "$(engine)_pod_url" ;;
 down) locked broker down "$(engine)" ;;

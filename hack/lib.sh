@@ -11,7 +11,10 @@ CACHE=${PARTYMQ_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/partymq}
 BIN=$CACHE/bin
 export HOME PARTYMQ_CACHE=$CACHE PATH="$BIN:$PATH:/usr/sbin:/sbin"
 
-say() { printf '%s %s\n' "$(date +%T)" "$*" >&2; }
+say() { # over a line of progress, where there is one
+  if [ -t 2 ]; then printf '\r\033[K' >&2; fi
+  printf '%s %s\n' "$(date +%T)" "$*" >&2
+}
 die() { say "$*"; exit 1; }
 lack() { say "$*"; exit 3; } # this machine lacks something: not a failure of what was to be done
 
@@ -44,7 +47,7 @@ step() { # step LOG "what it does (how long)" COMMAND...: the output goes to a l
   code=$?
   set -e
   if [ $code != 0 ]; then tail -n 30 "$log" >&2; die "failed: $what; all of its output is in $log"; fi
-  say "  done in $((SECONDS - began)) s"
+  say "  $(basename "$log" .log) done in $((SECONDS - began)) s"
 }
 
 wait_for() { # wait_for SECONDS COMMAND...
@@ -117,7 +120,31 @@ need_go() {
 
 # --- Debian in a folder, for the broker and for images
 
-debian_root() { # debian_root FOLDER PACKAGE,PACKAGE [SUITE]: Debian 13, or that suite
+debian_root() { # debian_root FOLDER PACKAGE,PACKAGE: Debian 13 with these installed
+  bootstrap "$1" "$2"
+  rm -rf "$1.new"/var/cache/apt/archives/*.deb "$1.new"/var/lib/apt/lists/*
+  mv "$1.new" "$1"
+}
+
+# Half of the work of an installation is to configure packages, which a program that runs as root with a configuration of its own
+# does not need: it gets their files, the users that every Debian has, and nothing in which more could be installed.
+debian_files() { # debian_files FOLDER PACKAGE,PACKAGE [SUITE]: Debian 13, or that suite, with these unpacked
+  local new=$1.new package
+  bootstrap "$1" "$2" "${3:-}" --foreign
+  for package in $(<"$new/debootstrap/base"); do
+    echo "I: Unpacking $package..."
+    # shellcheck disable=SC2016 # for the inner shell; by the tools of that Debian
+    chroot "$new" sh -ec 'dpkg-deb --fsys-tarfile "$1" | tar -xf - -C / --keep-directory-symlink' unpack \
+      "$(cd "$new" && echo var/cache/apt/archives/"$package"_*.deb)"
+  done
+  cp "$new/usr/share/base-passwd/passwd.master" "$new/etc/passwd"
+  cp "$new/usr/share/base-passwd/group.master" "$new/etc/group"
+  rm -rf "$new/debootstrap" "$new/var/cache/apt/archives" "$new/proc" # in a container proc is a link
+  mkdir "$new/proc"
+  mv "$new" "$1"
+}
+
+bootstrap() { # bootstrap FOLDER PACKAGE,PACKAGE [SUITE] [OPTION]: makes FOLDER.new
   local mirror
   # where apt itself finds Debian; none on a derivative, where debootstrap takes its own default
   # shellcheck disable=SC2016 # apt's own variable
@@ -126,9 +153,7 @@ debian_root() { # debian_root FOLDER PACKAGE,PACKAGE [SUITE]: Debian 13, or that
   rm -rf --one-file-system "$1" "$1.new"
   # in its own mount namespace: what debootstrap mounts goes when it goes, however it ends
   unshare --mount --propagation private \
-    debootstrap --variant=minbase --cache-dir="$CACHE/debs" --include="$2" "${3:-trixie}" "$1.new" ${mirror:+"$mirror"}
-  rm -rf "$1.new"/var/cache/apt/archives/*.deb "$1.new"/var/lib/apt/lists/*
-  mv "$1.new" "$1"
+    debootstrap --variant=minbase --cache-dir="$CACHE/debs" --include="$2" ${4:+"$4"} "${3:-trixie}" "$1.new" ${mirror:+"$mirror"}
 }
 
 # --- daemons: RUN holds one pid file each, "pid starttime", so that a reused pid is never signalled; a zombie counts as gone

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# run.sh unit|fuzz|mutants|integration|e2e|demo|bench|soak|lint|format [ARGS...]: makes sure that what a run needs is there, puts its addresses into
-# the environment, and runs it. The Makefile's targets are calls of this script; ARGS go to pytest, or to the program.
+# run.sh unit|fuzz|siege|mutants|integration|e2e|demo|rollouts|bench|soak|lint|docs|generate|format [ARGS...]: makes sure that what a run needs is there, puts its addresses into
+# the environment, and runs it. The Makefile's targets are calls of this script; ARGS go to pytest, or to the program; tests that they name
+# (tests/unit/sim) are run in place of all.
 #
 #   PARTYMQ_AMQP_URL, PARTYMQ_MANAGEMENT_URL      the broker, with credentials            integration, e2e, demo, bench
-#   PARTYMQ_POD_AMQP_URL                          the same broker as pods see it          e2e, demo
-#   KUBECONFIG                                    bare API server for integration, cluster for e2e and demo
-#   PARTYMQ_OPERATOR_IMAGE, PARTYMQ_EXAMPLE_IMAGE                                         e2e, demo
+#   PARTYMQ_POD_AMQP_URL                          the same broker as pods see it          e2e, demo, rollouts
+#   KUBECONFIG                                    bare API server for integration, cluster for e2e, demo and rollouts
+#   PARTYMQ_OPERATOR_IMAGE, PARTYMQ_EXAMPLE_IMAGE                                         e2e, demo, rollouts
 #   PARTYMQ_HOST_NETWORK=1                        where pods have to use the host's network
 #   PARTYMQ_CACHE, and PATH with kubectl and helm                                         all
 #   PARTYMQ_TEST_JOBS                             tests at a time (0, the default, is one)     integration, e2e
@@ -21,6 +22,8 @@ with_broker() {
   if [ -z "$external" ] || [ -n "${PARTYMQ_MANAGEMENT_URL:-}" ]; then PARTYMQ_MANAGEMENT_URL=$(hack broker management-url); fi
   export PARTYMQ_AMQP_URL PARTYMQ_MANAGEMENT_URL
 }
+
+with_prometheus() { hack tools prometheus || [ $? = 3 ]; } # where it can't be had, what needs it is skipped
 
 with_api() {
   KUBECONFIG=$(hack cluster api up)
@@ -46,6 +49,12 @@ with_cluster() {
   export KUBECONFIG PARTYMQ_OPERATOR_IMAGE PARTYMQ_EXAMPLE_IMAGE PARTYMQ_POD_AMQP_URL KUBECACHEDIR=$CACHE/kube/kube-cache
 }
 
+docs() { # BUILDER FOLDER: a link or an anchor that leads nowhere is an error
+  .venv/bin/sphinx-build --fail-on-warning --keep-going --quiet --doctree-dir build/doctrees --conf-dir docs --builder "$1" . "$2"
+}
+
+generate() { PYTHONPATH=hack "$PYTHON" -m generate "$@"; }
+
 lint() { # all of them, so that one run shows everything
   local failed=()
   check() { say "$*"; "$@" >&2 || failed+=("${1##*/}"); }
@@ -56,15 +65,19 @@ lint() { # all of them, so that one run shows everything
   check .venv/bin/lint-imports
   check .venv/bin/shellcheck hack/*.sh .ci/run
   check helm lint --strict helm/partymq
+  check docs dummy build/dummy
+  check generate --check
+  check .venv/bin/python hack/audit.py # of dependencies, where its data can be had
   [ ${#failed[@]} = 0 ] || die "lint failed: ${failed[*]}"
 }
 
 parts() { # FOLDER FIRST SECOND [ARGS...]: its tests in two parts; those not marked `alone` PARTYMQ_TEST_JOBS at a time
   local folder=$1 marks=("$2" "$3") mark jobs found=()
   shift 3
+  [[ " $* " == *" tests/"* ]] || set -- "tests/$folder" "$@"
   for mark in "${marks[@]}"; do
     if [ "$mark" = alone ]; then jobs=0; else jobs=${PARTYMQ_TEST_JOBS:-0}; fi
-    if "$PYTHON" -m pytest "tests/$folder" -m "$mark" -n "$jobs" --dist loadgroup "$@"; then found+=("$mark"); else [ $? = 5 ]; fi
+    if "$PYTHON" -m pytest -m "$mark" -n "$jobs" --dist loadgroup "$@"; then found+=("$mark"); else [ $? = 5 ]; fi
   done # 5: none is selected
   [ ${#found[@]} -gt 0 ] || die "no test is selected"
 }
@@ -78,10 +91,18 @@ what=${1:-}
 [ $# = 0 ] || shift
 hack venv
 case $what in
-lint | format) "$what" ;;
+lint | generate | format) "$what" ;;
+docs)
+  docs html build/docs
+  say "open build/docs/index.html" ;;
 unit)
   hack tools helm # for the tests of the chart, which skip where somebody runs pytest without it
-  exec "$PYTHON" -m pytest tests/unit "$@" ;;
+  with_prometheus
+  [[ " $* " == *" tests/"* ]] || set -- tests/unit "$@"
+  exec "$PYTHON" -m pytest "$@" ;;
+siege) # PARTYMQ_SIEGE_SECONDS; with a broker of its own
+  with_api
+  exec "$PYTHON" -m pytest tests/integration/kube/test_siege.py "$@" ;;
 fuzz) # FUZZ_SECONDS, an hour if it is not set; each round with other examples
   until=$(($(date +%s) + ${FUZZ_SECONDS:-3600}))
   while [ "$(date +%s)" -lt "$until" ]; do
@@ -90,6 +111,7 @@ fuzz) # FUZZ_SECONDS, an hour if it is not set; each round with other examples
 mutants) exec "$PYTHON" -m pytest tests/mutants "$@" ;;
 integration)
   hack tools helm
+  with_prometheus
   with_broker; with_api
   parts integration "not alone" alone "$@" ;;
 e2e)
@@ -97,7 +119,10 @@ e2e)
   parts e2e alone "not alone" "$@" ;; # alone first: it brings the kind to the cluster
 demo)
   with_cluster
-  exec "$PYTHON" hack/demo.py "$@" ;;
+  PYTHONPATH=tests exec "$PYTHON" -m demo "$@" ;;
+rollouts)
+  with_cluster
+  PYTHONPATH=tests exec "$PYTHON" -m rollouts "$@" ;;
 bench)
   with_broker
   PYTHONPATH=tests exec "$PYTHON" -m benchmarks "$@" ;;

@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# tools.sh kube|helm...: builds the tools that no Debian package has, once, into the cache's bin folder.
+# tools.sh kube|helm|prometheus...: brings tools into the cache's bin folder, once.
 #
-# kube  etcd, kubectl and the Kubernetes servers in one binary, from hack/kube (4 GB of compile cache while it builds)
-# helm  at the version below, unless a helm 4 is on PATH
+# kube        etcd, kubectl and the Kubernetes servers in one binary, built from hack/kube (4 GB of compile cache while it builds)
+# helm        built, at the version below, unless a helm 4 is on PATH
+# prometheus  prometheus and promtool, for the tests of the alerts, out of Debian's package (20 MB), unless they are on PATH. It's
+#             unpacked and not installed: nothing is started, and the machine stays as it is
 . "$(dirname "$0")/lib.sh"
 
 HELM_VERSION=v4.3.1
@@ -35,9 +37,28 @@ build_helm() {
   rmdir "$BIN/helm.new"
 }
 
+build_prometheus() {
+  if command -v prometheus >/dev/null && command -v promtool >/dev/null; then return; fi
+  if is_root && command -v apt-get >/dev/null && ! apt-cache show prometheus >/dev/null 2>&1; then
+    locked apt step apt-update "reading the package lists" apt-get -o DPkg::Lock::Timeout=300 update -q
+  fi
+  apt-cache show prometheus >/dev/null 2>&1 ||
+    lack "prometheus and promtool are missing, and so the tests of the alerts are skipped: install Prometheus."
+  rm -rf "$BIN/prometheus.new"; mkdir "$BIN/prometheus.new"
+  step prometheus "fetching prometheus and promtool out of Debian's package (3 to 10 s, once)" unpack_prometheus "$BIN/prometheus.new"
+  mv "$BIN/prometheus.new"/usr/bin/{prometheus,promtool} "$BIN/"
+  rm -rf "$BIN/prometheus.new"
+}
+
+unpack_prometheus() { # unpack_prometheus FOLDER
+  cd "$1"
+  apt-get -o APT::Sandbox::User=root download -q prometheus # root's cache may be none that apt's own user can write to
+  dpkg-deb -x prometheus_*.deb .
+}
+
 for tool; do
   case $tool in
-  kube | helm) locked "build-$tool" "build_$tool" ;;
-  *) die "usage: tools.sh kube|helm..." ;;
+  kube | helm | prometheus) locked "build-$tool" "build_$tool" ;;
+  *) die "usage: tools.sh kube|helm|prometheus..." ;;
   esac
 done

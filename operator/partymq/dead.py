@@ -15,14 +15,14 @@ from datetime import UTC, datetime
 from typing import Final, TypeVar
 
 from partymq.amqp.address import parse_uri
-from partymq.amqp.deadletter import DeadMessage, KeyOf
-from partymq.amqp.keyread import key_reader
 from partymq.core.names import SPREAD, check_group
 from partymq.core.spec import BrokerAddress, GroupId, KeyFrom, KeySpec
 from partymq.errors import InvalidSpecError, PartyMQError
 from partymq.foreign import multiline, shown
 from partymq.limits import Limits
-from partymq.router.dead import Choice, DeadQueue, Outcome
+from partymq.message.dead_letter import DeadMessage, KeyOf
+from partymq.message.key_reader import key_reader
+from partymq.router.maintenance.dead_queue import LISTED_MOST, Choice, DeadQueue, Outcome
 
 DONE: Final = 0
 FAILED: Final = 1
@@ -210,7 +210,9 @@ def _show(messages: Sequence[DeadMessage], outcome: Outcome, *, as_json: bool) -
         sys.stdout.flush()
     elif messages:
         _print_table([_HEAD, *(_row(message) for message in messages)])
-    more = " (--limit shows more)" if len(messages) < outcome.there else ""
+    more = "" if len(messages) >= outcome.there else " (no more are shown at once: choose)"
+    if more and len(messages) < LISTED_MOST:
+        more = " (--limit shows more)"
     _say(f"{len(messages)} of {_messages(outcome.there)}{more}")
 
 

@@ -11,6 +11,7 @@
     │   │   ├── OverLimitError
     │   │   ├── NotAmqpError
     │   │   └── MessageTooLargeError
+    │   ├── TooMuchAtOnceError
     │   ├── ChannelClosedError
     │   ├── BrokerTooOldError
     │   ├── BrokerUnsuitableError
@@ -175,6 +176,20 @@ class MessageTooLargeError(ConnectionLostError):
         super().__init__(
             f"a message of {size} bytes is delivered, and PartyMQ takes in {most} at most: raise its limit `message` "
             "(docs/limits.md) above the broker's max_message_size, or take the message out of its queue"
+        )
+
+
+class TooMuchAtOnceError(BrokerError):
+    """What a session has to take in as a whole is more than this process has room for."""
+
+    reason = "TooMuchAtOnce"
+
+    def __init__(self, held: int, most: int) -> None:
+        super().__init__(
+            f"{held} bytes of messages came that have to be in memory at once (inboxes in a handoff, transfers, the "
+            f"journal), and all groups of this process may have {most}: nothing is lost. Look what stands in the "
+            "group's inboxes and transfers; raise --in-flight-bytes, and the memory limit with it, where they are to "
+            "hold so much"
         )
 
 

@@ -124,10 +124,10 @@ class Metrics(Collector):
             "Messages that wait in the backlogs of a member's partitions.",
             labels=(*_GROUP, "member"),
         )
-        stuck = GaugeMetricFamily(
-            "partymq_member_stuck_since_timestamp_seconds",
-            "Since when a member takes nothing out of its inbox although messages stand in it; absent while it does.",
-            labels=(*_GROUP, "member"),
+        since = GaugeMetricFamily(
+            "partymq_member_since_timestamp_seconds",
+            "Since when a member is in its state.",
+            labels=(*_GROUP, "member", "state"),
         )
         for group, report in groups:
             labels = [group.namespace, group.name]
@@ -137,6 +137,5 @@ class Metrics(Collector):
                 ready.add_metric([*labels, member.name], member.ready)
                 owned.add_metric([*labels, member.name], len(member.partitions))
                 backlog.add_metric([*labels, member.name], member.backlog)
-                if member.state is MemberState.STUCK:
-                    stuck.add_metric([*labels, member.name], member.since)
-        yield from (members, ready, owned, backlog, stuck)
+                since.add_metric([*labels, member.name, member.state.value.lower()], member.since)
+        yield from (members, ready, owned, backlog, since)

@@ -7,14 +7,17 @@ needed. The picture is the last one that the operator wrote: depths are up to a 
 import argparse
 import asyncio
 import sys
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 from partymq.core import ranges
 from partymq.core.keys import partition_of, text
 from partymq.core.names import check_group
 from partymq.core.spec import GroupId
 from partymq.errors import InvalidSpecError, PartyMQError
+
+if TYPE_CHECKING:
+    from partymq.kube.client import Client
 
 Body = Mapping[str, Any]
 
@@ -50,8 +53,8 @@ def run(chosen: argparse.Namespace) -> int:
     try:
         group = _group(chosen.group)
         with asyncio.Runner() as runner:
-            body = runner.run(_read(group, chosen.kubeconfig))
-        sys.stdout.write("\n".join(explain(body, chosen.key)) + "\n")
+            lines = runner.run(_answered(group, chosen.key, chosen.kubeconfig))
+        sys.stdout.write("\n".join(lines) + "\n")
     except InvalidSpecError as error:
         sys.stderr.write(f"partymq where: {error}\n")
         return BAD_INPUT
@@ -72,8 +75,9 @@ def explain(body: Body, key: str) -> list[str]:
     lines = [f"key        {key}", f"partition  {partition} of {count}"]
     owner = _owner(status, partition)
     lines.append(f"owner      {_described(owner)}" if owner else "owner      nobody")
-    lines += [f"before it  {each}" for each in _before(status, owner, partition)]
-    lines.append(f"what to do {_advice(meta['namespace'], status, owner)}")
+    moving = [each for each in status.get("handoffs") or () if partition in ranges.parse(each.get("partitions") or "")]
+    lines += [f"before it  {each}" for each in _before(status, owner, moving)]
+    lines.append(f"what to do {_advice(meta['namespace'], status, owner, moving)}")
     return lines
 
 
@@ -86,20 +90,33 @@ def _group(given: str) -> GroupId:
     return group
 
 
-async def _read(group: GroupId, kubeconfig: str | None) -> Body:
+async def _answered(group: GroupId, key: str, kubeconfig: str | None) -> list[str]:
     # Late: the API server's client takes a second to import.
-    from partymq.kube.client import ApiError, Client, configuration
+    from partymq.kube.client import Client, configuration
 
     async with Client.connect(await configuration(kubeconfig)) as api:
-        try:
-            return await api.read_group(group.namespace, group.name)
-        except ApiError as error:
-            if error.status != 404:
-                raise
-            raise InvalidSpecError(
-                f"There is no PartitionGroup {group.name} in namespace {group.namespace}. "
-                "`kubectl get partitiongroups -A` lists all."
-            ) from None
+        return explain(await read(api, group), key)
+
+
+async def read(api: "Client", group: GroupId) -> Body:
+    """The PartitionGroup; raises InvalidSpecError where there is none, and ApiError where the whole kind is missing."""
+    from partymq.kube.client import ApiError
+
+    try:
+        return await api.read_group(group.namespace, group.name)
+    except ApiError as error:
+        if error.status != 404:
+            raise
+    try:
+        await api.list_groups(group.namespace)
+    except ApiError as error:
+        if error.status == 404:  # not the group alone
+            raise
+        # Who may read it but not list them is told of the group: it is missing either way.
+    raise InvalidSpecError(
+        f"There is no PartitionGroup {group.name} in namespace {group.namespace}. "
+        "`kubectl get partitiongroups -A` lists all."
+    )
 
 
 def _owner(status: Body, partition: int) -> Body | None:
@@ -112,14 +129,13 @@ def _described(owner: Body) -> str:
     return f"{owner['name']}, {owner['state']} since {owner.get('since', 'an unknown time')}{waits}"
 
 
-def _before(status: Body, owner: Body | None, partition: int) -> list[str]:
+def _before(status: Body, owner: Body | None, moving: Sequence[Body]) -> list[str]:
     before = [
         f"a handoff: {handoff['donor']} gives it away since {handoff.get('since')}, waiting for {handoff['waitingFor']}"
-        for handoff in status.get("handoffs") or ()
-        if partition in ranges.parse(handoff.get("partitions") or "")
+        for handoff in moving
     ]
-    if owner is not None:
-        ready, backlog = owner.get("ready", 0), owner.get("backlog", 0)
+    if owner is not None and "ready" in owner:
+        ready, backlog = owner["ready"], owner.get("backlog", 0)
         before.append(f"{ready} messages ready in the owner's inbox, {backlog} in the backlogs of its partitions")
     source = (status.get("messages") or {}).get("source")
     if source:
@@ -127,7 +143,7 @@ def _before(status: Body, owner: Body | None, partition: int) -> list[str]:
     return before or ["nothing is known"]
 
 
-def _advice(namespace: str, status: Body, owner: Body | None) -> str:
+def _advice(namespace: str, status: Body, owner: Body | None, moving: Sequence[Body]) -> str:
     ready = _condition(status, "Ready")
     if ready is None:
         return "no operator has taken the group up: look whether one runs"
@@ -135,6 +151,8 @@ def _advice(namespace: str, status: Body, owner: Body | None) -> str:
         return f"the group is not ready ({ready['reason']}): {ready['message']}"
     if owner is None:
         return "wait for a pod that is ready and consumes its inbox; `kubectl describe pgrp` says who is joining"
+    if moving and owner["state"] == "Active":
+        return f"mostly nothing; if it takes minutes, look whether {moving[0]['donor']} acknowledges what it holds"
     if advice := _ADVICE.get(owner["state"]):
         return advice.format(namespace=namespace, pod=owner["name"])
     if owner.get("backlog"):

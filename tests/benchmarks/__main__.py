@@ -13,7 +13,7 @@ from typing import Any
 
 import uvloop
 
-from benchmarks import handoff, latency, memory, page, rebalance, scale, steady, tables, throughput
+from benchmarks import handoff, latency, lost, memory, page, rebalance, scale, steady, tables, throughput
 from benchmarks.harness import Run, Section, broker_process, machine, versions
 from benchmarks.results import Results
 from partymq.amqp.topology import Topology
@@ -27,8 +27,9 @@ SECTIONS: dict[str, Section] = {
     "scale": scale.measure,
     "memory": memory.measure,
     "steady": steady.measure,
+    "lost": lost.measure,
 }
-ON_REQUEST = {"steady"}
+ON_REQUEST = {"steady", "lost"}
 JSON = Path("build/benchmarks.json")
 TABLE = Path("build/benchmarks.md")
 
@@ -96,7 +97,8 @@ def main() -> None:
     standard = [name for name in SECTIONS if name not in ON_REQUEST]
     parser = argparse.ArgumentParser(
         prog="make bench",
-        description="Measures PartyMQ beside what a user might take in its place. Without sections: all but 'steady'.",
+        description="Measures PartyMQ beside what a user might take in its place. "
+        "Without sections: all but 'steady' and 'lost'.",
     )
     parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"{', '.join(SECTIONS)}; or 'page', alone")
     parser.add_argument("--quick", action="store_true", help="a smoke run; its figures mean nothing")

@@ -20,6 +20,8 @@ from benchmarks.results import percentile
 from partymq.amqp.channel import Channel
 from partymq.amqp.connection import Connection
 from partymq.amqp.frames import body_frames, publish_frame
+from partymq.errors import ChannelClosedError
+from support.conditions import eventually
 from support.group import address
 
 _BODY_AT = 7
@@ -28,6 +30,8 @@ _TICK = 0.001
 _NO_LIMIT = 10**9
 _KEYS_MAX = 10**6
 """Keys of one producer, which are no other's."""
+_NOT_FOUND = 404
+_DECLARED_WITHIN = 60.0
 
 
 class Tally:
@@ -235,9 +239,20 @@ class Clients:
 
     async def _consume(self, *, queue: str, name: str, prefetch: int, timed: bool) -> None:
         self._tally.timed = timed
-        channel = await self._connection.channel()
-        consumer = self._consumers[name] = Consumer(name, channel, self._pace, self._tally)
-        await channel.consume(queue, consumer.on_delivery, prefetch=prefetch)
+
+        async def consuming() -> bool:
+            channel = await self._connection.channel()
+            consumer = self._consumers[name] = Consumer(name, channel, self._pace, self._tally)
+            try:
+                await channel.consume(queue, consumer.on_delivery, prefetch=prefetch)
+            except ChannelClosedError as error:
+                if error.code != _NOT_FOUND:
+                    raise
+                return False
+            return True
+
+        # A router waits only some seconds for a busy broker to declare an inbox before it shows the member.
+        await eventually(consuming, f"there is no queue {queue}", _DECLARED_WITHIN)
 
     def _set_pace(self, *, work: float, open: bool) -> None:  # noqa: A002
         self._pace.work, self._pace.open = work, open

@@ -128,7 +128,7 @@ class Routers:
         )
 
     async def known(self, group: str) -> None:
-        """Waits until the inboxes of all pods exist."""
+        """Waits until all pods are members; on a busy broker an inbox may come later."""
         await self.until(group, lambda state: {*self.pods[group]} <= {*state.get("known", ())}, "not all are known")
 
     async def settled(self, group: str) -> None:

@@ -13,7 +13,7 @@ from support.kube import CommandError
 from support.verdict import Verdict
 
 SOON = 20.0
-"""Seconds within which a mended cause must be noticed."""
+"""Seconds within which a fixed cause must be noticed."""
 
 
 def nothing_was_repeated(verdict: Verdict) -> None:
@@ -140,6 +140,7 @@ async def test_pods_move_from_one_group_to_another_and_back(make_field: MakeFiel
         await one.says("NoMembers")
         assert await one.owners() == {}
         await join(one)
+        await other.says("NoMembers")
         assert await other.owners() == {}
         await one.progress(600)
         nothing_was_repeated(await one.finish(producer))

@@ -13,7 +13,7 @@ from support.conditions import eventually
 from support.field import Field, MakeField
 
 SOON = 20.0
-"""Seconds within which a mended cause must be noticed."""
+"""Seconds within which a fixed cause must be noticed."""
 AT_ONCE = 2.0
 """Seconds within which the status must be true again after a change."""
 

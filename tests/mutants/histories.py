@@ -5,11 +5,30 @@ Invariant: none of them breaks a promise while every rule is in place.
 
 from dataclasses import replace
 from random import Random
+from typing import Final
 
-from partymq.router.points import OF_CLIENTS, Point
-from unit.sim.script import Act, Crash, CrashAt, Hush, Join, Leave, Poison, Produce, Restart, Stall, Step, Trouble
+from partymq.router.failpoints import OF_CLIENTS, Point
+from unit.sim.script import (
+    Act,
+    Crash,
+    CrashAt,
+    Hush,
+    Join,
+    Leave,
+    LoseNode,
+    Poison,
+    Produce,
+    Restart,
+    Stall,
+    Step,
+    Trouble,
+)
 from unit.sim.wire import Refusal
 from unit.sim.world import Setting
+
+FULL: Final = ("full", "full of older segments")
+OLDER: Final = ("full of older segments", "hushed segments")
+"""Segments are as an older version has declared them: the broker itself does not keep a second reader waiting."""
 
 
 def history(kind: str, seed: int) -> tuple[Setting, list[Act]]:
@@ -20,12 +39,13 @@ def history(kind: str, seed: int) -> tuple[Setting, list[Act]]:
         pace=random.choice(["uneven", "rough"]),
         members=2,
         prefetch=random.choice([1, 2, 4]),
-        window=2 if kind == "full" else random.choice([2, 6, 20]),
+        window=2 if kind in FULL else random.choice([2, 6, 20]),
         partitions=4,
         routers=2 if kind == "two" else 1,
         quorum_source=kind in ("stops", "refused") or random.random() < 0.5,
         delivery_limit=3 if kind == "refused" else None,
         zombies=kind == "zombies",
+        older=kind in OLDER,
     )
     if kind == "epochs":
         return setting, _epochs(random)
@@ -38,6 +58,10 @@ def history(kind: str, seed: int) -> tuple[Setting, list[Act]]:
         return setting, _hushed_segments(random)
     if kind == "hushed source":
         return replace(setting, quorum_source=True), _hushed_source(random)
+    if kind == "lost segments":
+        return replace(setting, pace="rough", quorum_source=False, nodes=True, older=True), _lost_segments(random)
+    if kind == "lost clients":
+        return replace(setting, pace="rough", nodes=True, keeps=True, older=True, zombies=True), _lost_clients(random)
     if kind == "hushed stops":
         return replace(setting, quorum_source=True, source_prefetch=5), _hushed_stops(random)
     script = [Act(Produce(30, 8, 0.005), 0.05)]
@@ -95,6 +119,23 @@ def _hushed_stops(random: Random) -> list[Act]:
     return [Act(Produce(6, 6), 1.0), *(act for each in flow for act in (each, *stop))]
 
 
+def _lost_segments(random: Random) -> list[Act]:
+    """The router is lost with its node, while it reads backlogs; messages of a key come when the node comes back."""
+    away = random.uniform(17.0, 20.0)
+    slow = [Act(Trouble("a", "slow"), 0.0), Act(Trouble("b", "slow"), 0.0)]
+    loss = [Act(Produce(60, 6), random.uniform(1.0, 2.0)), Act(LoseNode("router", away), away - 3.0)]
+    return [*slow, *loss, Act(Produce(20, 1), 2.9), Act(Produce(300, 1, 0.001), 3.0)]
+
+
+def _lost_clients(random: Random) -> list[Act]:
+    """A client is lost with its node, and what it held; it is to be taken over at once."""
+    stuck = [Act(Trouble("a", "stuck"), 0.0), Act(Trouble("b", "stuck"), 0.0)]
+    held = Act(Produce(30, 6, 0.003), random.uniform(0.1, 0.5))
+    loss = [Act(LoseNode("a", random.uniform(2.0, 12.0)), random.uniform(0.0, 1.0)), Act(Join("c"), 1.0)]
+    works = [Act(Trouble("a", "works"), 0.1), Act(Trouble("b", "works"), 0.1)]
+    return [Act(Produce(6, 6), 2.0), *stuck, held, *loss, *works, Act(Produce(20, 6, 0.003), 2.0)]
+
+
 def _stops(random: Random) -> list[Act]:
     """Routers stop in order while much comes, and die of it."""
     flow = [Act(Produce(60, 2, 0.0002), random.choice([0.001, 0.003, 0.006])) for _ in range(3)]
@@ -125,7 +166,7 @@ def _step(kind: str, random: Random) -> Step:
         "refused": [Poison(random.randint(1, 3), random.choice(list(Refusal)))] * 4,
         "refusals": [Trouble(member, random.choice(["refuses", "accepts"]))] * 3,
         "restarts": [Crash(random.randint(1, 400))] * 8,
-        "full": [Trouble(member, random.choice(["stuck", "works"])), Crash(random.randint(1, 200))] * 3,
+        **dict.fromkeys(FULL, [Trouble(member, random.choice(["stuck", "works"])), Crash(random.randint(1, 200))] * 3),
         "two": [Stall(random.choice([0.05, 0.5]), random.choice([0.3, 8.0])), Restart(), Crash(random.randint(1, 100))],
     }
     return random.choice(common + special[kind])

@@ -1,35 +1,46 @@
 """Each rule of the protocol is needed, and its absence is noticed: without it, some simulated history breaks a promise.
 
-A mutation removes one rule from the router's real code; histories are then played until one fails. The same histories
-pass with the rule in place. `docs/testing.md` lists the rules.
+A mutation removes one rule from the router's real code, by the name of what keeps it; histories are then played until
+one fails. The same histories pass with the rule in place. `docs/testing.md` lists the rules.
 """
 
+import asyncio
 import contextlib
 import inspect
-import textwrap
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
 from unittest import mock
 
 import pytest
 
 from mutants.histories import history
-from partymq.router import quiet
-from partymq.router.backlogs import Backlogs
-from partymq.router.careful import Careful
-from partymq.router.caution import Caution
-from partymq.router.handoff import Handoffs
-from partymq.router.intake import Intake
+from partymq.amqp.lost_nodes import LostNodes
+from partymq.amqp.replies import settle
+from partymq.amqp.topology import QueueState, Silence, Topology
+from partymq.core.ledger import Ledger, succeed
+from partymq.errors import BrokerError
+from partymq.router.broker import settling
+from partymq.router.broker.stamp_order import Message
+from partymq.router.broker.takeover import Takeover
+from partymq.router.flow import source_count
+from partymq.router.flow.backlogs import Backlogs
+from partymq.router.flow.lane_table import LaneTable
+from partymq.router.flow.lanes import Lane, Mode
+from partymq.router.flow.readers import Readers
+from partymq.router.flow.release import Releaser
+from partymq.router.flow.segment_flow import Flow
+from partymq.router.flow.segments import SegmentReader
+from partymq.router.flow.source_count import SourceCount
+from partymq.router.flow.source_reader import Source
 from partymq.router.journal import Journal
-from partymq.router.lanes import Lane
-from partymq.router.outlet import Outlet
-from partymq.router.release import Releaser
-from partymq.router.segments import Flow, SegmentReader
-from partymq.router.session import Session
-from partymq.router.source import Source
-from partymq.router.takeover import Takeover
+from partymq.router.poison.failed_sessions import FailedSessions
+from partymq.router.poison.isolation import Isolation
+from partymq.router.publish.outlet import Diverted, Outlet
+from partymq.router.rebalance.handoffs import Handoffs
+from partymq.router.rebalance.progress import Progress
+from partymq.router.session.session import Session
 from unit.sim.script import play
 
 HISTORIES = 1000
@@ -38,268 +49,213 @@ HISTORIES = 1000
 
 @dataclass(frozen=True)
 class Mutation:
-    """A rule's removal: in the source of `owner.method`, `old` becomes `new`."""
+    """A rule's removal: `owner.method` is what keeps it."""
 
     rule: str
     owner: type | ModuleType
     method: str
-    old: str
-    new: str
     kind: str
     """What the histories are full of."""
+    instead: Callable[..., object] | None = None
+    """What is done instead, where that is not nothing."""
     also: "Mutation | None" = None
     """A second guard of the same rule, which has to go with it."""
 
 
+_extract = Handoffs._extract
+_among = LostNodes.among
+_others = source_count._others
+_shows_no_reader = settling._shows_no_reader
+
+
+async def _acknowledge_and_extract(
+    handoffs: Handoffs, progress: Progress, found: Collection[Message], *, resumed: bool
+) -> Collection[int]:
+    assert progress.takeover is not None
+    await progress.takeover.settle()
+    return await _extract(handoffs, progress, found, resumed=resumed)
+
+
+async def _begin_without_a_write(journal: Journal, ledger: Ledger) -> Ledger:
+    journal._ledger = succeed(ledger, writer=journal._writer)
+    return journal._ledger
+
+
+async def _delete_from_elsewhere(takeover: Takeover) -> None:
+    takeover._deleting = True
+    connection, channel = await takeover._link.aside()
+    await channel.delete_queue(takeover._inbox)
+    await channel.close()
+    await connection.close()
+
+
+async def _declare_without_a_lock(session: Session, topology: Topology) -> None:
+    await topology.declare_quorum(session._names.journal)
+
+
+def _count_as_the_last(source: Source, tag: int) -> None:
+    """Whatever is before it."""
+    source.routed += 1
+    source._next = tag + 1
+
+
+async def _at_any_time(*_: object) -> bool:
+    return True
+
+
+async def _send_without_waiting(isolation: Isolation, message: Diverted) -> None:
+    offer = isolation._probes.offer(message.frame, message.header, message.body_frames)
+    asyncio.ensure_future(offer).add_done_callback(lambda done: done.cancelled() or done.exception())
+
+
+async def _wait_once(flow: Flow) -> None:
+    if not flow.idle.is_set():
+        await flow.idle.wait()
+
+
+def _end_the_session(outlet: Outlet, _tag: int, _multiple: bool) -> None:
+    settle(outlet.channel.closed, BrokerError("a nack"))
+
+
+def _put_last(lane: Lane, tag: int, header: bytes, body: bytes) -> None:
+    lane.stop(Mode.WAITING)
+    lane.parked = deque([*lane.parked, (tag, header, body)])
+
+
+def _believe_that_nobody_reads(topology: Topology, queue: str, state: QueueState | Silence) -> bool:
+    return isinstance(state, Silence) or _shows_no_reader(topology, queue, state)
+
+
+def _believe_that_we_are_alone(state: QueueState | Silence | None) -> int | None:
+    return _others(state) if isinstance(state, QueueState) else 0
+
+
+def _take_all_for_harmless(nodes: LostNodes, queue: str, consumers: int, *, own: int, bare: bool) -> int:
+    """As of queues from which nothing is ever delivered."""
+    return _among(nodes, queue, consumers, own=own, bare=True)
+
+
 MUTATIONS = [
-    Mutation(
-        "a hold stops arrivals",
-        Releaser,
-        "hold",
-        "lane.stop(Mode.WAITING)\n",
-        "pass\n",
-        "moves",
-    ),
-    Mutation(
-        "a hold stops releases",
-        Releaser,
-        "hold",
-        "reader.hold_back(lane.index)",
-        "pass",
-        "moves",
-    ),
-    Mutation(
-        "nothing is published to a donor's inbox",
-        Handoffs,
-        "_add",
-        "donor.closed = True\n    donor.sink.left = 0",
-        "pass",
-        "moves",
-    ),
-    Mutation(
-        "the fence that counts is sent after the count is 1",
-        Takeover,
-        "collect",
-        "while await self._consumer_count() != 1:",
-        "while False:",
-        "cancels",
-    ),
-    Mutation(
-        "fences have unique names",
-        Takeover,
-        "_send_fence",
-        'fence = f"{self._prefix}{self._sent}"',
-        'fence = "fence"',
-        "cancels",
-    ),
+    Mutation("a hold stops arrivals", Releaser, "_stop_arrivals", "moves"),
+    Mutation("a hold stops releases", Readers, "hold_back", "moves"),
+    Mutation("nothing is published to a donor's inbox", LaneTable, "begin_drain", "moves"),
+    Mutation("the fence that counts is sent after the count is 1", Takeover, "_nobody_else", "cancels"),
+    Mutation("fences have unique names", Takeover, "_name_fence", "cancels", lambda _: "fence"),
     Mutation(
         "originals are acknowledged only when the copy is journaled",
         Handoffs,
         "_extract",
-        "self._reached(Point.COPYING)",
-        "await next(each for each in self.running.values() if each.id == handoff).takeover.settle()",
         "extracting",
+        _acknowledge_and_extract,
     ),
-    Mutation(
-        "acknowledgements are proven before the commit",
-        Takeover,
-        "settle",
-        "await self._prove()",
-        "pass",
-        "committing",
-    ),
-    Mutation(
-        "a backlog is listed ahead",
-        Backlogs,
-        "_open",
-        "self._journal.write(partial(list_backlogs, partitions=tuple(lanes)))",
-        "asyncio.sleep(0)",
-        "full",
-    ),
-    Mutation(
-        "the epoch is journaled first",
-        Journal,
-        "begin",
-        "return await self._write(succeed(ledger, writer=self._writer))",
-        "self._ledger = succeed(ledger, writer=self._writer)\n    return self._ledger",
-        "epochs",
-    ),
-    Mutation(
-        "confirms before a takeover",
-        Handoffs,
-        "_run",
-        "await self._publisher.settled(donor.sink)",
-        "pass",
-        "moves",
-    ),
+    Mutation("acknowledgements are proven before the commit", Takeover, "_prove_settled", "committing"),
+    Mutation("a backlog is listed ahead", Backlogs, "_list", "full"),
+    Mutation("the epoch is journaled first", Journal, "begin", "epochs", _begin_without_a_write),
+    Mutation("confirms before a takeover", Handoffs, "_confirmed", "moves"),
     Mutation(
         "inboxes are deleted on the connection that publishes to them",
-        Handoffs,
-        "_commit",
-        "await takeover.delete_inbox()",
-        "takeover._deleting = True\n        await self._topology.delete(self._names.inbox(progress.donor))",
+        Takeover,
+        "delete_inbox",
         "moves",
+        _delete_from_elsewhere,
     ),
-    Mutation(
-        "an inbox in which a zombie may be next in line is declared anew",
-        Handoffs,
-        "_empty",
-        "if haunted and",
-        "if False and",
-        "zombies",
-    ),
+    Mutation("an inbox in which a zombie may be next in line is declared anew", Handoffs, "_renew", "zombies"),
     Mutation(
         "one active consumer of the journal",
         Session,
-        "_serve",
-        "self._names.journal, single_active=True",
-        "self._names.journal",
+        "_declare_journal",
         "two",
-        also=Mutation(
-            "a successor waits for the outlets",
-            Session,
-            "_open_outlets",
-            "await await_alone(topology, outlets, own=OUTLETS, bare=True)",
-            "pass",
-            "two",
-        ),
+        _declare_without_a_lock,
+        also=Mutation("a successor waits for the outlets", Session, "_outlets_are_ours", "two"),
     ),
-    Mutation(
-        "contiguous acknowledgements",
-        Source,
-        "confirmed",
-        "if tag != self._next:",
-        "if False:",
-        "restarts",
-    ),
+    Mutation("contiguous acknowledgements", Source, "confirmed", "restarts", _count_as_the_last),
     Mutation(
         "a source is cancelled when nothing is on its way",
         Source,
-        "close",
-        "await self._pause(channel, deadline)\n    provable = self._spent or self._next > self._last",
-        "provable = True",
+        "_may_cancel",
         "stops",
+        _at_any_time,
     ),
     Mutation(
         "a session that failed over a publish is followed by a careful one",
-        Caution,
-        "ended",
-        "careful = past.wary or past.refused",
-        "careful = False",
+        FailedSessions,
+        "_needs_care",
         "refused",
-        also=Mutation(
-            "nor is one careful that is given what came back again",
-            Careful,
-            "counted",
-            "if returns >= WARY_AT:",
-            "if False:",
-            "refused",
-        ),
+        lambda _past: False,
+        also=Mutation("nor is one careful that is given what came back again", Isolation, "_beware", "refused"),
     ),
     Mutation(
         "each message is confirmed before the next is sent",
-        Careful,
-        "_pass",
-        "await self._offer(message.frame, message.header, message.body_frames)",
-        "message.outlet.channel.publish(message.frame, message.header, message.body_frames)",
+        Isolation,
+        "_send_and_wait",
         "refused",
+        _send_without_waiting,
     ),
     Mutation(
-        "care lasts until all that came back has passed",
-        Source,
-        "passed",
-        "return self._fresh and (not returning or self._back > 0) and self._next > max(self._back, returning)",
-        "return True",
-        "refused",
+        "care lasts until all that came back has passed", Source, "passed", "refused", lambda _source, _returning: True
     ),
-    Mutation(
-        "the fence before a partition goes direct",
-        SegmentReader,
-        "fence",
-        "await _proven(fence)",
-        "pass",
-        "moves",
-    ),
-    Mutation(
-        "a flow is exhausted only while nothing of it is under way",
-        SegmentReader,
-        "exhaust",
-        "await flow.settled()",
-        "pass",
-        "moves",
-    ),
-    Mutation(
-        "what comes in the chunk that made a flow idle is under way, too",
-        Flow,
-        "settled",
-        "while not self.idle.is_set():",
-        "if not self.idle.is_set():",
-        "crowded",
-    ),
-    Mutation(
-        "a nack does not end the session",
-        Outlet,
-        "_on_nack",
-        "sink.refused(message)",
-        'self._link.fail(BrokerError("a nack"))',
-        "refusals",
-    ),
-    Mutation(
-        "what was refused keeps its place",
-        Lane,
-        "take_back",
-        "insort(self.parked, (tag, header, body), key=itemgetter(0))",
-        "self.parked.append((tag, header, body))",
-        "refusals",
-    ),
-    Mutation(
-        "a segment is not read before its last reader has gone",
-        Releaser,
-        "_reader",
-        "await await_unread(self._topology, [queue], mark=self._publisher.mark)",
-        "pass",
-        "full",
-    ),
+    Mutation("the fence before a partition goes direct", SegmentReader, "fence", "moves"),
+    Mutation("a flow is exhausted only while nothing of it is under way", Flow, "settled", "moves"),
+    Mutation("what comes in the chunk that made a flow idle is under way, too", Flow, "settled", "crowded", _wait_once),
+    Mutation("a nack does not end the session", Outlet, "_on_nack", "refusals", _end_the_session),
+    Mutation("what was refused keeps its place", Lane, "take_back", "refusals", _put_last),
+    Mutation("a segment is not read before its last reader has gone", Readers, "_gone", "full of older segments"),
     Mutation(
         "zeros do not tell that a segment has no reader",
-        quiet,
-        "_unread",
-        "if isinstance(state, Silence):",
-        "if isinstance(state, Silence):\n            return\n        if False:",
+        settling,
+        "_shows_no_reader",
         "hushed segments",
+        _believe_that_nobody_reads,
     ),
     Mutation(
         "zeros do not tell that the source has no other reader",
-        Intake,
-        "_is_alone",
-        "if isinstance(state, QueueState) and state.consumers:",
-        "if not isinstance(state, QueueState):\n            return True\n        if state.consumers:",
+        source_count,
+        "_others",
         "hushed source",
+        _believe_that_we_are_alone,
     ),
     Mutation(
         "zeros do not tell that acknowledgements took effect",
-        Intake,
-        "_settled_at_broker",
-        "elif not gave_back:",
-        "else:\n            return\n        if False:",
+        SourceCount,
+        "_settled_in_silence",
         "hushed stops",
+        _at_any_time,
+    ),
+    Mutation(
+        "a segment that a lost node's consumer may be given messages of is not read before the node is back",
+        LostNodes,
+        "among",
+        "lost segments",
+        _take_all_for_harmless,
+    ),
+    Mutation(
+        "no takeover begins while the broker keeps what a lost client held",
+        Handoffs,
+        "_nobody_lost_holds_anything",
+        "lost clients",
     ),
 ]
+
+
+def _without(mutation: Mutation) -> Callable[..., object]:
+    """What stands in place of the rule."""
+    if mutation.instead is not None:
+        return mutation.instead
+    return _nothing if inspect.iscoroutinefunction(getattr(mutation.owner, mutation.method)) else lambda *_, **__: None
+
+
+async def _nothing(*_: object, **__: object) -> None:
+    """Instead of what keeps a rule."""
 
 
 @contextlib.contextmanager
 def removed(mutation: Mutation) -> Iterator[None]:
     """The router without the rule."""
-    original = getattr(mutation.owner, mutation.method)
-    source = textwrap.dedent(inspect.getsource(original))
-    assert source.count(mutation.old) == 1, (
-        f"{mutation.owner.__name__}.{mutation.method} has changed: mend the mutation"
-    )
-    module = inspect.getmodule(original)
-    scope: dict[str, Any] = {}
-    exec(source.replace(mutation.old, mutation.new), vars(module), scope)  # the point of it
+    instead = _without(mutation)
+    if isinstance(inspect.getattr_static(mutation.owner, mutation.method), staticmethod):
+        instead = staticmethod(instead)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(mock.patch.object(mutation.owner, mutation.method, scope[mutation.method]))
+        stack.enter_context(mock.patch.object(mutation.owner, mutation.method, instead))
         if mutation.also is not None:
             stack.enter_context(removed(mutation.also))
         yield

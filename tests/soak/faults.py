@@ -11,8 +11,8 @@ from random import Random
 
 import aiohttp
 
-from partymq.router.points import OF_CLIENTS, Point
-from soak.nodefaults import freeze_node, kill_node, restart_nodes, two_nodes_away
+from partymq.router.failpoints import OF_CLIENTS, Point
+from soak.nodefaults import cut_node_off, freeze_node, kill_node, restart_nodes, two_nodes_away
 from soak.pods import Pod
 from soak.queues import (
     cut_off_polls,
@@ -23,6 +23,7 @@ from soak.queues import (
     suspend_queue,
     unpublishable,
 )
+from soak.rollouts import of_the_deployment, roll_out
 from soak.world import World
 from support.events import LOST, Kind
 
@@ -331,6 +332,7 @@ FAULTS = (
     Fault(name="stuck", act=stuck, weight=2, possible=_some),
     Fault(name="connection of a pod closed", act=cut_off, weight=2, possible=_some),
     Fault(name="no pods", act=nobody, weight=0.5, possible=lambda w: len(w.free()) == len(w.pods) >= FEWEST),
+    Fault(name="rollout", act=roll_out, weight=3, possible=lambda w: not w.rolling and len(of_the_deployment(w)) > 1),
     Fault(name="burst", act=burst, weight=2, possible=lambda world: not world.load.bursting),
     Fault(name="router killed", act=kill_router, weight=3, possible=_session_free),
     Fault(name="router killed at a point", act=kill_router_at, weight=6, possible=_session_free),
@@ -343,6 +345,7 @@ FAULTS = (
     Fault(name="node killed", act=kill_node, weight=3, possible=_several_nodes_free),
     Fault(name="nodes restarted", act=restart_nodes, weight=0.7, possible=_several_nodes_free),
     Fault(name="node frozen", act=freeze_node, weight=1.5, possible=_several_nodes_free),
+    Fault(name="node cut off", act=cut_node_off, weight=1, possible=_several_nodes_free),
     Fault(name="two nodes away", act=two_nodes_away, weight=1, possible=_several_nodes_free),
     Fault(name="memory alarm", act=memory_alarm, weight=0.5, possible=_session_free),
     Fault(name="large messages", act=large_messages, weight=1, possible=lambda world: not world.load.large),

@@ -1,4 +1,4 @@
-"""What may go wrong with a cluster's nodes: killed, restarted in order, frozen, two of three away.
+"""What may go wrong with a cluster's nodes: killed, restarted in order, frozen, cut off, two of three away.
 
 Invariant: a fault brings back what it took away, and ends when a session routes again and has taken over what the last
 one had. Of clients the ends are reported that the fault brings about, and of the router the end of a session that was
@@ -26,6 +26,10 @@ from support.routers import ROUTER
 
 KILLED_FOR, FROZEN_FOR, TWO_AWAY_FOR = 15.0, 20.0, 30.0
 """Seconds, at most; what is killed takes some more to start."""
+TICK = 8
+"""Seconds, and a quarter more, after which a node that says nothing is lost to the others, while one is cut off."""
+CUT_FROM, CUT_TO = 12.0, 25.0
+"""Seconds."""
 PAUSE = 3.0
 """Seconds between two nodes of a rolling restart, at most."""
 TOLD_WITHIN = 0.2
@@ -70,6 +74,26 @@ async def freeze_node(world: World, rng: Random) -> None:
                 await asyncio.sleep(seconds)
             finally:
                 await victim.thaw()
+
+
+async def cut_node_off(world: World, rng: Random) -> None:
+    """Nothing passes between it and anybody else, until it is lost to the others and has found out.
+
+    Its clients leave it before, as they should when its network is about to fail: one that goes on with what it holds
+    there is not the only holder any more (docs/guarantees.md, the limits).
+    """
+    victim, seconds = rng.choice(world.nodes.all), rng.uniform(CUT_FROM, CUT_TO)
+    async with world.session, world.nodes.ticking(TICK):
+        depends = await _depends(world, [victim])
+        await _drain(world, victim)
+        async with _outage(world, "node cut off", depends=depends, victims=[victim]):
+            _report_clients(world, [victim])
+            await victim.cut()
+            try:
+                await asyncio.sleep(seconds)
+            finally:
+                await victim.mend()
+                await victim.up()
 
 
 async def _kill(world: World, victims: Sequence[OwnBroker], *, name: str, seconds: float) -> None:

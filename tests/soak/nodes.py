@@ -5,7 +5,7 @@ which one is away, so a wait that is measured by it ends when something is stuck
 """
 
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from time import monotonic
 from urllib.parse import urlsplit
@@ -34,6 +34,10 @@ class Nodes:
         """Start them."""
         await self._cluster.up()
         self._names = {node: await node.name() for node in self.all}
+
+    def ticking(self, seconds: int) -> AbstractAsyncContextManager[None]:
+        """See `Cluster.ticking`; all nodes are there."""
+        return self._cluster.ticking(seconds)
 
     async def down(self) -> None:
         """Stop them, and drop what they have."""

@@ -53,10 +53,14 @@ class Pod:
         profile: Profile,
         *,
         returns: bool,
+        generation: str = "",
         may_end: Callable[[], Awaitable[object]],
         clock: Callable[[], float],
     ) -> None:
-        """`may_end` returns when the connection of a client may end; `clock` counts what is enough for one to start."""
+        """`may_end` returns when the connection of a client may end; `clock` counts what is enough for one to start.
+
+        `generation` is the version of the Deployment's template that it was made from; empty for another owner's.
+        """
         self._group = group
         self._may_end = may_end
         self._clock = clock
@@ -71,6 +75,7 @@ class Pod:
         self._may_start.set()
         self._ready = True
         self.name = name
+        self.generation = generation
         self.busy = False
         """True while something is being done to it."""
 
@@ -92,6 +97,11 @@ class Pod:
     def returns(self) -> bool:
         """Whether a pod of its name comes back, as a StatefulSet's does."""
         return self._returns
+
+    @property
+    def available(self) -> bool:
+        """Whether it consumes and is ready."""
+        return self._up.is_set() and self._ready and not self._stopping
 
     @property
     def client(self) -> Client | None:
@@ -143,7 +153,7 @@ class Pod:
         self._set(PodState.READY if self._up.is_set() and self._ready else PodState.STARTING)
 
     def _set(self, state: PodState | None) -> None:
-        self._group.set_pod(self.name, state, returns=self._returns)
+        self._group.set_pod(self.name, state, returns=self._returns, generation=self.generation)
 
     async def started_again(self) -> None:
         """Wait until another client consumes, after one has ended."""

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from random import Random
 from time import monotonic
 
-from partymq.router.handoff import BEFORE_TAKEOVER
+from partymq.router.rebalance.progress import BEFORE_TAKEOVER
+from partymq.router.reporting.members import WITHOUT_A_BREAK
 from soak.load import Load
 from soak.nodes import Nodes
 from soak.outages import Outage
@@ -53,6 +54,14 @@ class World:
     session: asyncio.Lock = field(default_factory=asyncio.Lock)
     sound: asyncio.Event = field(default_factory=asyncio.Event)
     """Set while no router has ended whose takeovers nobody has resumed, nor may end of itself."""
+    generation: int = 1
+    """The version of the template that the Deployment's pods are made from now."""
+    generations: int = 1
+    """How many versions there were."""
+    replacements: int = 0
+    """Pods that were made in rollouts."""
+    rolling: bool = False
+    """Whether it is being rolled out."""
     ended: set[str] = field(default_factory=set)
     """Pods whose clients' connections were ended since a session was."""
     started: float = field(default_factory=monotonic)
@@ -164,7 +173,7 @@ class World:
         if report is None:
             return False
         return any(
-            handoff.donor in self.ended and (self.zombies or not handoff.id.startswith(f"{report.epoch}."))
+            handoff.donor in self.ended and (self.zombies or not handoff.handoff_id.startswith(f"{report.epoch}."))
             for handoff in report.handoffs
         )
 
@@ -177,12 +186,22 @@ class World:
     # --- pods
 
     def pod(self, name: str, rng: Random) -> Pod:
-        """One more pod, of a kind that is drawn; it does not run yet."""
+        """One more pod, of a kind that is drawn, the Deployment's or a StatefulSet's; it does not run yet."""
+        returns = rng.random() < 0.3
+        return self._made(name, rng, returns=returns)
+
+    def replacement(self, rng: Random) -> Pod:
+        """One more pod of the Deployment."""
+        self.replacements += 1
+        return self._made(f"v{self.generation}-{self.replacements}", rng, returns=False)
+
+    def _made(self, name: str, rng: Random, *, returns: bool) -> Pod:
         made = Pod(
             self.group,
             name,
             profile(rng),
-            returns=rng.random() < 0.3,
+            returns=returns,
+            generation="" if returns else str(self.generation),
             may_end=lambda: self.may_end(name),
             clock=self.nodes.clock,
         )
@@ -199,14 +218,18 @@ class World:
         return [self.pods[name] for name in sorted(self.pods) if not self.pods[name].busy]
 
     async def settled(self) -> None:
-        """Wait until every pod that is ready owns its share and nothing is on its way."""
+        """Wait until every pod that is ready owns its share and nothing is on its way.
+
+        Who crashed too often may be given nothing for minutes.
+        """
 
         def owns() -> bool:
             router = self.active
             report = router.report if router is not None else None
             if report is None or report.handoffs or not report.balanced.ok:
                 return False
-            return {m.name for m in report.members if m.partitions} == set(self.pods)
+            distrusted = {m.name for m in report.members if WITHOUT_A_BREAK in m.waiting_for}
+            return distrusted | {m.name for m in report.members if m.partitions} == set(self.pods)
 
         def otherwise() -> str:
             return f"{sorted(self.pods)} do not own everything: {[router.report for router in self.running]}"

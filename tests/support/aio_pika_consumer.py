@@ -166,7 +166,7 @@ async def consume(options: ConsumerOptions) -> str:
 
 
 def _show(*, consuming: bool) -> None:
-    """Tell the readiness probe, as the example does."""
+    """Tell the startup probe, as the example does."""
     if path := os.environ.get("READY_FILE"):
         Path(path).touch() if consuming else Path(path).unlink(missing_ok=True)
 

@@ -6,8 +6,8 @@ There is no kubelet and there are no controllers: a pod's status is what a test 
 import asyncio
 import json
 import subprocess
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Protocol
 
 import yaml
@@ -96,6 +96,22 @@ class Kubectl:
     def events(self) -> dict[str, str]:
         """The messages of the namespace's Events by reason."""
         return {event["reason"]: event["message"] for event in json.loads(self("get", "events", "-o", "json"))["items"]}
+
+
+@contextmanager
+def namespace(kubeconfig: str, name: str) -> Iterator[Kubectl]:
+    """`kubectl` in a new namespace, which is gone in the end with all that is in it."""
+    own = Kubectl(kubeconfig, name)
+    own("create", "namespace", name)
+    own("create", "serviceaccount", "default")  # no controller makes it, and pods are refused without
+    try:
+        yield own
+    finally:
+        own("delete", "partitiongroups", "--all", "--wait=false")
+        for group in own("get", "partitiongroups", "-o", "name").split():
+            own.run("patch", group, "--type=merge", "-p", '{"metadata": {"finalizers": null}}')
+        own("delete", "--raw", f"/api/v1/namespaces/{name}/pods?gracePeriodSeconds=0")
+        own("delete", "namespace", name, "--wait=false")
 
 
 class Watching:

@@ -4,8 +4,8 @@ Invariant: only brokers that the script itself started are touched.
 """
 
 import asyncio
-from asyncio.subprocess import PIPE
 from pathlib import Path
+from tempfile import TemporaryFile
 from urllib.parse import urlsplit
 
 _SCRIPT = Path(__file__).parent.parent.parent / "hack" / "broker.sh"
@@ -18,16 +18,23 @@ class NoBrokerError(Exception):
 
 
 async def broker_script(*arguments: str) -> str:
-    """What the script prints."""
-    process = await asyncio.create_subprocess_exec(
-        _SCRIPT, *arguments, stdout=PIPE, stderr=PIPE, start_new_session=True
-    )
-    out, errors = await process.communicate()
-    if process.returncode == _LACKING:
-        raise NoBrokerError(errors.decode())
-    if process.returncode:
-        raise AssertionError(f"hack/broker.sh {' '.join(arguments)} failed: {errors.decode()}{out.decode()}")
-    return out.decode().strip()
+    """What the script prints.
+
+    Into files: with uvloop a process inherits its pipes twice, and a broker that the script starts would keep them.
+    """
+    with TemporaryFile("w+") as out, TemporaryFile("w+") as errors:
+        process = await asyncio.create_subprocess_exec(
+            _SCRIPT, *arguments, stdout=out, stderr=errors, start_new_session=True
+        )
+        code = await process.wait()
+        out.seek(0)
+        errors.seek(0)
+        printed, said = out.read(), errors.read()
+    if code == _LACKING:
+        raise NoBrokerError(said)
+    if code:
+        raise AssertionError(f"hack/broker.sh {' '.join(arguments)} failed: {said}{printed}")
+    return printed.strip()
 
 
 async def erlang(url: str, expression: str) -> str:

@@ -3,12 +3,24 @@
 Invariant: each node is an instance of its own of `hack/broker.sh`, so nothing that happens here is seen elsewhere.
 """
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
+import aio_pika
+from aio_pika.exceptions import AMQPError
+
+from support.broker import QUORUM, temporary_queue
+from support.conditions import eventually
 from support.own_broker import OwnBroker
 
 NODES = 3
+USUAL_TICK = 60
+"""Seconds."""
+SERVES_WITHIN = 120.0
+TRY = 5.0
+"""Seconds for one try."""
 
 
 class Cluster:
@@ -30,13 +42,78 @@ class Cluster:
                 await node.control("reset")
                 await node.control("join_cluster", first)
                 await node.control("start_app")
-        for node in self.nodes:
-            await node.control("await_online_nodes", str(len(self.nodes)))
+        await self._online()
 
     async def down(self) -> None:
         """Stops them, with all that they have."""
         for node in self.nodes:
             await node.down(purge=True)
+
+    @asynccontextmanager
+    async def ticking(self, seconds: int) -> AsyncIterator[None]:
+        """In the block, a node that says nothing is lost to the others after so many seconds, and a quarter more.
+
+        A minority of nodes then stops, where the cluster's metadata is in Mnesia: else it would not come back by
+        itself. Afterwards all are there, as they are usually.
+        """
+        await self._set(seconds, "pause_minority")
+        try:
+            yield
+        finally:
+            await self._heal()
+            await self._online()
+            await self._set(USUAL_TICK, "ignore")
+
+    async def _heal(self) -> None:
+        """Nodes that took each other for lost go on with metadata of their own: a queue is there on one, not on others.
+
+        They seem to be online all the same. All follow the second one, which tests are connected to.
+        """
+        for number, node in enumerate(self.nodes):
+            if number != 1:
+                await node.control("stop_app")
+                await node.control("start_app")
+
+    async def _set(self, tick: int, handling: str) -> None:
+        for node in self.nodes:
+            await node.control(
+                "eval",
+                f"net_kernel:set_net_ticktime({tick}, 0), "
+                f"application:set_env(rabbit, cluster_partition_handling, {handling}).",
+            )
+
+    async def _online(self) -> None:
+        for node in self.nodes:
+            await node.control("await_startup")
+            await node.control("await_online_nodes", str(len(self.nodes)))
+        for node in self.nodes:  # being online is not yet having elected leaders
+            await eventually(partial(_serves, node), f"{node.url} serves no quorum queue", SERVES_WITHIN)
+
+
+async def _serves(node: OwnBroker) -> bool:
+    """Whether a quorum queue that is declared there takes a message and gives it out."""
+    try:
+        async with (
+            asyncio.timeout(TRY),
+            temporary_queue(node.url, "serves", QUORUM) as queue,
+            await aio_pika.connect(node.url) as connection,
+        ):
+            channel = await connection.channel()
+            await channel.default_exchange.publish(aio_pika.Message(b""), queue)
+            return await (await channel.get_queue(queue)).get(no_ack=True, fail=False) is not None
+    except (TimeoutError, AMQPError, OSError):
+        return False
+
+
+@asynccontextmanager
+async def frozen(node: OwnBroker) -> AsyncIterator[None]:
+    """The node is frozen for the time of the block: its connections stay, and nobody is told."""
+    await node.freeze()
+    try:
+        yield
+    finally:
+        await node.thaw()
+        await node.up()
 
 
 @asynccontextmanager

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from time import monotonic
 
 
 async def eventually(
@@ -11,12 +10,14 @@ async def eventually(
     deadline: float = 30.0,
     *,
     every: float = 0.05,
-    clock: Callable[[], float] = monotonic,
+    clock: Callable[[], float] | None = None,
 ) -> float:
     """Wait until the condition holds and return the seconds that took; fail with `otherwise` after the deadline.
 
-    `clock` says which seconds count: one may stand still while nothing can be expected.
+    `clock` says which seconds count, the loop's unless told: these are virtual where time is, and another clock may
+    stand still while nothing can be expected.
     """
+    clock = clock or asyncio.get_running_loop().time
     started = clock()
     while True:
         holds = condition()
@@ -35,8 +36,9 @@ async def stays(
     condition: Callable[[], bool], otherwise: str | Callable[[], str], seconds: float, *, every: float = 0.02
 ) -> None:
     """See that the condition holds for so many seconds; fail with `otherwise` as soon as it does not."""
-    until = monotonic() + seconds
-    while monotonic() < until:
+    clock = asyncio.get_running_loop().time
+    until = clock() + seconds
+    while clock() < until:
         if not condition():
             raise AssertionError(otherwise if isinstance(otherwise, str) else otherwise())
         await asyncio.sleep(every)

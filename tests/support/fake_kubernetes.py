@@ -212,6 +212,14 @@ class FakeApi:
         read: dict[str, Any] = _copy(self.groups[group])
         return read
 
+    async def delete_group(self, namespace: str, name: str) -> None:
+        self._answer()
+        group = GroupId(namespace=namespace, name=name)
+        if (self.groups.get(group) or {}).get("metadata", {}).get("finalizers"):
+            self.groups[group]["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+        else:
+            self.groups.pop(group, None)
+
     async def create_event(self, namespace: str, event: Mapping[str, Any]) -> None:
         self._answer()
         key = (namespace, event["metadata"]["name"])

@@ -3,7 +3,7 @@
 Invariant: the pods are plain consumers, the producer is a process here, and the verdict comes from their reports alone.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +42,17 @@ class Field:
         secret = stage.secret(self.environment.amqp_url_in_pods)
         await self.cluster.apply(secret, stage.partition_group(self.name, self.source, **spec))
 
-    async def deploy(self, replicas: int, *, kind: str = "Deployment", prefetch: int = 20, work: float = 0.001) -> None:
+    async def deploy(
+        self,
+        replicas: int,
+        *,
+        kind: str = "Deployment",
+        prefetch: int = 20,
+        work: float = 0.001,
+        probe: bool = True,
+        strategy: Mapping[str, object] | None = None,
+        deadline: float = 90.0,
+    ) -> None:
         """Start the consumers and wait until each of them owns its share."""
         self.kind = kind
         workload = stage.consumers(
@@ -54,9 +64,11 @@ class Field:
             kind=kind,
             prefetch=prefetch,
             work=work,
+            probe=probe,
+            strategy=strategy,
         )
         await self.cluster.apply(stage.client_code(), workload)
-        await self.shared_by(replicas)
+        await self.shared_by(replicas, deadline)
 
     async def produce(self, rate: float = 300.0, keys: int = 300) -> Client:
         """Start a producer and wait for its first messages to be acknowledged."""
@@ -73,10 +85,11 @@ class Field:
         """Scale the workload, and do not wait."""
         await self.cluster.kubectl("scale", self.workload, f"--replicas={replicas}")
 
-    async def rollout(self) -> None:
-        """Replace the pods one after the other, and wait until that is done."""
+    async def rollout(self, deadline: float = 90.0) -> None:
+        """Replace the pods as the workload's strategy says, and wait until that is done."""
         await self.cluster.kubectl("rollout", "restart", self.workload)
-        await self.cluster.kubectl("rollout", "status", self.workload, "--timeout=90s", deadline=100)
+        status = ("rollout", "status", self.workload, f"--timeout={deadline:.0f}s")
+        await self.cluster.kubectl(*status, deadline=deadline + 10)
 
     async def pods(self) -> set[str]:
         """The pods' names, those included that are on their way out."""

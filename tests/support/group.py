@@ -10,13 +10,14 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from partymq.amqp.address import parse_uri
 from partymq.amqp.topology import Topology
 from partymq.core.membership import Generation, Pod, PodState
 from partymq.core.names import Names
 from partymq.core.report import GroupReport, MemberState, Notice
 from partymq.core.spec import BrokerAddress, GroupConfig, GroupId, GroupSpec
-from partymq.router.budget import DEFAULT
-from partymq.router.points import Point
+from partymq.router.broker.memory_budget import DEFAULT
+from partymq.router.failpoints import Point
 from partymq.router.supervisor import Supervisor
 from support.broker import amqp_url, management_url, temporary_queue, unique
 from support.conditions import eventually
@@ -28,25 +29,13 @@ from support.verdict import Verdict
 
 QUICK = 0.1
 """Seconds in which a test's rebalance follows a change."""
-STARTS = 3
-"""Times that a client is started until it consumes."""
 SOURCE = "source"
 """What the names of sources begin with."""
 
 
 def address() -> BrokerAddress:
     """The tests' broker."""
-    from yarl import URL
-
-    url = URL(amqp_url())
-    return BrokerAddress(
-        host=url.host or "localhost",
-        port=url.port or 5672,
-        username=url.user or "guest",
-        password=url.password or "guest",
-        vhost=url.path.removeprefix("/") or "/",
-        management_uri=management_url(),
-    )
+    return parse_uri(amqp_url(), management_uri=management_url())
 
 
 @dataclass(slots=True, kw_only=True)
@@ -63,8 +52,6 @@ class Group:
     """What the router in this process has passed."""
     supervisor: Supervisor | None = None
     _task: asyncio.Task[None] | None = None
-    _starts: dict[str, int] = field(default_factory=dict)
-    _client_of: dict[str, Client] = field(default_factory=dict)
     _router: Router | None = None
     _routers: list[Router] = field(default_factory=list)
     ever: set[str] = field(default_factory=set)
@@ -182,7 +169,7 @@ class Group:
     def set_pod(
         self, name: str, state: PodState | None = PodState.READY, *, returns: bool = False, generation: str = ""
     ) -> None:
-        """Says that a pod is in a state, or gone (None); routers in other processes are not told of generations."""
+        """Says that a pod is in a state, or gone (None)."""
         if state is None:
             self.pods.pop(name, None)
         else:
@@ -208,23 +195,15 @@ class Group:
     async def join(self, name: str, *, returns: bool = False, **options: object) -> Client:
         """A pod that is ready and consumes."""
         self.set_pod(name, returns=returns)
-        attempt = 0
-        while True:
-            attempt += 1
-            starts = self._starts[name] = self._starts.get(name, 0) + 1
-            actor = name if starts == 1 else f"{name}.{starts}"
-            client = await self.clients.consumer(self.names.inbox(name), name=actor, **options)  # type: ignore[arg-type]
-            self._client_of[name] = client
-            try:
-                return await client.started()
-            except AssertionError as error:
-                # RabbitMQ 4.0 refuses a queue that is just being declared with 541: a container starts again.
-                if "INTERNAL_ERROR" not in str(error) or attempt == STARTS:
-                    raise
+        return await self.clients.in_pod(self.names.inbox(name), name=name, **options)
+
+    def client_of(self, name: str) -> Client:
+        """The client that was started last in a pod."""
+        return self.clients.latest(name)
 
     async def restart(self, name: str, *, returns: bool = False, **options: object) -> Client:
         """The pod's client is killed and another one starts, as a container does; it may have ended before."""
-        await self._client_of[name].kill()
+        await self.client_of(name).kill()
         return await self.join(name, returns=returns, **options)
 
     async def progress(self, messages: int, deadline: float = 60.0) -> None:

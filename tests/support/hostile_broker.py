@@ -1,7 +1,8 @@
 """Brokers that mean harm, in a process of their own: `python -m support.hostile_broker`.
 
 It prints one JSON object: the port of a broker for each kind of harm, and of a management API for each. Each broker
-lets whoever connects get as far as to consume, and does its harm then; it serves until its standard input is closed.
+lets whoever connects get as far as to consume, and does its harm then (`flooding_broker` has those that a session gets
+further with); it serves until its standard input is closed.
 """
 
 import asyncio
@@ -18,6 +19,7 @@ from pamqp.base import Frame
 from pamqp.header import ProtocolHeader
 
 from partymq.amqp.frames import BODY, FRAME_HEAD, HEARTBEAT, header_frame, plain_header
+from support.flooding_broker import FLOODS, start
 from support.hostile_management import (
     Answer,
     HostileManagement,
@@ -131,6 +133,8 @@ async def _main() -> None:
     for name, harm in HARMS.items():
         server = await asyncio.start_server(partial(_serve, harm), "127.0.0.1", 0)
         ports[name] = server.sockets[0].getsockname()[1]
+    for name, flood in FLOODS.items():
+        ports[name] = await start(flood)
     for name, answer in APIS.items():
         api = HostileManagement(answer)
         await api.begin()

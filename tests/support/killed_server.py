@@ -5,9 +5,9 @@ import signal
 import sys
 from functools import partial
 
-from partymq import server
 from partymq.cli import main
-from partymq.router.points import Point
+from partymq.router.failpoints import Point
+from partymq.serve import server
 
 KILL_AT = "TEST_KILL_AT"
 """The variable that names the point."""

@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import aiohttp
@@ -19,11 +19,21 @@ from support.conditions import eventually
 
 @asynccontextmanager
 async def operator(
-    *flags: str, kubectl: Kubectl, identity: str = "the-pod", **environment: str
+    *flags: str, kubectl: Kubectl, identity: str = "the-pod", within: Sequence[str] = (), **environment: str
 ) -> AsyncIterator[tuple[Process, str, list[str]]]:
-    """A running operator, where it serves HTTP, and its log until now."""
+    """A running operator, where it serves HTTP, and its log until now; `within` is what runs the command."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-W", "error::DeprecationWarning", "-m", "partymq", "operator", "--log-format", "json"),
+        *(
+            *within,
+            sys.executable,
+            "-W",
+            "error::DeprecationWarning",
+            "-m",
+            "partymq",
+            "operator",
+            "--log-format",
+            "json",
+        ),
         *("--namespace", kubectl.namespace, "--http-host", "127.0.0.1", "--http-port", "0", "--identity", identity),
         *("--kubeconfig", kubectl.kubeconfig, *flags),
         stderr=PIPE,

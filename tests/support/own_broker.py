@@ -39,6 +39,14 @@ class OwnBroker:
         """SIGCONT; one that is not frozen just goes on."""
         await self._run("thaw")
 
+    async def cut(self) -> None:
+        """Nothing passes between it and anybody else any more, and nobody is told."""
+        await self._run("cut")
+
+    async def mend(self) -> None:
+        """It is reached again; one that was not cut stays as it is."""
+        await self._run("mend")
+
     async def down(self, *, purge: bool = False) -> None:
         """Stop it in order."""
         await self._run("down", *(["--purge"] if purge else []))

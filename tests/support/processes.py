@@ -18,6 +18,9 @@ from support.events import KILLED, Kind
 from support.options import ConsumerOptions, Leave, Library, ProducerOptions, to_argument
 from support.spool import Spool
 
+STARTS = 3
+"""How often a pod's container is started before its failure counts."""
+
 _ROOT = Path(__file__).parent.parent
 
 
@@ -92,6 +95,7 @@ class Clients:
         self._spool = spool
         self._url = url if callable(url) else lambda _: url
         self._clients: list[Client] = []
+        self._in_pods: dict[str, list[Client]] = {}
 
     async def __aenter__(self) -> Self:
         return self
@@ -129,6 +133,28 @@ class Clients:
             report_queue=report_queue,
         )
         return await self._start("consume", options)
+
+    async def in_pod(self, queue: str, *, name: str, **options: object) -> Client:
+        """Start a consumer as a pod's container, and wait until it consumes; options as for `consumer`.
+
+        It may be called again for the same pod: its second client is named `<name>.2`. RabbitMQ 4.0 refuses a queue
+        that is just being declared with 541: the container starts again then, as the kubelet sees to.
+        """
+        clients = self._in_pods.setdefault(name, [])
+        last = len(clients) + STARTS
+        while True:
+            actor = f"{name}.{len(clients) + 1}" if clients else name
+            client = await self.consumer(queue, name=actor, **options)  # type: ignore[arg-type]
+            clients.append(client)
+            try:
+                return await client.started()
+            except AssertionError as error:
+                if "INTERNAL_ERROR" not in str(error) or len(clients) == last:
+                    raise
+
+    def latest(self, name: str) -> Client:
+        """The client that was started last in a pod."""
+        return self._in_pods[name][-1]
 
     async def producer(
         self,

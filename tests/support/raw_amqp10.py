@@ -16,7 +16,6 @@ _AMQP: Final = b"AMQP\x00\x01\x00\x00"
 _ACCEPTED: Final = b"\x00\x53\x24"
 
 NULL: Final = b"\x40"
-TRUE: Final = b"\x41"
 
 
 class NotAcceptedError(Exception):

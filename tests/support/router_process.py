@@ -1,7 +1,8 @@
 """A router in a process of its own, for tests that kill it: `python -m support.router_process OPTIONS`.
 
-Pods come as JSON lines on standard input: [[name, state, returns], ...]; a line that is a string names a point at which
-it is to kill itself. Reports and notices leave by standard output, one a line. SIGTERM stops it gracefully.
+Pods come as JSON lines on standard input, a list of what they are; a line that is a string names a point at which it is
+to kill itself. Reports, notices and the commits of handoffs leave by standard output, one a line. SIGTERM stops it
+gracefully.
 On SIGUSR1 it says on standard error what its tasks wait for.
 """
 
@@ -15,14 +16,15 @@ import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import uvloop
 
-from partymq.core.membership import Pod, PodState
+from partymq.core.membership import Generation, Pod, PodState
 from partymq.core.report import GroupReport, Notice
 from partymq.core.spec import GroupConfig
-from partymq.router.budget import Budget
-from partymq.router.points import Point
+from partymq.router.broker.memory_budget import Budget
+from partymq.router.failpoints import Point
 from partymq.router.supervisor import Supervisor
 from support.events import Kind
 from support.routers import ROUTER
@@ -60,8 +62,10 @@ class _Process:
         if point == self._kill_at:
             self._spool.note(ROUTER, Kind.ROUTER_DOWN)
             os.kill(os.getpid(), signal.SIGKILL)
+        if point is Point.COMMITTED:
+            self._say(point)
 
-    def _say(self, what: GroupReport | Notice) -> None:
+    def _say(self, what: GroupReport | Notice | Point) -> None:
         os.write(1, base64.b64encode(pickle.dumps(what)) + b"\n")
 
     async def run(self) -> None:
@@ -84,8 +88,12 @@ class _Process:
             if isinstance(told, str):
                 self._kill_at = told
             else:
-                pods = (Pod(name=name, state=PodState(state), returns=returns) for name, state, returns in told)
-                self._supervisor.set_pods(self._config.group, tuple(pods))
+                self._supervisor.set_pods(self._config.group, tuple(map(_pod, told)))
+
+
+def _pod(said: dict[str, Any]) -> Pod:
+    generation = Generation(**said["generation"]) if said["generation"] else None
+    return Pod(**{**said, "state": PodState(said["state"]), "generation": generation})
 
 
 if __name__ == "__main__":

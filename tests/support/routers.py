@@ -14,20 +14,24 @@ import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Self
 
 from partymq.core.membership import Pod
 from partymq.core.report import GroupReport, Notice
 from partymq.core.spec import GroupConfig
-from partymq.router.budget import DEFAULT
-from partymq.router.points import Point
+from partymq.router.broker.memory_budget import DEFAULT
+from partymq.router.failpoints import Point
+from partymq.router.supervisor import STOP_WITHIN
 from support.events import Kind
 from support.spool import Spool
 
 _ROOT = Path(__file__).parent.parent
 STILL = 2.0
 """Seconds."""
+STOPS_WITHIN = STOP_WITHIN + 10.0
+"""Seconds for a graceful stop; 30 of them may go by until what was read is confirmed."""
 ROUTER = "router"
 """The actor whose crashes excuse repeats."""
 
@@ -81,8 +85,9 @@ class Router:
         assert self._process.stdout is not None
         async for line in self._process.stdout:
             said = pickle.loads(base64.b64decode(line))
-            if isinstance(said, Notice):
-                self.handoffs += said.reason == "HandoffCommitted"
+            if isinstance(said, Point):
+                self.handoffs += said is Point.COMMITTED  # not all are told: a rollout is told as one thing
+            elif isinstance(said, Notice):
                 self._on_notice(said)
             else:
                 self.report = said
@@ -105,7 +110,7 @@ class Router:
 
     def tell(self, pods: Iterable[Pod]) -> None:
         """Hand over the whole list of pods."""
-        self._say([[pod.name, pod.state.value, pod.returns] for pod in pods])
+        self._say([asdict(pod) for pod in pods])
 
     def kill_at(self, point: Point | None) -> None:
         """Have it kill itself when it gets to the point next; None takes that back."""
@@ -140,7 +145,7 @@ class Router:
             self._process.kill()
         await self.ended()
 
-    async def stop(self, deadline: float = 30.0) -> None:
+    async def stop(self, deadline: float = STOPS_WITHIN) -> None:
         """Stop it gracefully; it is an error if it fails."""
         if self.running:
             self._process.terminate()

@@ -10,9 +10,9 @@ import re
 import signal
 import socket
 import sys
-from asyncio.subprocess import DEVNULL, Process
+from asyncio.subprocess import Process
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,8 +25,8 @@ from pamqp.encode import field_table
 from partymq.amqp.connection import Connection, body_payload
 from partymq.amqp.frames import HEADER_HEAD, body_frames, publish_frame
 from partymq.amqp.topology import Topology
-from partymq.core.names import Names
-from partymq.core.spec import GroupId
+from partymq.core.spec import DeletionPolicy, GroupConfig, GroupId, GroupSpec
+from partymq.router.maintenance.queue_removal import remove_group
 from support.broker import amqp_url, management_url, unique
 from support.conditions import eventually
 from support.group import address
@@ -48,6 +48,8 @@ class Served:
     port: int
     prefix: str = ""
     """Where the group's API is."""
+    log: Path | None = None
+    """Where what it logs goes; nowhere if there is none."""
     process: Process | None = None
     others: list["Served"] = field(default_factory=list)
     queues: dict[str, str] = field(default_factory=dict)
@@ -60,17 +62,26 @@ class Served:
         """Starts the server, and returns once it routes or stands by; at `kill_at`, a named point, it kills itself."""
         environment = {**os.environ, **self.environment, "PARTYMQ_HTTP_PORT": str(self.port), KILL_AT: kill_at}
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(TESTS), environment.get("PYTHONPATH"))))
-        self.process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "support.killed_server" if kill_at else "partymq", "serve",
-            env=environment, stderr=DEVNULL,
-        )  # fmt: skip
-        await eventually(self._answers, "the server does not route", 30.0, every=0.02)
+        with (self.log or Path(os.devnull)).open("ab") as log:
+            self.process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "support.killed_server" if kill_at else "partymq", "serve",
+                env=environment, stderr=log, start_new_session=True,  # Ctrl-C is for the test, which then ends it
+            )  # fmt: skip
+        await eventually(self._answers, lambda: f"the server does not route: {self._said()}", 30.0, every=0.02)
 
     async def _answers(self) -> bool:
+        assert self.process is not None
+        if self.process.returncode is not None:
+            raise AssertionError(f"the server ended with {self.process.returncode}: {self._said()}")
         try:
             return (await self.call("GET", "/readyz"))[0] == 200
         except aiohttp.ClientError:
             return False
+
+    def _said(self) -> str:
+        """The last that it has logged."""
+        lines = self.log.read_text(encoding="utf-8").splitlines() if self.log is not None else []
+        return "\n".join(lines[-5:]) or "nothing is logged"
 
     async def died(self) -> None:
         """Waits until it has come to the point at which it kills itself."""
@@ -220,14 +231,18 @@ def disorder(received: dict[str, list[tuple[int, str]]]) -> int:
 
 @asynccontextmanager
 async def serving(
-    source_arguments: dict[str, str] | None = None, /, *, group: str | None = None, **environment: str
+    source_arguments: Mapping[str, object] | None = None,
+    /,
+    *,
+    group: str | None = None,
+    log: Path | None = None,
+    **environment: str,
 ) -> AsyncIterator[Served]:
     """A server with a group and a source of its own, started."""
     group = group or unique("serve")
     async with await aio_pika.connect(amqp_url()) as connection, aiohttp.ClientSession() as session:
         channel = await connection.channel()
         source = f"{group}.source"
-        await channel.declare_queue(source, durable=True, arguments={**(source_arguments or {})})
         variables = {
             "PARTYMQ_RABBIT_CS": amqp_url(),
             "PARTYMQ_MANAGEMENT_URI": management_url(),
@@ -244,8 +259,11 @@ async def serving(
             channel=channel,
             environment=variables,
             port=free_port(),
+            log=log,
         )
         try:
+            arguments = dict(source_arguments or {})
+            await channel.declare_queue(source, durable=True, arguments=arguments)  # type: ignore[arg-type]
             await served.start()
             yield served
         finally:
@@ -264,16 +282,11 @@ def free_port() -> int:
 
 
 async def _delete_queues(served: Served) -> None:
-    names, topology = (
-        Names(GroupId(namespace="default", name=served.group)),
-        await Topology.open(address(), name="test"),
-    )
-    queues = [names.journal, names.outlets, names.dead, served.source, *served.queues.values()]
-    queues += [names.inbox(f"{served.group}.{name}") for name in served.managed] + [
-        names.backlog(p) for p in range(-1, 64)
-    ]
-    queues += [names.transfer(f"{session}.{n}") for session in range(1, 9) for n in range(1, 5)]
-    await asyncio.gather(*(topology.delete(queue) for queue in queues))
-    await topology.delete_exchange(names.dlx)
-    await topology.delete_exchange(names.exchange)
+    """What the group's journal knows of, as when a PartitionGroup is deleted, and what is the clients' own."""
+    group = GroupId(namespace="default", name=served.group)
+    config = GroupConfig(group=group, spec=GroupSpec(source_queue=served.source), broker=address())
+    inboxes_of = [f"{served.group}.{name}" for name in served.managed]
+    await remove_group(config, title=f"remove {group}", members=inboxes_of, policy=DeletionPolicy.DELETE)
+    topology = await Topology.open(address(), name="test")
+    await asyncio.gather(*(topology.delete(queue) for queue in (served.source, *served.queues.values())))
     await topology.close()

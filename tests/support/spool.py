@@ -7,7 +7,8 @@ ignored.
 
 import os
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 
@@ -86,8 +87,18 @@ class Spool:
 
     def acked_by(self, actor: str) -> int:
         """How many messages one consumer has acknowledged up to now."""
-        path = self.directory / f"{actor}@own{_SUFFIX}"
-        return path.read_text().count(f"{OUTCOME_LETTERS[1]}\t") if path.exists() else 0
+        self._progress.unsettled()
+        return self._progress.acked_by[actor]
+
+    @property
+    def handled(self) -> Mapping[str, int]:
+        """How many messages each consumer has acknowledged, as of the last look."""
+        return self._progress.acked_by
+
+    @property
+    def newest(self) -> Mapping[str, tuple[int, str]]:
+        """The newest message of each key that is acknowledged, as of the last look: its number, and by whom."""
+        return self._progress.newest
 
     async def settled(self, stuck_after: float = 30.0) -> None:
         """Wait until every confirmed message is acknowledged, for as long as it goes on; producers must have ended.
@@ -113,11 +124,15 @@ class Spool:
 
 
 def _events(path: Path) -> Iterator[Event]:
-    actor = path.name.rpartition("@")[0]
+    actor = _actor(path)
     with path.open(encoding="utf-8", newline="\n") as lines:
         for line in lines:
             if line.endswith("\n"):
                 yield from_line(line, actor)
+
+
+def _actor(path: Path) -> str:
+    return path.name.rpartition("@")[0]
 
 
 class _Progress:
@@ -132,6 +147,8 @@ class _Progress:
         self._ahead: set[str] = set()
         self.confirmed = 0
         self.acked = 0
+        self.acked_by: Counter[str] = Counter()
+        self.newest: dict[str, tuple[int, str]] = {}
 
     def unsettled(self) -> int:
         for path in self._directory.glob(f"*{_SUFFIX}"):
@@ -144,6 +161,7 @@ class _Progress:
             data = file.read()
         whole = data[: data.rfind(b"\n") + 1]
         self._offsets[path] = self._offsets.get(path, 0) + len(whole)
+        actor = _actor(path)
         confirmed, acked = OUTCOME_LETTERS
         for letter, ident in self._OUTCOME.findall(whole.decode()):
             if letter == confirmed:
@@ -151,7 +169,10 @@ class _Progress:
                 self._pair(ident, self._ahead, self.owed)
             elif letter == acked:
                 self.acked += 1
+                self.acked_by[actor] += 1
                 self._pair(ident, self.owed, self._ahead)
+                key, _, number = ident.rpartition("\t")
+                self.newest[key] = max(self.newest.get(key, (0, actor)), (int(number), actor))
 
     @staticmethod
     def _pair(ident: str, waiting: set[str], otherwise: set[str]) -> None:

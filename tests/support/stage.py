@@ -23,6 +23,7 @@ from support.options import ConsumerOptions, to_argument
 ROOT = Path(__file__).parent.parent.parent
 CHART = ROOT / "helm" / "partymq"
 RELEASE = "partymq"
+KIND = "partitiongroups.partymq.io"
 OPERATOR = "partymq\0operator"
 """In the command line of the operator's process."""
 _CLIENT = Path(__file__).parent
@@ -78,6 +79,21 @@ async def operator(
     cluster: Kube, environment: Environment, *, everywhere: bool = False, release: str = RELEASE
 ) -> AsyncIterator[None]:
     """A release of the chart in the namespace, watching that namespace alone or all of them."""
+    if await run("kubectl", "get", "crd", KIND, "--ignore-not-found", "-o", "name"):
+        # Another release brought the kind: it is not ours to take over, but it has to be this version.
+        await run("kubectl", "apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds"))
+    try:
+        await install(cluster, environment, everywhere=everywhere, release=release)
+        yield
+    finally:
+        await cluster.kubectl("delete", "partitiongroups", "--all", "--timeout=60s", "--ignore-not-found", deadline=70)
+        await uninstall(cluster, release=release)
+
+
+async def install(
+    cluster: Kube, environment: Environment, *more: str, everywhere: bool = False, release: str = RELEASE
+) -> None:
+    """Install the chart, with `more` values, and wait until the operator is ready."""
     repository, _, tag = environment.operator_image.rpartition(":")
     values = {
         "image.repository": repository,
@@ -89,32 +105,35 @@ async def operator(
         values["http.host"] = "127.0.0.1"
     if not everywhere:
         values["watchNamespaces"] = f"{{{cluster.namespace}}}"
-    crd = await run("kubectl", "get", "crd", "partitiongroups.partymq.io", "--ignore-not-found", "-o", "name")
-    if crd:
-        # Another release brought the kind: it is not ours to take over, but it has to be this version.
-        await run("kubectl", "apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds"))
-        values["crds.install"] = "false"
-    pairs = [part for name, value in values.items() for part in ("--set", f"{name}={value}")]
+    chosen = [*(f"{name}={value}" for name, value in values.items()), *more]
+    pairs = [part for value in chosen for part in ("--set", value)]
     try:
-        try:
-            await run(
-                "helm", "install", release, str(CHART), "-n", cluster.namespace, "--wait", "--timeout=60s", *pairs
-            )
-        except CommandError as error:
-            raise CommandError(f"{error}\n{await _why_not_ready(cluster, release)}") from None
-        yield
-    finally:
-        await cluster.kubectl("delete", "partitiongroups", "--all", "--timeout=60s", "--ignore-not-found", deadline=70)
-        await run(
-            "helm", "uninstall", release, "-n", cluster.namespace, "--wait", "--timeout", "60s", "--ignore-not-found"
-        )
+        await run("helm", "install", release, str(CHART), "-n", cluster.namespace, "--wait", "--timeout=60s", *pairs)
+    except CommandError as error:
+        raise CommandError(f"{error}\n{await _why_not_ready(cluster, release)}") from None
 
 
-async def upgrade(cluster: Kube, *values: str, release: str = RELEASE) -> None:
+async def uninstall(cluster: Kube, release: str = RELEASE) -> None:
+    """Uninstall a release, if it is there, and wait until its hooks have ended."""
+    command = (
+        "helm",
+        "uninstall",
+        release,
+        "-n",
+        cluster.namespace,
+        "--wait",
+        "--timeout",
+        "150s",
+        "--ignore-not-found",
+    )
+    await run(*command, deadline=160)
+
+
+async def upgrade(cluster: Kube, *values: str, release: str = RELEASE, flags: tuple[str, ...] = ()) -> None:
     """Change values of a release that runs, and wait until no pod of the old ones is left."""
     pairs = [part for value in values for part in ("--set", value)]
     chart = (release, str(CHART), "-n", cluster.namespace, "--reuse-values")
-    await _roll(cluster, release, "helm", "upgrade", *chart, *pairs)
+    await _roll(cluster, release, "helm", "upgrade", *chart, *pairs, *flags)
 
 
 async def roll_back(cluster: Kube, release: str = RELEASE) -> None:
@@ -190,8 +209,14 @@ def consumers(
     kind: str = "Deployment",
     prefetch: int = 20,
     work: float = 0.002,
+    probe: bool = True,
+    strategy: Mapping[str, object] | None = None,
 ) -> dict[str, object]:
-    """A workload of consumers that differ from the example in nothing but their reports."""
+    """A workload of consumers that differ from the example in nothing but their reports.
+
+    Without a `probe` they count as available when their containers start; `strategy` is the `rollingUpdate` of a
+    Deployment that has another one than by default.
+    """
     options = ConsumerOptions(
         url=environment.amqp_url_in_pods,
         queue=f"partymq.$(NAMESPACE).{group}.inbox.$(POD_NAME)",
@@ -200,7 +225,7 @@ def consumers(
         prefetch=prefetch,
         work=work,
     )
-    container = {
+    container: dict[str, Any] = {
         "name": "consumer",
         "image": environment.example_image,
         "command": ["python", "-m", "support.client", "consume", to_argument(options)],
@@ -210,7 +235,11 @@ def consumers(
             {"name": "PYTHONPATH", "value": _PATH},
             {"name": "READY_FILE", "value": f"{_STATE}/consuming"},
         ],
-        "readinessProbe": {"exec": {"command": ["test", "-e", f"{_STATE}/consuming"]}, "periodSeconds": 1},
+        "startupProbe": {
+            "exec": {"command": ["test", "-e", f"{_STATE}/consuming"]},
+            "periodSeconds": 1,
+            "failureThreshold": 3600,
+        },
         "volumeMounts": [
             {"name": "audited-client", "mountPath": f"{_PATH}/support", "readOnly": True},
             {"name": "state", "mountPath": _STATE},
@@ -243,6 +272,10 @@ def consumers(
             "spec": pod,
         },
     }
+    if not probe:
+        del container["startupProbe"], spec["minReadySeconds"]
+    if strategy is not None:
+        spec["strategy"] = {"type": "RollingUpdate", "rollingUpdate": strategy}
     if kind == "StatefulSet":
         spec |= {"serviceName": name, "podManagementPolicy": "Parallel"}
     return {"apiVersion": "apps/v1", "kind": kind, "metadata": {"name": name}, "spec": spec}

@@ -4,13 +4,15 @@ import os
 import re
 import shutil
 import subprocess
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from partymq import limits, settings
+from partymq import limits, options, settings
+from partymq.option import Option
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "helm/partymq"
@@ -32,9 +34,36 @@ def helm(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def render(*values: str) -> list[Manifest]:
+    """What is installed."""
+    return [manifest for manifest in rendered(*values) if not hook_of(manifest)]
+
+
+def rendered(*values: str) -> list[Manifest]:
+    """The same, and the hooks."""
     done = helm("template", "release", str(CHART), "--namespace", "ops", *(f"--set={value}" for value in values))
     assert done.returncode == 0, done.stderr
     return [manifest for manifest in yaml.safe_load_all(done.stdout) if manifest]
+
+
+def hook_of(manifest: Manifest) -> str:
+    """When it is there for a while; empty for what stays."""
+    when: str = (manifest["metadata"].get("annotations") or {}).get("helm.sh/hook", "")
+    return when
+
+
+def hooks(when: str, *values: str) -> list[Manifest]:
+    return [manifest for manifest in rendered(*values) if hook_of(manifest) == when]
+
+
+def allowed(manifests: list[Manifest]) -> set[tuple[str, str, str]]:
+    """Rights, with the namespace, or `*`."""
+    return {
+        (role["metadata"].get("namespace", "*"), resource, verb)
+        for role in _roles(manifests)
+        for rule in role["rules"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
 
 
 def of_kind(manifests: list[Manifest], kind: str) -> list[Manifest]:
@@ -63,7 +92,7 @@ def environment(manifests: list[Manifest]) -> dict[str, str | None]:
 def test_the_charts_crds_are_the_projects() -> None:
     ours = {path.name: path.read_text() for path in (ROOT / "crds").glob("*.yaml")}
     theirs = {path.name: path.read_text() for path in (CHART / "files/crds").glob("*.yaml")}
-    assert theirs == ours, "copy crds/*.yaml to helm/partymq/files/crds/"
+    assert theirs == ours, "run `make generate`"
 
 
 def test_the_chart_has_the_packages_version() -> None:
@@ -120,10 +149,17 @@ def test_the_operator_is_told_what_to_serve() -> None:
     assert "PARTYMQ_NAMESPACES" not in environment(render())
     assert environment(render("watchNamespaces={shop,billing}"))["PARTYMQ_NAMESPACES"] == "shop,billing"
     assert environment(render("http.port=9000", "log.format=json"))["PARTYMQ_HTTP_PORT"] == "9000"
-    names = set(environment(render("watchNamespaces={shop}", "secretLabel=a", *CLIENTS_API)))
+    names = set(
+        environment(
+            render("watchNamespaces={shop}", "secretLabel=a", "clientsApi.token.namespaceSecretName=a", *CLIENTS_API)
+        )
+    )
     names.add("PARTYMQ_ALLOWED_HOSTS")  # only where clients need no token
-    source = (ROOT / "operator/partymq/settings.py").read_text()
-    assert names == set(re.findall(r"\"(PARTYMQ_[A-Z_]+)\"", source))
+    assert names == {
+        option.variable
+        for option in options.OPERATOR
+        if option.variable.startswith("PARTYMQ_") and not option.variable.startswith("PARTYMQ_LIMIT")
+    }
 
 
 @needs_helm
@@ -197,8 +233,71 @@ def test_metrics_are_offered_when_asked_for() -> None:
     manifests = render("metrics.service.enabled=true", "metrics.serviceMonitor.enabled=true")
     labels = one(manifests, "Deployment")["spec"]["template"]["metadata"]["labels"]
     assert one(manifests, "Service")["spec"]["selector"].items() <= labels.items()
-    monitor = one(manifests, "ServiceMonitor")["spec"]["selector"]["matchLabels"]
-    assert monitor.items() <= one(manifests, "Service")["metadata"]["labels"].items()
+    monitor = one(manifests, "ServiceMonitor")["spec"]
+    assert monitor["selector"]["matchLabels"].items() <= one(manifests, "Service")["metadata"]["labels"].items()
+    (endpoint,) = monitor["endpoints"]
+    assert endpoint["honorLabels"], "the label namespace is a group's"
+
+
+@needs_helm
+def test_alerts_are_offered_when_asked_for_and_come_as_soon_as_they_are_said_to() -> None:
+    assert of_kind(render(), "PrometheusRule") == []
+    manifests = render("metrics.prometheusRule.enabled=true", "metrics.prometheusRule.labels.release=prometheus")
+    rule = one(manifests, "PrometheusRule")
+    assert rule["metadata"]["labels"]["release"] == "prometheus"
+    assert rule["spec"] == yaml.safe_load((CHART / "files/alerts.yaml").read_text())
+    every = {group["name"]: group.get("interval") for group in rule["spec"]["groups"]}
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    assert every["partymq-members"] == values["metrics"]["serviceMonitor"]["interval"] == "10s"
+
+
+@needs_helm
+@pytest.mark.parametrize("values", [(), ("watchNamespaces={shop,mall}",)])
+def test_after_an_uninstall_a_hook_says_the_last_word_with_rights_of_its_own(values: tuple[str, ...]) -> None:
+    manifests = hooks("post-delete", *values)
+    job = one(manifests, "Job")
+    spec = job["spec"]["template"]["spec"]
+    command = dict(part.removeprefix("--").split("=", 1) for part in spec["containers"][0]["args"][2:])
+    assert spec["containers"][0]["args"][:2] == ["hook", "post-delete"]
+    # It waits for the operator's pods, of which it must not be one.
+    selector = dict(part.split("=") for part in command["selector"].split(","))
+    operators = one(render(*values), "Deployment")["spec"]["template"]["metadata"]["labels"]
+    assert selector.items() <= operators.items()
+    assert not selector.items() <= job["spec"]["template"]["metadata"]["labels"].items()
+    assert 60 < int(command["within"]) < job["spec"]["activeDeadlineSeconds"]
+    served = ("shop", "mall") if values else ("*",)
+    assert allowed(manifests) == {
+        *((place, "partitiongroups", verb) for place in served for verb in ("get", "list")),
+        *((place, "partitiongroups/status", "patch") for place in served),
+        ("ops", "pods", "list"),
+        *(("ops", "leases", verb) for verb in ("list", "delete")),
+    }
+    account = one(manifests, "ServiceAccount")["metadata"]["name"]
+    assert spec["serviceAccountName"] == account != pod(render(*values))["serviceAccountName"]
+    bindings = [manifest for manifest in manifests if manifest["kind"].endswith("Binding")]
+    assert len(bindings) == len(_roles(manifests))
+    assert all(b["subjects"] == [{"kind": "ServiceAccount", "name": account, "namespace": "ops"}] for b in bindings)
+    weights = {m["kind"]: int(m["metadata"]["annotations"]["helm.sh/hook-weight"]) for m in manifests}
+    assert all(weights["Job"] > weight for kind, weight in weights.items() if kind != "Job")
+    for manifest in manifests:
+        policy = manifest["metadata"]["annotations"]["helm.sh/hook-delete-policy"].split(",")
+        assert set(policy) == {"before-hook-creation", "hook-succeeded", "hook-failed"}, "nothing of it stays"
+    assert hooks("pre-delete", *values) == []
+
+
+@needs_helm
+def test_where_the_kind_goes_groups_go_before_the_operator() -> None:
+    manifests = hooks("pre-delete", "crds.keep=false", "watchNamespaces={shop}", "hostNetwork=true")
+    spec = one(manifests, "Job")["spec"]["template"]["spec"]
+    assert spec["containers"][0]["args"] == ["hook", "pre-delete", "--within=120", "--namespace=shop"]
+    assert spec["hostNetwork"]
+    assert allowed(manifests) == {("*", "partitiongroups", "list"), ("*", "partitiongroups", "delete")}
+    assert hooks("pre-delete", "crds.keep=false", "crds.install=false") == []
+
+
+@needs_helm
+def test_rights_that_an_administrator_has_made_need_no_hook() -> None:
+    assert [manifest for manifest in rendered("rbac.create=false") if hook_of(manifest)] == []
 
 
 @needs_helm
@@ -214,6 +313,21 @@ def test_the_clients_api_is_served_when_asked_for_and_never_without_a_token() ->
     assert (service["type"], service["ports"][0]["port"]) == ("NodePort", 9085)
     assert {"name": "clients", "containerPort": 9085} in container(manifests)["ports"]
     assert helm("template", "release", str(CHART), f"--set={CLIENTS_API[0]}").returncode != 0
+
+
+@needs_helm
+def test_namespaces_may_have_tokens_of_their_own_and_then_there_need_be_none_for_all() -> None:
+    namespaces = ("clientsApi.enabled=true", "clientsApi.token.namespaceSecretName=partymq-clients")
+    told = environment(render(*namespaces))
+    assert told["PARTYMQ_CLIENTS_TOKEN_SECRET"] == "partymq-clients"
+    assert "PARTYMQ_API_TOKEN" not in told
+    assert environment(render(*namespaces, CLIENTS_API[1])).keys() >= {"PARTYMQ_API_TOKEN", *told}
+    rules = [rule for role in _roles(render(*namespaces, "rbac.secretNames={broker}")) for rule in role["rules"]]
+    assert [rule["resourceNames"] for rule in rules if rule["resources"] == ["secrets"]] == [
+        ["broker", "partymq-clients"]
+    ]
+    refused = helm("template", "release", str(CHART), f"--set={namespaces[0]},clientsApi.token.namespaceSecretName=A_b")
+    assert refused.returncode != 0
 
 
 @needs_helm
@@ -253,6 +367,34 @@ def test_limits_and_the_label_reach_the_operator() -> None:
     loaded = settings.load(environ=environ)
     assert (loaded.limits.message, loaded.limits.groups, loaded.secret_label) == (64 * 2**20, 2_000_000, "a/b=c")
     assert not [name for name in environment(render()) if name.startswith("PARTYMQ_LIMIT")]
+
+
+@pytest.mark.parametrize("option", [one for one in options.OPERATOR if one.chart], ids=lambda one: one.chart)
+def test_the_chart_has_the_options_defaults(option: Option[Any]) -> None:
+    value = yaml.safe_load((CHART / "values.yaml").read_text())
+    for name in option.chart.split("."):
+        value = value[name]
+    unset: list[Any] = [8085] if option is options.CLIENTS_PORT else ["", [], {}]  # that is not served until enabled
+    assert str(value) == option.default if option.default else value in unset
+
+
+@needs_helm
+def test_every_option_of_the_chart_reaches_the_operator() -> None:
+    given = environment(
+        render(
+            "clientsApi.enabled=true", "clientsApi.token.secretName=a", "clientsApi.token.namespaceSecretName=b",
+            "watchNamespaces={shop}", "secretLabel=a/b=c", "limits.groups=7",
+        )
+    )  # fmt: skip
+    variables = {one.variable.replace("<NAME>", "GROUPS") for one in options.OPERATOR if one.chart}
+    assert variables <= given.keys()
+
+
+def test_the_bounds_of_limits_are_the_operators() -> None:
+    schema = yaml.safe_load((CHART / "values.schema.json").read_text())["properties"]["limits"]["properties"]
+    for one in fields(limits.Limits):
+        name = re.sub("_[a-z]", lambda found: found[0][1].upper(), one.name)
+        assert schema[name]["minimum"] == one.metadata["least"]
 
 
 def test_every_limit_is_a_value_of_the_chart() -> None:

@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 import yaml
 
-from partymq.amqp.keyread import key_reader
 from partymq.core.report import MemberState
+from partymq.core.schema import KEY_PROPERTIES
 from partymq.core.spec import DeletionPolicy, GroupId, GroupSpec, KeyFrom, KeySpec, OnMissing, OnTimeout
 from partymq.errors import InvalidSpecError
-from partymq.kube.resource import API_GROUP, API_VERSION, KIND, PLURAL, PROPERTIES, group_spec
+from partymq.kube.resource import API_GROUP, API_VERSION, KIND, PLURAL, group_spec
 from partymq.kube.status import View, render
+from partymq.message.key_reader import key_reader
 from support.fake_kubernetes import report
 
 CRD = yaml.safe_load((Path(__file__).parents[2] / "crds/partymq.io_partitiongroups.yaml").read_text())
@@ -113,8 +114,8 @@ def test_the_properties_that_can_hold_a_key_are_the_same() -> None:
     rules = [rule["rule"] for rule in field("key")["x-kubernetes-validations"]]
     (rule,) = [rule for rule in rules if "property" in rule and " in [" in rule]
     listed = rule.split(" in [")[1].rstrip("]").replace("'", "").split(", ")
-    assert set(listed) == PROPERTIES
-    for name in PROPERTIES:
+    assert tuple(listed) == KEY_PROPERTIES
+    for name in KEY_PROPERTIES:
         key_reader(KeySpec(source=KeyFrom.PROPERTY, name=name))
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from partymq.amqp.topology import _explained
+from partymq.amqp.errands import explained
 from partymq.errors import BrokerError, ChannelClosedError, ForeignQueueError, LimitReachedError, LockedQueueError
 
 
@@ -53,4 +53,4 @@ def test_what_is_none(text: str) -> None:
     ],
 )
 def test_what_a_refused_declaration_is(code: int, text: str, kind: type[BrokerError]) -> None:
-    assert type(_explained(ChannelClosedError(code, text), "queue 'q'")) is kind
+    assert type(explained(ChannelClosedError(code, text), "queue 'q'")) is kind

@@ -33,3 +33,23 @@ def test_the_example_of_an_admission_policy_is_one() -> None:
     policy, binding = yaml.safe_load_all((ROOT / "examples/only-these-brokers.yaml").read_text())
     assert (policy["kind"], binding["kind"]) == ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
     assert binding["spec"]["policyName"] == policy["metadata"]["name"]
+
+
+def test_compose_listens_on_loopback_only() -> None:
+    services = yaml.safe_load((ROOT / "examples/compose/compose.yaml").read_text(encoding="utf-8"))["services"]
+    ports = [port for service in services.values() for port in service.get("ports", ())]
+    assert ports
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+
+
+def test_the_tests_that_the_page_about_security_names_are_there() -> None:
+    page = (ROOT / "docs/security.md").read_text(encoding="utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("|") and "test_" in line]
+    assert len(rows) > 20
+    for row in rows:
+        for part in row.split("|")[2].split(";"):
+            files = re.findall(r"`((?:unit|integration)/[\w/]+\.py)`", part)
+            sources = [(ROOT / "tests" / file).read_text(encoding="utf-8") for file in files]
+            assert sources, part
+            for name in re.findall(r"`(test_\w+)`", part):
+                assert any(f"def {name}(" in source for source in sources), f"{files} has no {name}"

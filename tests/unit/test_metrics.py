@@ -30,7 +30,7 @@ def test_a_report_in_numbers() -> None:
     active = MemberReport(name="a", state=MemberState.ACTIVE, partitions=(0, 1), ready=5, since=0.0)
     stuck = MemberReport(name="c", state=MemberState.STUCK, partitions=(2,), ready=9, since=70.0, backlog=4)
     idle = MemberReport(name="b", state=MemberState.IDLE, partitions=(), ready=0, since=0.0)
-    handoff = HandoffReport(id="1.1", donor="a", phase="drain", partitions=(1,), since=50.0, waiting_for="x")
+    handoff = HandoffReport(handoff_id="1.1", donor="a", phase="drain", partitions=(1,), since=50.0, waiting_for="x")
     lost = Condition(ok=False, reason="X", message="x")
     metrics.report(
         ORDERS,
@@ -60,8 +60,8 @@ def test_a_report_in_numbers() -> None:
     assert found[key("partymq_inbox_ready_messages", member="a")] == 5
     assert found[key("partymq_member_partitions", member="a")] == 2
     assert found[key("partymq_member_backlog_messages", member="c")] == 4
-    assert found[key("partymq_member_stuck_since_timestamp_seconds", member="c")] == 70
-    assert key("partymq_member_stuck_since_timestamp_seconds", member="a") not in found
+    assert found[key("partymq_member_since_timestamp_seconds", member="c", state="stuck")] == 70
+    assert key("partymq_member_since_timestamp_seconds", member="c", state="active") not in found
 
 
 def test_what_is_unknown_is_absent_rather_than_zero() -> None:
@@ -101,8 +101,8 @@ def test_the_page_explains_every_metric_and_none_that_there_is_not() -> None:
 
 
 def test_alerts_are_explained_and_ask_for_metrics_that_there_are() -> None:
-    rule = yaml.safe_load((ROOT / "examples/alerts.yaml").read_text(encoding="utf-8"))
-    alerts = {alert["alert"]: alert["expr"] for group in rule["spec"]["groups"] for alert in group["rules"]}
+    rules = yaml.safe_load((ROOT / "helm/partymq/files/alerts.yaml").read_text(encoding="utf-8"))
+    alerts = {alert["alert"]: alert["expr"] for group in rules["groups"] for alert in group["rules"]}
     for expression in alerts.values():
         asked = set(re.findall(r"partymq_\w+", expression))
         assert asked

@@ -20,10 +20,10 @@ from partymq.amqp.management import Management, api_url
 from partymq.amqp.tls import tls_context
 from partymq.core.spec import BrokerAddress, GroupSpec, Tls
 from partymq.errors import PartyMQError
-from partymq.kube.connection import Connection as SecretReader
+from partymq.kube.connection_secret import ConnectionSecret as SecretReader
 from partymq.kube.resource import group_spec, secret_name
 from partymq.logs import JsonFormatter, TextFormatter
-from partymq.serving import Flags, load_serving
+from partymq.serve.settings import load_serving
 from partymq.settings import load
 from support.fake_broker import FakeBroker
 from support.fake_kubernetes import ORDERS
@@ -138,7 +138,7 @@ def test_no_variable_and_no_flag_is_repeated(
     for variable in ("PARTYMQ_RABBIT_CS", "PARTYMQ_MANAGEMENT_URI", "PARTYMQ_API_TOKEN"):
         given_ = text if variable == "PARTYMQ_API_TOKEN" else uri(text)
         with heard.hearing():
-            heard.hear(load_serving(Flags(), {variable: given_}))
+            heard.hear(load_serving(None, {variable: given_}))
         with heard.hearing():
             heard.hear(load(environ={variable: given_, "PARTYMQ_CLIENTS_PORT": "1"}))
     for arguments in (
@@ -162,7 +162,7 @@ def test_no_line_of_a_file_is_repeated(heard: Heard, secret: tuple[str, str, str
     path = tmp_path / "serve.yaml"
     path.write_bytes(f"{before}amqp://user:{text}@host: x\n".encode(errors="surrogateescape"))
     with heard.hearing():
-        heard.hear(load_serving(Flags(config=str(path)), {}))
+        heard.hear(load_serving({"config": str(path)}, {}))
     heard.is_clean_of(core)
 
 

@@ -40,7 +40,7 @@ def _of(node: ast.AST) -> Iterator[str]:
             )
         case ast.Assign(targets=[ast.Name(id="reason" | "REFUSES")], value=value):
             yield from _texts(value)
-        case ast.AnnAssign(target=ast.Name(id="reason"), value=ast.Constant() as value):
+        case ast.AnnAssign(target=ast.Name(id="reason" | "REFUSES"), value=ast.Constant() as value):
             yield from _texts(value)
         case ast.AnnAssign(value=ast.Tuple(elts=[ast.Constant(value="Unknown"), reason, _])):
             yield from _texts(reason)
@@ -51,7 +51,7 @@ def _texts(value: ast.expr) -> Iterator[str]:
         case ast.Constant(value=str(text)):
             yield text
         case ast.JoinedStr(values=[ast.Constant(value="Member"), _]):
-            yield from (f"Member{state.value}" for state in MemberState)
+            yield from (f"Member{state.value}" for state in MemberState if state is not MemberState.WAITING)
 
 
 def explained(title: str) -> list[str]:

@@ -3,7 +3,7 @@
 import tomllib
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -11,9 +11,10 @@ from partymq import cli
 from partymq.core.keys import partition_of
 from partymq.core.report import Condition, HandoffReport, MemberReport, MemberState
 from partymq.errors import InvalidSpecError
-from partymq.kube.status import View, render
-from partymq.where import explain
-from support.fake_kubernetes import group_body, report
+from partymq.kube.client import ApiError, Client
+from partymq.kube.status import View, render, stopped
+from partymq.where import explain, read
+from support.fake_kubernetes import ORDERS, FakeApi, group_body, in_virtual_time, report
 
 KEY = "customer-17"
 PARTITION = partition_of(KEY.encode(), 64)
@@ -48,10 +49,18 @@ def test_a_key_whose_pod_hangs() -> None:
 
 def test_a_key_that_is_changing_hands() -> None:
     handoff = HandoffReport(
-        id="1.1", donor="orders-7f9c-x2", phase="drain", partitions=(PARTITION,), since=5.0, waiting_for="5 messages"
+        handoff_id="1.1",
+        donor="orders-7f9c-x2",
+        phase="drain",
+        partitions=(PARTITION,),
+        since=5.0,
+        waiting_for="5 messages",
     )
     said = answer(replace(OWNER, state=MemberState.LEAVING), handoffs=(handoff,))
     assert "a handoff: orders-7f9c-x2 gives it away since 1970-01-01T00:00:05Z, waiting for 5 messages" in said
+    assert "what to do nothing: its partitions move" in said
+    said = answer(OWNER, handoffs=(handoff,))
+    assert "what to do mostly nothing; if it takes minutes, look whether orders-7f9c-x2 acknowledges" in said
 
 
 def test_a_key_that_nobody_has() -> None:
@@ -60,6 +69,13 @@ def test_a_key_that_nobody_has() -> None:
     assert "owner      nobody" in said
     assert "7 messages of all keys in the source" in said
     assert "the group is not ready (NoMembers): no pod is ready" in said
+
+
+def test_a_group_whose_operator_was_uninstalled() -> None:
+    group = body(OWNER)
+    said = "\n".join(explain(group | {"status": stopped(group["status"], group["status"], 0)}, KEY))
+    assert "before it  nothing is known" in said, "numbers would be those of long ago"
+    assert "the group is not ready (OperatorStopped): The operator has stopped" in said
 
 
 def test_a_group_that_no_operator_has_seen() -> None:
@@ -81,3 +97,23 @@ def test_kubectl_finds_the_command() -> None:
     """`kubectl partymq where ...` runs a program of that name."""
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["scripts"]["kubectl-partymq"] == project["scripts"]["partymq"]
+
+
+@in_virtual_time
+async def test_a_group_that_is_not_there_is_told_from_a_kind_that_is_not_installed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    api = FakeApi()
+    with pytest.raises(InvalidSpecError, match="There is no PartitionGroup orders in namespace shop"):
+        await read(cast(Client, api), ORDERS)
+
+    async def refused(_namespace: str | None) -> list[dict[str, Any]]:
+        raise ApiError("list PartitionGroups", status, "as it may be")
+
+    monkeypatch.setattr(api, "list_groups", refused)
+    status = 404
+    with pytest.raises(ApiError, match="list PartitionGroups"):
+        await read(cast(Client, api), ORDERS)
+    status = 403
+    with pytest.raises(InvalidSpecError, match="There is no PartitionGroup orders"):
+        await read(cast(Client, api), ORDERS)

@@ -53,10 +53,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
   verbs: [list, watch]
 - apiGroups: [""]
   resources: [secrets]
-  # those that PartitionGroups name; they are never listed
+  # those that PartitionGroups name, and tokens of namespaces; they are never listed
   verbs: [get]
-  {{- with .Values.rbac.secretNames }}
-  resourceNames: {{ toJson . }}
+  {{- if .Values.rbac.secretNames }}
+  {{- $token := ternary .Values.clientsApi.token.namespaceSecretName "" .Values.clientsApi.enabled }}
+  resourceNames: {{ concat .Values.rbac.secretNames (list $token | compact) | uniq | toJson }}
   {{- end }}
 - apiGroups: [""]
   resources: [events]
@@ -76,4 +77,34 @@ httpGet:
   {{- if and $values.hostNetwork (ne $values.http.host "0.0.0.0") }}
   host: {{ $values.http.host | quote }}
   {{- end }}
+{{- end }}
+
+{{/* The PartitionGroup kind. */}}
+{{- define "partymq.kind" -}}
+{{ .Files.Get "files/crds/partymq.io_partitiongroups.yaml" }}
+{{- end }}
+
+{{/*
+Who has installed the kind that the cluster has, in words; empty where there is none, or it is this release's. Nobody is asked
+where nothing is installed (`helm template`).
+*/}}
+{{- define "partymq.kindOwner" -}}
+{{- with lookup "apiextensions.k8s.io/v1" "CustomResourceDefinition" "" "partitiongroups.partymq.io" }}
+{{- $annotations := .metadata.annotations | default dict }}
+{{- $release := get $annotations "meta.helm.sh/release-name" }}
+{{- $namespace := get $annotations "meta.helm.sh/release-namespace" }}
+{{- if not $release }}somebody without Helm
+{{- else if or (ne $release $.Release.Name) (ne $namespace $.Release.Namespace) }}the release {{ $release }} of the namespace {{ $namespace }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{/* Whether that kind is another version's than this chart's: the end of a sentence. */}}
+{{- define "partymq.kindDiffers" -}}
+{{- with lookup "apiextensions.k8s.io/v1" "CustomResourceDefinition" "" "partitiongroups.partymq.io" }}
+{{- $ours := include "partymq.kind" $ | fromYaml }}
+{{- if ne (toJson .spec.versions) (toJson $ours.spec.versions) }}.
+It is another version than this chart's. Ask them to upgrade it, or do so: kubectl apply --server-side --force-conflicts -f crds/
+{{- end }}
+{{- end }}
 {{- end }}

@@ -50,6 +50,11 @@ def parse_uri(
         raise InvalidSecretError(
             "The broker's URI has more than one `/` in its path: write those of a virtual host as %2F."
         )
+    if "@" in parts.path:  # what stands before it is most likely a password, and would be shown as a virtual host
+        raise InvalidSecretError(
+            "The broker's URI has an `@` behind a `/`: write a `/` of a user name or password as %2F, and an `@` of a "
+            "virtual host as %40."
+        )
     tls = _tls(ca=ca, certificate=certificate, key=key)
     if parts.scheme == "amqp" and tls != Tls():
         raise InvalidSecretError(

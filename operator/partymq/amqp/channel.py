@@ -1,6 +1,6 @@
 """One channel: methods that wait for a reply, and the callbacks of its consumer and its confirms.
 
-Invariant: whoever waits for a reply gets the one to his method, or is told why none will come. No delivery is handed on
+Invariant: whoever waits for a reply gets the one to that method, or is told why there is none. No delivery is handed on
 after `close` was called, and no message or acknowledgement is sent after it: by then it is all back in its queue.
 """
 

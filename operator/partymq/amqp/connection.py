@@ -10,7 +10,6 @@ less than we have for it, no more is read than shows that it is alive.
 """
 
 import asyncio
-import ssl
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -24,23 +23,19 @@ from partymq.amqp.channel import Channel
 from partymq.amqp.content import DeliveryCallback
 from partymq.amqp.dial import dial
 from partymq.amqp.frames import DEFAULT_FRAME_MAX, HEARTBEAT, PROTOCOL_HEADER, body_payload, method_frame
-from partymq.amqp.handshake import agree, server_version, start_ok
-from partymq.amqp.nodes import Endpoint, endpoints, first_to_answer
+from partymq.amqp.handshake import agree, closed, refused, server_version, start_ok
+from partymq.amqp.nodes import Endpoint, endpoints, first_to_answer, reached
 from partymq.amqp.output import Output
 from partymq.amqp.reader import Channels, Reader
 from partymq.amqp.replies import Replies, settle
 from partymq.amqp.tls import tls_context
 from partymq.core.spec import BrokerAddress
 from partymq.errors import (
-    AccessRefusedError,
-    ConnectionClosedError,
     ConnectionLostError,
-    LimitReachedError,
     NoChannelError,
-    OverLimitError,
     PartyMQError,
 )
-from partymq.foreign import NAME, shown
+from partymq.foreign import shown
 
 __all__ = ["Connection", "DeliveryCallback", "body_payload"]
 
@@ -49,8 +44,6 @@ CLOSE_TIMEOUT: Final = 5.0
 """Seconds that a clean close waits for the broker."""
 SILENT_TICKS: Final = 4
 """Half heartbeats without a byte from the broker until it counts as gone."""
-REFUSALS: Final = {403, 530}
-"""Reply codes that a handshake ends with when user, password or virtual host are wrong."""
 
 FrameType = TypeVar("FrameType", bound=Frame)
 
@@ -111,16 +104,9 @@ class Connection(asyncio.Protocol):
         async def connect(endpoint: Endpoint) -> Self:
             connection = cls(address, endpoint)
             try:
-                async with asyncio.timeout(connect_timeout):
+                async with reached(endpoint, within=connect_timeout):
                     await dial(lambda: connection, host=endpoint.host, info=endpoint.info, context=context)
                     await connection._handshake(name, heartbeat)
-            except TimeoutError:
-                connection.abort()
-                raise ConnectionLostError(f"{endpoint} did not answer within {connect_timeout:g} seconds.") from None
-            except ssl.SSLError as error:
-                raise ConnectionLostError(f"No TLS connection to {endpoint}: {cause(error)}.") from None
-            except OSError as error:
-                raise ConnectionLostError(f"No connection to {endpoint}: {cause(error)}.") from None
             except BaseException:
                 connection.abort()
                 raise
@@ -265,7 +251,8 @@ class Connection(asyncio.Protocol):
         match method:
             case commands.Connection.Close():
                 self._send(commands.Connection.CloseOk())
-                self._end(self._refusal(method.reply_code or 0, shown(method.reply_text or "")))
+                said = method.reply_code or 0, shown(method.reply_text or "")
+                self._end(closed(*said) if self._open else refused(self._address, str(self.endpoint), *said))
             case commands.Connection.Blocked():
                 self.blocked_since = self._loop.time()
                 self.on_blocked()
@@ -275,14 +262,6 @@ class Connection(asyncio.Protocol):
             case _:
                 if not self._replies.resolve(method):
                     raise ConnectionLostError(f"an unexpected {method.name}")
-
-    def _refusal(self, code: int, text: str) -> PartyMQError:
-        if (limit := LimitReachedError.said(text)) is not None:
-            return OverLimitError(f"the broker closed the connection. {limit}") if self._open else limit
-        if not self._open and code in REFUSALS:
-            user, vhost = shown(self._address.username, NAME), shown(self._address.vhost, NAME)
-            return AccessRefusedError(f"{self.endpoint} refuses user {user!r} on virtual host {vhost!r}: {code} {text}")
-        return ConnectionClosedError(code, text)
 
     def _watch(self, interval: float) -> None:
         """Every half heartbeat: say that we live, see that the broker does."""

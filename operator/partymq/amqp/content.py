@@ -24,7 +24,6 @@ class Content:
 
     __slots__ = (
         "_channel",
-        "_dropped",
         "_frames",
         "_header",
         "_missing",
@@ -57,7 +56,6 @@ class Content:
         """The most frames that it may come in: what each one takes besides is more than a small one."""
         self._wanted = False
         """True from the method that announces a message to its end."""
-        self._dropped = False
 
     def begin(self, tag: int, origin: bytes) -> None:
         """A delivery's method frame."""

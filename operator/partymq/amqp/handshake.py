@@ -14,10 +14,20 @@ from pamqp.common import FieldTable
 
 from partymq.amqp.frames import DEFAULT_FRAME_MAX, SMALLEST_FRAME_MAX
 from partymq.core.spec import BrokerAddress
-from partymq.errors import BrokerTooOldError, NotAmqpError
+from partymq.errors import (
+    AccessRefusedError,
+    BrokerTooOldError,
+    ConnectionClosedError,
+    LimitReachedError,
+    NotAmqpError,
+    OverLimitError,
+    PartyMQError,
+)
 from partymq.foreign import NAME, shown
 
 OLDEST: Final = (4, 0, 0)
+_REFUSALS: Final = {403, 530}
+"""Reply codes that a handshake ends with when user, password or virtual host are wrong."""
 _CHANNEL_MAX: Final = 2047
 _CAPABILITIES: Final = {
     "authentication_failure_close": True,  # a refusal with its reason, instead of a closed socket
@@ -80,6 +90,23 @@ def agree(tune: commands.Connection.Tune, heartbeat: int) -> Limits:
         frame_max=_lower(tune.frame_max or 0, DEFAULT_FRAME_MAX),
         heartbeat=_lower(tune.heartbeat or 0, heartbeat),
     )
+
+
+def refused(address: BrokerAddress, where: str, code: int, text: str) -> PartyMQError:
+    """What the broker at `where` means that closes the connection before it is open."""
+    if (limit := LimitReachedError.said(text)) is not None:
+        return limit
+    if code in _REFUSALS:
+        user, vhost = shown(address.username, NAME), shown(address.vhost, NAME)
+        return AccessRefusedError(f"{where} refuses user {user!r} on virtual host {vhost!r}: {code} {text}")
+    return ConnectionClosedError(code, text)
+
+
+def closed(code: int, text: str) -> PartyMQError:
+    """What it means once the connection is open."""
+    if (limit := LimitReachedError.said(text)) is not None:
+        return OverLimitError(f"the broker closed the connection. {limit}")
+    return ConnectionClosedError(code, text)
 
 
 def _text(value: object) -> str:

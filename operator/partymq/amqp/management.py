@@ -1,6 +1,6 @@
 """The few things that AMQP cannot say or do, over the broker's management API.
 
-Invariant: the API's figures are seconds old, and no promise rests on one of them alone (`amqp.lostnodes` says what a
+Invariant: the API's figures are seconds old, and no promise rests on one of them alone (`amqp.lost_nodes` says what a
 lost node takes besides). It is for showing who holds messages, and for closing the connection of somebody who was given
 the time to let go. Whatever answers at the address that a tenant has named gets no further than to one sentence of
 ours: nothing is followed, nothing unpacked, nothing repeated (`amqp.answers` has the limits).
@@ -135,7 +135,7 @@ class Management:
     async def all_consumers(self) -> Consumers:
         """The consumers of all queues of the virtual host, of each queue a hundred at most.
 
-        AccessRefusedError for a user who is shown only his own: that none is seen would then mean nothing.
+        AccessRefusedError for a user who is shown only their own: that none is seen would then mean nothing.
         """
         mine: frozenset[str] = await self._ask("/api/whoami", answers.tags, missing=frozenset())
         if not _SEES_ALL & mine:
@@ -259,7 +259,7 @@ class Management:
         if response.status in {401, 403}:
             raise AccessRefusedError(
                 f"The management API at {self._url} refuses the user of the connection Secret "
-                f"({response.status}): give it the tag `monitoring`, or `administrator` if it shall close the "
+                f"({response.status}): give it the tag `monitoring`, or `administrator` if it is to close the "
                 "connections of other users, or name another user in the Secret's `management-uri`."
             )
         if 300 <= response.status < 400:

@@ -8,11 +8,14 @@ counts as an answer.
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterable
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 from typing import Final, TypeVar
 
+from partymq.amqp.causes import cause
 from partymq.amqp.dial import AddressInfo, lookup
 from partymq.core.spec import BrokerAddress
 from partymq.errors import ConnectionLostError
@@ -59,6 +62,20 @@ async def endpoints(address: BrokerAddress, *, near: Endpoint | None = None) -> 
         raise ConnectionLostError(" ".join(failures))
     ordered = [one for one in chain(*zip_longest(*found)) if one is not None]
     return sorted(ordered, key=lambda one: one != near)
+
+
+@asynccontextmanager
+async def reached(endpoint: Endpoint, *, within: float) -> AsyncIterator[None]:
+    """Says of what is done to reach `endpoint` why it failed: raises `ConnectionLostError` with a sentence."""
+    try:
+        async with asyncio.timeout(within):
+            yield
+    except TimeoutError:
+        raise ConnectionLostError(f"{endpoint} did not answer within {within:g} seconds.") from None
+    except ssl.SSLError as error:
+        raise ConnectionLostError(f"No TLS connection to {endpoint}: {cause(error)}.") from None
+    except OSError as error:
+        raise ConnectionLostError(f"No connection to {endpoint}: {cause(error)}.") from None
 
 
 async def first_to_answer(

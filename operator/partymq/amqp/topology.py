@@ -9,11 +9,10 @@ clients of a lost node held, and leaders that are spread over a cluster's nodes 
 And nobody takes silence for a zero. RabbitMQ answers a passive declare of a quorum queue with (0, 0) where the queue's
 leader does not answer within 250 ms, or where there is none (`rabbit_quorum_queue:stat`, 4.0 to 4.3). So counts come
 out of here only where one of them is not zero. The rest is `Silence`, and what that means is to be proven
-(`router.quiet`, `router.inboxes`).
+(`router.broker.settling`, `router.flow.inboxes`).
 
-All this has a connection of its own: a refused declaration or a missing queue closes a channel, which ends a session.
-When that connection is lost, it is opened again and what was asked is asked again: nothing that is done here does harm
-when it is done twice. Only a declaration over which the connection is lost again and again fails, for its caller alone.
+All this has a connection of its own (`errands`): a refused declaration or a missing queue closes a channel, which ends
+a session.
 
 It is our kind of connection and not aio-pika's because of the polls. They are frequent, and run at once they cost
 22 us of CPU each against 103 us; and one missing queue is not the answer to all polls on its channel, as it is there.
@@ -21,33 +20,28 @@ It is our kind of connection and not aio-pika's because of the polls. They are f
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable, Sequence
 from enum import Enum, auto
 from typing import Final, NamedTuple, Self, TypeAlias, TypeVar
 
 from partymq.amqp.channel import Channel
 from partymq.amqp.connection import Connection
-from partymq.amqp.lostnodes import DISCONNECTED_TIMEOUT, LostNodes
+from partymq.amqp.errands import AGAIN, Errands, explained, one_channel
+from partymq.amqp.frames import Arguments
+from partymq.amqp.lost_nodes import LostNodes
 from partymq.amqp.nodes import Endpoint
+from partymq.amqp.our_queues import QUORUM, SINGLE_ACTIVE, WISHES, without
 from partymq.amqp.replies import NotExecutedError
 from partymq.core.spec import BrokerAddress
 from partymq.errors import (
-    BrokerError,
     ChannelClosedError,
     ConnectionLostError,
     ForeignQueueError,
-    LimitReachedError,
-    LockedQueueError,
     NoChannelError,
     PartyMQError,
 )
 
 T = TypeVar("T")
-
-DELIVERY_LIMIT: Final = 1_000_000
-CONSUMER_TIMEOUT: Final = 31_536_000_000
-"""Milliseconds: a year."""
 
 DECLARES: Final = 8
 """Quorum queues declared at the same time. Each starts a cluster of its own: with a burst of them a busy broker runs
@@ -56,9 +50,6 @@ DECLARE_TRIES: Final = 4
 """Times that the connection may be lost under one declaration."""
 PROOFS: Final = 4
 """Leaders asked for an answer at the same time."""
-AGAIN: Final = 0.05
-AGAIN_MAX: Final = 2.0
-"""Seconds between tries to connect again, and to declare again."""
 PATIENCE: Final = 15.0
 """Seconds for which a lost connection is opened again before whoever asks is told; a session waits for longer."""
 
@@ -68,10 +59,6 @@ LATE: Final = 0.2
 _NOT_FOUND: Final = 404
 _LOCKED: Final = 405
 _NO_QUEUE: Final = "no queue"
-_WISHES: Final[Mapping[str, int | str]] = {
-    "x-consumer-disconnected-timeout": int(1000 * DISCONNECTED_TIMEOUT),
-    "x-queue-leader-locator": "balanced",
-}
 
 
 class QueueState(NamedTuple):
@@ -113,22 +100,14 @@ class Topology:
         lost_nodes: LostNodes,
         patience: float,
     ) -> None:
-        self._connection = connection
+        self._errands = Errands(connection, reopen=reopen, patience=patience)
         self.lost_nodes = lost_nodes
-        """Whom a queue goes on counting although he is gone."""
-        self._reopen = reopen
-        self._patience = patience
+        """Consumers that a queue goes on counting although they are gone."""
         self._loop = asyncio.get_running_loop()
         self._polls: Channel | None = None
         self._replacing = asyncio.Lock()
-        self._opening = asyncio.Lock()
         self._declaring = asyncio.Semaphore(DECLARES)
         self._proving = asyncio.Semaphore(PROOFS)
-        self._closed = False
-        self.away_since: float | None = None
-        """When the connection was found lost, while it cannot be opened again."""
-        self.away_for: PartyMQError | None = None
-        """Why it cannot."""
 
     @classmethod
     async def open(
@@ -146,8 +125,7 @@ class Topology:
 
     async def close(self) -> None:
         """Close the connection."""
-        self._closed = True
-        await self._connection.close()
+        await self._errands.close()
 
     # --- declaring
 
@@ -155,28 +133,37 @@ class Topology:
         self, name: str, *, single_active: bool = False, dead_letter_exchange: str | None = None
     ) -> None:
         """Declare a quorum queue of ours."""
-        arguments: dict[str, int | str | None] = {
-            "x-queue-type": "quorum",
-            "x-delivery-limit": DELIVERY_LIMIT,
-            "x-consumer-timeout": CONSUMER_TIMEOUT,
-            **_WISHES,
+        arguments: Arguments = {
+            **QUORUM,
+            **WISHES,
+            **({SINGLE_ACTIVE: True} if single_active else {}),
+            **({"x-dead-letter-exchange": dead_letter_exchange} if dead_letter_exchange is not None else {}),
         }
-        if single_active:
-            arguments["x-single-active-consumer"] = True
-        if dead_letter_exchange is not None:
-            arguments["x-dead-letter-exchange"] = dead_letter_exchange
+        await self._declare_as_wished(name, arguments, frozenset(WISHES))
+
+    async def declare_segment(self, name: str) -> None:
+        """Declare a queue in which messages wait for their owner.
+
+        It has a single active consumer: so a reader that is lost with its node is not counted, nor given anything, any
+        more. One that an older version has declared has not.
+        """
+        await self._declare_as_wished(
+            name, {**QUORUM, **WISHES, SINGLE_ACTIVE: True}, frozenset({*WISHES, SINGLE_ACTIVE})
+        )
+
+    async def _declare_as_wished(self, name: str, arguments: Arguments, wishes: frozenset[str]) -> None:
         while True:
             try:
                 await self._declare(name, arguments)
-            except ForeignQueueError as error:  # it names one that differs
-                wish = next((wish for wish in _WISHES.keys() & arguments.keys() if f"'{wish}'" in str(error)), None)
-                if wish is None:
+            except ForeignQueueError as error:
+                fewer = without(arguments, str(error), wishes=wishes)
+                if fewer is None:
                     raise
-                del arguments[wish]
+                arguments = fewer
             else:
                 return
 
-    async def _declare(self, name: str, arguments: Mapping[str, int | str | None]) -> None:
+    async def _declare(self, name: str, arguments: Arguments) -> None:
         async with self._declaring:
             await self.errand(
                 f"queue {name!r}", lambda channel: channel.declare_queue(name, arguments), tries=DECLARE_TRIES
@@ -226,9 +213,9 @@ class Topology:
                 # The code alone could also mean that the queue is there and its node is not.
                 if error.code == _NOT_FOUND and _NO_QUEUE in error.text:
                     return None
-                raise _explained(error, f"queue {queue!r}") from error
+                raise explained(error, f"queue {queue!r}") from error
             except ConnectionLostError as error:
-                self._mendable(error)
+                self._errands.raise_unless_lost(error)
 
     async def poll_all(self, queues: Sequence[str]) -> list[Look]:
         """Looks at several queues; with one write and one wait where all of them exist, as they mostly do."""
@@ -255,13 +242,13 @@ class Topology:
         over the question, so that is one for this alone. Raises a BrokerError when there was no answer.
         """
         async with self._proving:
-            connection = await self._reopen()
+            connection = await self._errands.reopen()
             try:
-                async with _channel(connection) as channel:
+                async with one_channel(connection) as channel:
                     await channel.get(queue)
             except ChannelClosedError as error:
                 if error.code != _LOCKED:
-                    raise _explained(error, f"queue {queue!r}") from error
+                    raise explained(error, f"queue {queue!r}") from error
             finally:
                 await connection.close()
 
@@ -303,23 +290,17 @@ class Topology:
 
         Done again where the connection is lost over it: `tries` times, or as long as it can be opened again.
         """
-        pause = AGAIN
-        while True:
-            connection = await self._connected()
-            try:
-                async with _channel(connection) as channel:
-                    return await work(channel)
-            except ChannelClosedError as error:
-                raise _explained(error, thing) from error
-            except NoChannelError:
-                pass  # other errands have them all: this one takes its turn
-            except ConnectionLostError as error:
-                self._mendable(error)
-                tries = None if tries is None else tries - 1
-                if tries == 0:
-                    raise BrokerError(f"The broker fails over {thing}: {error}.") from error
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, AGAIN_MAX)
+        return await self._errands.run(thing, work, tries=tries)
+
+    @property
+    def away_since(self) -> float | None:
+        """When the connection was found lost, while it cannot be opened again."""
+        return self._errands.away_since
+
+    @property
+    def away_for(self) -> PartyMQError | None:
+        """Why it cannot."""
+        return self._errands.away_for
 
     async def _polling(self) -> Channel:
         while True:
@@ -328,64 +309,8 @@ class Topology:
             async with self._replacing:
                 if self._polls is None or self._polls.closed.done():
                     try:
-                        self._polls = await (await self._connected()).channel()
+                        self._polls = await (await self._errands.connected()).channel()
                     except NoChannelError:
                         await asyncio.sleep(AGAIN)
                     except ConnectionLostError as error:
-                        self._mendable(error)
-
-    def _mendable(self, error: ConnectionLostError) -> None:
-        """Raises the error, unless it means that the connection is lost, which is mended."""
-        if self._closed or not self._connection.lost.done():
-            raise error
-
-    async def _connected(self) -> Connection:
-        """The connection; opened again where it was lost. Raises why it cannot be when patience is at its end."""
-        async with self._opening:
-            pause = AGAIN
-            while self._connection.lost.done() and not self._closed:
-                if self.away_since is None:
-                    self.away_since = self._loop.time()
-                try:
-                    self._connection = await self._reopen()
-                    if self._closed:  # meanwhile
-                        self._connection.abort()
-                except PartyMQError as error:
-                    self.away_for = error
-                    if self._loop.time() - self.away_since > self._patience:
-                        raise
-                    await asyncio.sleep(pause)
-                    pause = min(2 * pause, AGAIN_MAX)
-            self.away_since = self.away_for = None
-            return self._connection
-
-
-@asynccontextmanager
-async def _channel(connection: Connection) -> AsyncIterator[Channel]:
-    """A channel for one errand: the broker closes it when it refuses."""
-    channel = await connection.channel()
-    try:
-        yield channel
-    finally:
-        with suppress(ConnectionLostError):
-            await channel.close()
-
-
-def _explained(error: ChannelClosedError, thing: str) -> BrokerError:
-    if (limit := LimitReachedError.said(error.text)) is not None:
-        return limit
-    match error.code:
-        case 404:
-            return BrokerError(f"The broker does not find {thing}: {error.text}.")
-        case 405:
-            return LockedQueueError(
-                f"Somebody else has {thing} to himself: {error.text}. Once its connection is closed, PartyMQ declares "
-                "its own."
-            )
-        case 406:
-            return ForeignQueueError(
-                f"The broker has another {thing} than PartyMQ declares: {error.text}. If nobody needs what is in it, "
-                "delete it, and PartyMQ declares its own."
-            )
-        case _:
-            return error
+                        self._errands.raise_unless_lost(error)

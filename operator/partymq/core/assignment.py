@@ -6,8 +6,13 @@ depends on values only, not on their order, and is its own fixed point: whoever 
 """
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from types import MappingProxyType
+from typing import Final
+
+NEVER: Final[Mapping[int, int]] = MappingProxyType({})
+"""No partition has moved."""
 
 
 def assign(
@@ -15,6 +20,7 @@ def assign(
     members: Collection[str],
     keeping: Collection[str] = frozenset(),
     fixed: Collection[str] = frozenset(),
+    moved: Mapping[int, int] = NEVER,
 ) -> tuple[str | None, ...]:
     """Owners of all partitions, starting from the present ones; None where there is nobody to own it.
 
@@ -23,22 +29,26 @@ def assign(
     absence alone moves nothing, and when it is back only what it lacks moves.
 
     `fixed` are those of `members` and `keeping` that keep all that they have, even beyond a quota; the others share the
-    rest.
+    rest. `moved` says how often partitions have moved of late: who gives some up gives up those that moved least.
     """
     eligible = frozenset(members)
     staying = frozenset(keeping) - eligible
     have = Counter(owner for owner in owners if owner in eligible or owner in staying)
     room = _quotas(len(owners), have, eligible, staying, frozenset(fixed))
-    kept: list[str | None] = []
-    for owner in owners:
+    kept: list[str | None] = [None] * len(owners)
+    for p in most_moved_first(range(len(owners)), moved):
+        owner = owners[p]
         if owner is not None and room.get(owner, 0) > 0:
             room[owner] -= 1
-            kept.append(owner)
-        else:
-            kept.append(None)
+            kept[p] = owner
     # In runs rather than in turns: people read ranges.
     takers = (name for name in sorted(eligible) for _ in range(room[name]))
     return tuple(next(takers, None) if owner is None else owner for owner in kept)
+
+
+def most_moved_first(partitions: Iterable[int], moved: Mapping[int, int]) -> list[int]:
+    """Those that should not move again come first; of equals, the lower ones."""
+    return sorted(partitions, key=lambda p: (-moved.get(p, 0), p)) if moved else sorted(partitions)
 
 
 def _quotas(

@@ -16,6 +16,8 @@ from typing import Final
 
 SLOTS: Final = 65_536
 """At least so many slots has every group."""
+LONGEST_NAME: Final = 200
+"""Characters of a client's name: leaves room for what the names of queues and routing keys begin with."""
 
 
 class ClientKind(StrEnum):

@@ -1,4 +1,4 @@
-"""What a queue's properties and policies take away from a group, and what mends it.
+"""What a queue's properties and policies take away from a group, and what fixes it.
 
 Invariant: this only names them. A queue is what it was declared as and what policies make of it, and a policy may come
 at any time: nothing that a promise rests on follows from what is seen here, but for a source that is refused.
@@ -71,7 +71,7 @@ class QueueFacts:
 
 
 def transient(queue: QueueFacts) -> str | None:
-    """Why the broker deletes a queue by itself, and what mends it; None where it does not."""
+    """Why the broker deletes a queue by itself, and what fixes it; None where it does not."""
     if queue.exclusive:
         return (
             f"the source queue {queue.name!r} is exclusive: it belongs to the connection that declared it, and is gone "
@@ -84,20 +84,20 @@ def transient(queue: QueueFacts) -> str | None:
             "has gone elsewhere; routing then starts by itself"
         )
     if (expires := queue.value("expires")) is not None:
-        mended = (
+        remedy = (
             "Declare it anew without, once what is in it has gone elsewhere"
             if "x-expires" in queue.arguments
             else "Take that key out of the policy"
         )
         return (
             f"the source queue {queue.name!r} expires ({queue.origin('expires')}, {expires} ms): the broker deletes "
-            f"it, with all that is in it, when nobody has read it for so long. {mended}; routing then starts by itself"
+            f"it, with all that is in it, when nobody has read it for so long. {remedy}; routing then starts by itself"
         )
     return None
 
 
 def hazards(names: Names, source: str, vhost: str, queues: Mapping[str, QueueFacts]) -> tuple[str, ...]:
-    """What takes messages or leases away from a group: sentences with queue, policy, key and what mends it."""
+    """What takes messages or leases away from a group: sentences with queue, policy, key and what fixes it."""
     found = set(_of_ours(vhost, [queue for queue in queues.values() if names.is_ours(queue.name)], names))
     if source in queues:
         found.update(_of_source(queues[source], vhost))
@@ -155,13 +155,13 @@ def _of_limit(queue: QueueFacts, vhost: str) -> Iterable[str]:
         )
     elif (limit is None or (isinstance(limit, int) and limit < GENEROUS)) and not queue.value("dead-letter-exchange"):
         shown = DEFAULT_LIMIT if limit is None else limit
-        mended = f"Set a large limit: {_amend(queue, vhost)}"
+        remedy = f"Set a large limit: {_amend(queue, vhost)}"
         if "x-delivery-limit" in queue.arguments:  # a policy cannot make it larger
-            mended = "Give it a dead letter exchange by a policy (key dead-letter-exchange), or declare it anew"
+            remedy = "Give it a dead letter exchange by a policy (key dead-letter-exchange), or declare it anew"
         yield (
             f"the source queue {queue.name!r} has a delivery limit of {shown} ({where}) and no dead letter exchange: a "
             f"message that was given back so often, as when a router's connection is lost again and again, is dropped. "
-            f"{mended}"
+            f"{remedy}"
         )
 
 
@@ -189,15 +189,15 @@ def _of_ours(vhost: str, queues: Iterable[QueueFacts], names: Names) -> Iterable
         for what, whose in sorted(taken.items()):
             named = sorted(whose)
             more = f" and {len(named) - _SHOWN} more" if len(named) > _SHOWN else ""
-            mended = []
+            remedy = []
             if policy:
-                mended.append(f"Keep other policies off: {shield(vhost)}")
+                remedy.append(f"Keep other policies off: {shield(vhost)}")
             if operator_policy:
-                mended.append(
+                remedy.append(
                     f"An operator policy cannot be kept off: change the pattern of {operator_policy!r} so that it does "
                     "not match names that begin with partymq."
                 )
-            yield f"{policies} holds for {', '.join(named[:_SHOWN])}{more}: {what}. {'. '.join(mended)}"
+            yield f"{policies} holds for {', '.join(named[:_SHOWN])}{more}: {what}. {'. '.join(remedy)}"
 
 
 def _taken(queue: QueueFacts, *, inbox: bool, dead: bool) -> Iterable[str]:

@@ -22,7 +22,9 @@ def text(value: object) -> bytes | None:
     objects and timestamps.
     """
     match value:
-        case bytes() | bytearray():
+        case bytes():
+            return value or None
+        case bytearray():
             return bytes(value) or None
         case str():
             return _utf8(value)

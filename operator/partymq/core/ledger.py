@@ -198,7 +198,7 @@ def list_backlogs(ledger: Ledger, partitions: Iterable[int]) -> Ledger:
 def begin_handoff(
     ledger: Ledger,
     *,
-    id: str,  # noqa: A002
+    handoff_id: str,
     donor: str,
     targets: Mapping[int, str | None],
     since: float = 0.0,
@@ -209,50 +209,50 @@ def begin_handoff(
     """
     _require(donor not in ledger.donors, f"{donor} is a donor already")
     known = ledger.handoffs.keys() | ledger.transfers | ledger.garbage | set(ledger.overflows.values())
-    _require(id not in known, f"handoff {id} is not new")
+    _require(handoff_id not in known, f"handoff {handoff_id} is not new")
     _require(set(targets) == set(ledger.owned_by(donor)), f"a handoff of {donor} must have all its partitions")
     _require(set(targets.values()) <= ledger.takers | {None}, "a target is not admitted")
-    handoff = Handoff(id=id, donor=donor, targets=dict(targets), since=since)
-    return list_backlogs(replace(ledger, handoffs={**ledger.handoffs, id: handoff}), targets)
+    handoff = Handoff(id=handoff_id, donor=donor, targets=dict(targets), since=since)
+    return list_backlogs(replace(ledger, handoffs={**ledger.handoffs, handoff_id: handoff}), targets)
 
 
-def retarget(ledger: Ledger, *, id: str, targets: Mapping[int, str | None]) -> Ledger:  # noqa: A002
+def retarget(ledger: Ledger, *, handoff_id: str, targets: Mapping[int, str | None]) -> Ledger:
     """Changes who gets what of a handoff that is not committed."""
-    handoff = ledger.handoffs.get(id)
-    _require(handoff is not None, f"handoff {id} is committed")
+    handoff = ledger.handoffs.get(handoff_id)
+    _require(handoff is not None, f"handoff {handoff_id} is committed")
     assert handoff is not None
     _require(set(targets) == set(handoff.targets), "a new plan of a handoff must have the same partitions")
     admitted = ledger.takers | {None, *handoff.targets.values()}
     _require(set(targets.values()) <= admitted, "a target is not admitted")
-    return replace(ledger, handoffs={**ledger.handoffs, id: replace(handoff, targets=dict(targets))})
+    return replace(ledger, handoffs={**ledger.handoffs, handoff_id: replace(handoff, targets=dict(targets))})
 
 
-def extracted(ledger: Ledger, *, id: str, found: Collection[int]) -> Ledger:  # noqa: A002
+def extracted(ledger: Ledger, *, handoff_id: str, found: Collection[int]) -> Ledger:
     """The transfer has a confirmed copy of all that the donor's inbox holds: messages of the partitions `found`."""
-    done = replace(ledger.handoffs[id], phase=Phase.EXTRACTED, found=frozenset(found))
-    return replace(ledger, handoffs={**ledger.handoffs, id: done})
+    done = replace(ledger.handoffs[handoff_id], phase=Phase.EXTRACTED, found=frozenset(found))
+    return replace(ledger, handoffs={**ledger.handoffs, handoff_id: done})
 
 
-def commit(ledger: Ledger, *, id: str, drop: bool) -> Ledger:  # noqa: A002
+def commit(ledger: Ledger, *, handoff_id: str, drop: bool) -> Ledger:
     """Gives the partitions to their targets; the donor's inbox is proven empty.
 
     The transfer is put first for every partition found in it, whoever owns it; `drop` says that the donor's inbox is to
     be deleted where the ledger names the donor nowhere else.
     """
-    handoff = ledger.handoffs[id]
+    handoff = ledger.handoffs[handoff_id]
     found = handoff.found
     changes: dict[int, Partition] = {}
     for p in {*handoff.targets, *found}:
         part = ledger.partition(p)
         changes[p] = Partition(
             owner=handoff.targets.get(p, part.owner),
-            transfers=(id, *part.transfers) if p in found else part.transfers,
+            transfers=(handoff_id, *part.transfers) if p in found else part.transfers,
             backlog=part.backlog or p in found,
         )
-    rest = {other: h for other, h in ledger.handoffs.items() if other != id}
+    rest = {other: h for other, h in ledger.handoffs.items() if other != handoff_id}
     after = change(replace(ledger, handoffs=rest), changes)
     if not found:
-        after = replace(after, garbage=after.garbage | {id})
+        after = replace(after, garbage=after.garbage | {handoff_id})
     if drop and not after.names(handoff.donor):
         after = replace(after, members=after.members - {handoff.donor})
     return after

@@ -17,9 +17,9 @@ Not seen is not absent: of who owns partitions and was not looked at yet, nobody
 rejoin time runs out while its inbox does not answer.
 
 Who is away again and again, while its pod stays (a container that crashes, or that a probe restarts), loses trust: it
-is waited for half as long each time, and it is given nothing before it has been there for a while without a break,
-twice as long each time. Five minutes without a break, and all is forgotten. A group in which nobody is trusted trusts
-everybody.
+is waited for half as long each time, so for two rejoin times in all, however often it is away; and from the second time
+on it is given nothing before it has been there for a while without a break, twice as long each time. Five minutes
+without a break, and all is forgotten. A group in which nobody is trusted trusts everybody.
 """
 
 from collections.abc import Collection, Mapping
@@ -29,8 +29,8 @@ from typing import Final
 
 from partymq.core.report import MemberState
 
-FORGIVEN: Final = 2
-"""Absences that change nothing: a restart, and one more."""
+FORGIVEN: Final = 1
+"""Absences that change nothing: a restart."""
 TRUSTED_AFTER: Final = 60.0
 TRUSTED_AT_MOST: Final = 240.0
 """Seconds that one has to be there before it is given anything, after the first absence that counts; at most."""

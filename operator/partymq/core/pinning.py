@@ -91,20 +91,20 @@ def pin(ledger: Ledger, owners: Mapping[int, str]) -> Ledger:
     return replace(ledger, pins={**ledger.pins, **added})
 
 
-def overflow(ledger: Ledger, *, name: str, id: str) -> Ledger:  # noqa: A002
+def overflow(ledger: Ledger, *, name: str, overflow_id: str) -> Ledger:
     """Lets what this plain client's queue has no room for wait in a segment of its own, which is new."""
     if name not in ledger.plain or ledger.clients[name].overflow:
         raise LedgerError(f"{name} is no plain client, or has an overflow")
-    return _with(ledger, name, replace(ledger.clients[name], overflow=id))
+    return _with(ledger, name, replace(ledger.clients[name], overflow=overflow_id))
 
 
 def subside(ledger: Ledger, *, name: str) -> Ledger:
     """The client's overflow is proven empty, and nothing is sent there any more."""
-    id = ledger.overflows.get(name)  # noqa: A001
-    if id is None:
+    overflow_id = ledger.overflows.get(name)
+    if overflow_id is None:
         return ledger
     after = _with(ledger, name, replace(ledger.clients[name], overflow=""))
-    return replace(after, garbage=after.garbage | {id})
+    return replace(after, garbage=after.garbage | {overflow_id})
 
 
 def may_overflow(ledger: Ledger, name: str) -> frozenset[int]:
@@ -182,17 +182,17 @@ def _stripped(ledger: Ledger, names: Collection[str]) -> Ledger:
         pins={name: slots for name, slots in ledger.pins.items() if name not in names},
         partitions=tuple(replace(part, owner=None) if part.owner in names else part for part in ledger.partitions),
         handoffs={
-            id: replace(h, targets={p: None if to in names else to for p, to in h.targets.items()})
-            for id, h in ledger.handoffs.items()  # noqa: A001
+            handoff_id: replace(h, targets={p: None if to in names else to for p, to in h.targets.items()})
+            for handoff_id, h in ledger.handoffs.items()
         },
     )
 
 
 def _inherited(ledger: Ledger, names: Collection[str]) -> Ledger:
     """The ledger in which these clients' overflows are transfers."""
-    for name, id in ledger.overflows.items():  # noqa: A001
+    for name, overflow_id in ledger.overflows.items():
         if name in names:
-            changes = {p: _before(ledger.partition(p), id) for p in may_overflow(ledger, name)}
+            changes = {p: _before(ledger.partition(p), overflow_id) for p in may_overflow(ledger, name)}
             client = replace(ledger.clients[name], overflow="")
             ledger = _with(change(ledger, changes), name, client)
     return ledger

@@ -7,7 +7,7 @@ as its target's), and planning again after a plan was carried out gives nothing 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from partymq.core.assignment import assign
+from partymq.core.assignment import NEVER, assign
 from partymq.core.ledger import Ledger
 from partymq.core.rollouts import NO_ROLES, Roles, pass_on
 
@@ -42,6 +42,7 @@ def plan(
     eligible: Collection[str],
     keeping: Collection[str],
     leaving: Collection[str],
+    moved: Mapping[int, int] = NEVER,
     roles: Roles = NO_ROLES,
 ) -> Plan:
     """Compares the ledger with the membership.
@@ -49,7 +50,7 @@ def plan(
     `eligible` members get their share; `keeping` ones keep what they have and get nothing more; `leaving` ones give all
     up, and their inboxes are emptied even if they own nothing. `eligible` inboxes exist and were polled. Plain clients
     are members, too: they get their share, and what they own does not move until they leave. With `roles` a rollout is
-    under way: see `rollouts`.
+    under way: see `rollouts`. `moved` is how often partitions have moved since one began.
     """
     held = ledger.held
     intended = tuple(
@@ -58,9 +59,9 @@ def plan(
     plain = ledger.plain
     members, staying = frozenset(eligible) | ledger.plain_ready, frozenset(keeping) | plain
     if roles:
-        wanted = pass_on(intended, members, keeping=staying, fixed=plain, roles=roles)
+        wanted = pass_on(intended, members, keeping=staying, fixed=plain, moved=moved, roles=roles)
     else:
-        wanted = assign(intended, members, keeping=staying, fixed=plain)
+        wanted = assign(intended, members, keeping=staying, fixed=plain, moved=moved)
     donors = ledger.donors
     claims = {
         p: member

@@ -1,9 +1,9 @@
 """Partitions as people read them: `0-3,7`.
 
-Invariant: the two functions are each other's inverse on ascending, distinct partitions.
+Invariant: `text` and `parse` are each other's inverse on ascending, distinct partitions.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 MOST: Final = 65_536
@@ -33,3 +33,13 @@ def parse(ranges: str) -> tuple[int, ...]:
     if text(partitions) != ranges:
         raise ValueError(f"{ranges!r} is not a list of partitions such as '0-3,7'")
     return tuple(partitions)
+
+
+def handed_over(donor: str, targets: Mapping[int, str | None]) -> str:
+    """What a handoff moves: `a hands over 0-3,7 to b, 4 to nobody`; what stays is left out."""
+    moved: dict[str, list[int]] = {}
+    for p, target in targets.items():
+        if target != donor:
+            moved.setdefault(target or "nobody", []).append(p)
+    what = [f"{text(partitions)} to {target}" for target, partitions in sorted(moved.items())]
+    return f"{donor} hands over {', '.join(what) or 'nothing'}"

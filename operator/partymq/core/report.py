@@ -23,7 +23,7 @@ class MemberState(StrEnum):
     STUCK = "Stuck"
     """Owns partitions, and takes nothing out of its inbox although messages stand in it."""
     WAITING = "Waiting"
-    """Ready and consuming, of the newer generation in a rollout: is given what a pod of an older one leaves."""
+    """Ready and consuming: is given its share soon, or, in a rollout, what a pod of an older generation leaves."""
     IDLE = "Idle"
     """Ready and consuming; there are more members than partitions."""
     ABSENT = "Absent"
@@ -54,7 +54,7 @@ QUEUES_NOT_SEEN: Final = Condition(
     ok=False, known=False, reason="NotSeen", message="the queues and their policies have not been looked at yet"
 )
 """Of the condition QueuesSafe, likewise."""
-WORKING: Final = Condition(ok=True, reason="Working", message="no member is seen that takes none of its messages")
+WORKING: Final = Condition(ok=True, reason="Working", message="every member takes the messages that wait for it")
 """Of the condition MembersWorking."""
 
 
@@ -67,8 +67,6 @@ class MemberReport:
     partitions: tuple[int, ...]
     ready: int
     since: float
-    pinned: int = 0
-    """A plain client's slots; see `clients`."""
     backlog: int = 0
     """Messages that wait in the backlogs of its partitions."""
     waiting_for: str = ""
@@ -99,7 +97,7 @@ class RolloutReport:
 class HandoffReport:
     """A handoff under way: `waiting_for` is a sentence, `since` Unix seconds."""
 
-    id: str
+    handoff_id: str
     donor: str
     phase: str
     partitions: tuple[int, ...]

@@ -19,9 +19,10 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Final
 
-from partymq.core.assignment import assign
+from partymq.core.assignment import NEVER, assign, most_moved_first
 from partymq.core.membership import Member, Pod, PodState
 from partymq.core.report import MemberState
 
@@ -61,7 +62,7 @@ class Roles:
 
 
 NO_ROLES: Final = Roles()
-ABOUT_TO: Final = 1.0
+ABOUT_TO: Final = 2.0
 """Seconds for which what a leaver had waits for who arrives."""
 STANDS_IN: Final = 1.5
 """How many times its share somebody older may have who is expected to leave last, where others would move it again."""
@@ -156,20 +157,21 @@ def pass_on(
     *,
     keeping: Collection[str] = frozenset(),
     fixed: Collection[str] = frozenset(),
+    moved: Mapping[int, int] = NEVER,
     roles: Roles,
 ) -> tuple[str | None, ...]:
     """Owners of all partitions while something is rolled out; the arguments are those of `assign`.
 
     Whoever is newer, or takes no part, has then at most its share of the plain plan, or what it had; who has least is
-    given the rest.
+    given the rest. What moved most often before goes to where it can stay: to who is given its share, not the rest.
     """
     eligible = frozenset(members)
     staying = eligible | frozenset(keeping)
     newer, first = eligible & roles.newer, eligible - roles.older.keys()
     share = -(-len(owners) // max(1, len(staying)))
     kept = [owner if owner in staying or owner in roles.patient else None for owner in owners]
-    kept = _relieved(kept, newer=newer, first=first, share=share)
-    room = _Room(kept)
+    kept = _relieved(kept, newer=newer, first=first, share=share, moved=moved)
+    room = _Room(kept, moved)
     if first < eligible:
         room.fill(first, most=share)
     if not newer:
@@ -179,10 +181,10 @@ def pass_on(
     given = room.hand_out()
     most = -(-len(owners) // max(1, len(staying | roles.arriving)))
     for leaver in sorted(roles.patient - staying):
-        room = _Room([None if owner == leaver else owner for owner in given])
+        room = _Room([None if owner == leaver else owner for owner in given], moved)
         if room.fill(newer, most=most):
             given = room.hand_out()
-    return _levelled(given, eligible, keeping, fixed, roles)
+    return _levelled(given, eligible, keeping, fixed, moved, roles)
 
 
 def _lasting(older: Mapping[str, int], eligible: AbstractSet[str]) -> list[list[str]]:
@@ -194,14 +196,19 @@ def _lasting(older: Mapping[str, int], eligible: AbstractSet[str]) -> list[list[
 
 
 def _relieved(
-    owners: list[str | None], *, newer: AbstractSet[str], first: AbstractSet[str], share: int
+    owners: list[str | None],
+    *,
+    newer: AbstractSet[str],
+    first: AbstractSet[str],
+    share: int,
+    moved: Mapping[int, int],
 ) -> list[str | None]:
     """Without what those have who have more than twice their share, as far as others lack it."""
     have = Counter(owner for owner in owners if owner is not None)
     lacking = sum(max(0, share - have[name]) for name in first) - owners.count(None)
     release = Counter({name: have[name] - share for name in newer if have[name] > 2 * share})
     relieved = owners.copy()
-    for p in range(len(owners) - 1, -1, -1):
+    for p in reversed(most_moved_first(range(len(owners)), moved)):
         owner = owners[p]
         if lacking > 0 and owner is not None and release[owner] > 0:
             relieved[p] = None
@@ -215,6 +222,7 @@ def _levelled(
     eligible: AbstractSet[str],
     keeping: Collection[str],
     fixed: Collection[str],
+    moved: Mapping[int, int],
     roles: Roles,
 ) -> tuple[str | None, ...]:
     """With who takes no part in a rollout balanced among themselves."""
@@ -225,6 +233,7 @@ def _levelled(
         eligible & bystanders,
         keeping=bystanders.intersection(keeping),
         fixed=bystanders.intersection(fixed),
+        moved={place: moved.get(p, 0) for place, p in enumerate(places)},
     )
     for p, owner in zip(places, levelled, strict=True):
         owners[p] = owner
@@ -232,27 +241,35 @@ def _levelled(
 
 
 class _Room:
-    """Who gets what of partitions that nobody has."""
+    """Who gets what of partitions that nobody has: those who are filled first, what moved most often."""
 
-    def __init__(self, owners: Sequence[str | None]) -> None:
+    def __init__(self, owners: Sequence[str | None], moved: Mapping[int, int]) -> None:
         self._owners = owners
         self._have = Counter(owner for owner in owners if owner is not None)
-        self._left = owners.count(None)
-        self._given = Counter[str]()
+        self._free = most_moved_first((p for p, owner in enumerate(owners) if owner is None), moved)
+        self._given: list[Counter[str]] = []
 
     def fill(self, names: Collection[str], *, most: int) -> bool:
         """Give to whoever has least, up to `most` each; whether nothing is left."""
-        least = [(self._have[name], name) for name in names]
+        least, given = [(self._have[name], name) for name in names], Counter[str]()
         heapq.heapify(least)
-        while self._left and least and least[0][0] < most:
+        while self._left > given.total() and least and least[0][0] < most:
             had, name = least[0]
             heapq.heapreplace(least, (had + 1, name))
             self._have[name] += 1
-            self._given[name] += 1
-            self._left -= 1
+            given[name] += 1
+        self._given.append(given)
         return not self._left
+
+    @property
+    def _left(self) -> int:
+        return len(self._free) - sum(given.total() for given in self._given)
 
     def hand_out(self) -> list[str | None]:
         """The owners of all partitions then; in runs, as people read ranges."""
-        takers = (name for name in sorted(self._given) for _ in range(self._given[name]))
-        return [next(takers, None) if owner is None else owner for owner in self._owners]
+        owners, free = list(self._owners), iter(self._free)
+        for given in self._given:
+            takers = (name for name in sorted(given) for _ in range(given[name]))
+            for p, name in zip(sorted(islice(free, given.total())), takers, strict=True):
+                owners[p] = name
+        return owners

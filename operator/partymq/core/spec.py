@@ -1,16 +1,20 @@
 """What a group is asked to be: the resource's spec and the broker's address as values.
 
-Defaults and bounds stand here once; the CRD and the chart repeat them and a test holds them equal.
+Invariant: a value with nothing said has the defaults that `core/schema.py` declares; each field's meaning stands there.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from typing import Final
 
+from partymq.core import schema
+from partymq.core.choices import DeletionPolicy as DeletionPolicy
+from partymq.core.choices import KeyFrom as KeyFrom
+from partymq.core.choices import OnMissing as OnMissing
+from partymq.core.choices import OnTimeout as OnTimeout
 from partymq.limits import Limits
 
-MOST_PARTITIONS: Final = 4096
+MOST_PARTITIONS: Final = schema.PARTITIONS.most
 """Of a group."""
 CLIENT_ROUTING_KEY: Final = "partymq.partition-"
 """A plain client's name follows."""
@@ -66,36 +70,6 @@ class BrokerAddress:
         return ", ".join(f"{f'[{host}]' if ':' in host else host}:{port}" for host, port in self.nodes)
 
 
-class KeyFrom(StrEnum):
-    """Where a message's key stands."""
-
-    HEADER = "header"
-    BODY = "body"
-    PROPERTY = "property"
-    ROUTING_KEY = "routingKey"
-
-
-class OnMissing(StrEnum):
-    """What happens to a message without a usable key: any member without order, or the dead queue."""
-
-    SPREAD = "spread"
-    DEAD_LETTER = "deadLetter"
-
-
-class OnTimeout(StrEnum):
-    """What happens to a donor that holds messages for longer than the handoff's timeout."""
-
-    WAIT = "Wait"
-    CLOSE_CONNECTION = "CloseConnection"
-
-
-class DeletionPolicy(StrEnum):
-    """Which of a deleted group's queues go with it."""
-
-    DELETE_EMPTY = "DeleteEmpty"
-    DELETE = "Delete"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeySpec:
     """How to find a message's key.
@@ -103,9 +77,9 @@ class KeySpec:
     `name` is a header, a property, a top-level JSON field or a JSON pointer (RFC 6901).
     """
 
-    source: KeyFrom = KeyFrom.HEADER
-    name: str = "partitionKey"
-    on_missing: OnMissing = OnMissing.SPREAD
+    source: KeyFrom = schema.KEY_FROM.default
+    name: str = schema.KEY_NAME.with_section
+    on_missing: OnMissing = schema.KEY_ON_MISSING.default
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,16 +88,16 @@ class GroupSpec:
 
     source_queue: str
     key: KeySpec = KeySpec()
-    partitions: int = 64
-    inbox_window: int = 256
-    backlog_limit: int = 100_000
-    rejoin_seconds: float = 30.0
-    rebalance_delay: float = 2.0
-    rollout_patience: float = 60.0
-    handoff_timeout: float = 300.0
-    on_timeout: OnTimeout = OnTimeout.WAIT
-    deletion_policy: DeletionPolicy = DeletionPolicy.DELETE_EMPTY
-    paused: bool = False
+    partitions: int = schema.PARTITIONS.default
+    inbox_window: int = schema.INBOX_WINDOW.default
+    backlog_limit: int = schema.BACKLOG_LIMIT.default
+    rejoin_seconds: float = schema.REJOIN_SECONDS.default
+    rebalance_delay: float = schema.REBALANCE_DELAY.default
+    rollout_patience: float = schema.ROLLOUT_PATIENCE.default
+    handoff_timeout: float = schema.HANDOFF_TIMEOUT.default
+    on_timeout: OnTimeout = schema.ON_TIMEOUT.default
+    deletion_policy: DeletionPolicy = schema.DELETION_POLICY.default
+    paused: bool = schema.PAUSED.default
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,18 +15,26 @@ import orjson
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
-from partymq.core.clients import ClientKind
+from partymq.core.clients import LONGEST_NAME, ClientKind
 from partymq.core.report import GroupReport
 from partymq.http import views
-from partymq.http.auth import TRUSTED, bearer
+from partymq.http.answers import (
+    BindingAnswer,
+    ClientsAnswer,
+    GroupHealth,
+    HealthAnswer,
+    NotBoundAnswer,
+    PartitionsAnswer,
+    sent,
+)
+from partymq.http.auth import TRUSTED, Candidates, bearer
 from partymq.http.groups import LONG, SHORT, Groups
 from partymq.http.openapi import DOCUMENT, WITHOUT_DEFAULT
 from partymq.http.origins import local_only
 from partymq.http.problems import ProblemError, problems
-from partymq.router.registry import Registry
+from partymq.http.tokens import NamespaceTokens
+from partymq.router.client_service import ClientService
 
-MAX_NAME: Final = 200
-"""Leaves room for what the names of queues and routing keys begin with."""
 MAX_BODY: Final = 64 * 1024
 
 log = logging.getLogger(__name__)
@@ -34,9 +42,9 @@ log = logging.getLogger(__name__)
 BODY_WITHIN: Final = 10.0
 """Seconds for a body, which is a few bytes."""
 _LOCAL: Final = frozenset(("127.0.0.1", "::1", "localhost"))
-_NAME: Final = re.compile(rf"[A-Za-z0-9_](?:[A-Za-z0-9._-]{{0,{MAX_NAME - 2}}}[A-Za-z0-9_])?")
+_NAME: Final = re.compile(rf"[A-Za-z0-9_](?:[A-Za-z0-9._-]{{0,{LONGEST_NAME - 2}}}[A-Za-z0-9_])?")
 
-FindGroup = Callable[[web.Request], Registry]
+FindGroup = Callable[[web.Request], ClientService]
 """The group that a request is for; raises a problem where there is none."""
 
 
@@ -70,14 +78,23 @@ def api(
     ]
 
 
-def middlewares(token: str, *, host: str, names: Collection[str] = ()) -> list[Middleware]:
-    """What stands before the API at `host`: problems, and the token where there is one.
+def middlewares(
+    token: str,
+    *,
+    host: str,
+    names: Collection[str] = (),
+    tokens: NamespaceTokens | None = None,
+    candidates: Candidates = lambda _: (),
+) -> list[Middleware]:
+    """What stands before the API at `host`: problems, and the token where there is one, or one for each namespace.
 
     Without one, a browser is not to ask for a page of another site; `names` are further ones of this server.
     """
-    if not token and host not in _LOCAL:
+    if token or tokens is not None:
+        return [problems, bearer(token, tokens=tokens, candidates=candidates)]
+    if host not in _LOCAL:
         log.warning("The API at %s is open to all who reach it: set PARTYMQ_API_TOKEN unless that is meant.", host)
-    return [problems, bearer(token) if token else local_only(names)]
+    return [problems, local_only(names)]
 
 
 def description(document: Mapping[str, Any]) -> web.RouteDef:
@@ -94,17 +111,17 @@ def health(reports: Callable[[], Mapping[str, GroupReport]]) -> web.RouteDef:
 
     async def answer(request: web.Request) -> web.Response:
         if not request.get(TRUSTED, True):
-            return web.json_response({"status": "ok"})
+            return sent(HealthAnswer(status="ok"))
         groups = {
-            name: {
-                "ready": report.ready.ok,
-                "routing": report.routing,
-                "reason": report.ready.reason,
-                "message": report.ready.message,
-            }
+            name: GroupHealth(
+                ready=report.ready.ok,
+                routing=report.routing,
+                reason=report.ready.reason,
+                message=report.ready.message,
+            )
             for name, report in reports().items()
         }
-        return web.json_response({"status": "ok", "groups": groups})
+        return sent(HealthAnswer(status="ok", groups=groups))
 
     return web.get("/health", answer)
 
@@ -117,10 +134,7 @@ class _Api:
         name = _hostname(request)
         kind = ClientKind.MANAGED if await _managed(request) else ClientKind.PLAIN
         binding = await self._find(request).bind(name, kind)
-        body = {"routingKey": binding.routing_key, "exchange": binding.exchange}
-        if binding.queue is not None:
-            body["queue"] = binding.queue
-        return web.json_response(body)
+        return sent(BindingAnswer(routing_key=binding.routing_key, exchange=binding.exchange, queue=binding.queue))
 
     async def ready(self, request: web.Request) -> web.Response:
         await self._find(request).ready(_hostname(request))
@@ -131,9 +145,7 @@ class _Api:
         if await self._find(request).heartbeat(name):
             return web.Response()
         # Not an error: it never was one, and a client may beat before it binds.
-        return web.json_response(
-            {"bound": False, "detail": f"{name} is not bound (any more): call bind to get messages."}
-        )
+        return sent(NotBoundAnswer(bound=False, detail=f"{name} is not bound (any more): call bind to get messages."))
 
     async def unbind(self, request: web.Request) -> web.Response:
         await self._find(request).leave(_hostname(request))
@@ -146,25 +158,24 @@ class _Api:
         return web.Response(status=HTTPStatus.NO_CONTENT)
 
     async def clients(self, request: web.Request) -> web.Response:
-        registry = self._find(request)
-        routing = await registry.routing()
-        names = sorted(routing.journal.ledger.clients)
-        return web.json_response(
-            {"clients": [views.client(name, routing, registry.names, registry.spec) for name in names]}
-        )
+        service = self._find(request)
+        seen = await service.snapshot()
+        names = sorted(seen.ledger.clients)
+        shown = (views.client(name, seen, service.names, service.spec) for name in names)
+        return sent(ClientsAnswer(clients=tuple(shown)))
 
     async def client(self, request: web.Request) -> web.Response:
-        registry, name = self._find(request), _hostname(request)
-        routing = await registry.routing()
-        if name not in routing.journal.ledger.clients:
+        service, name = self._find(request), _hostname(request)
+        seen = await service.snapshot()
+        if name not in seen.ledger.clients:
             raise _unknown(name)
-        return web.json_response(views.client(name, routing, registry.names, registry.spec))
+        return sent(views.client(name, seen, service.names, service.spec))
 
     async def partitions(self, request: web.Request) -> web.Response:
-        return web.json_response({"partitions": views.partitions(await self._find(request).routing())})
+        return sent(PartitionsAnswer(partitions=views.partitions(await self._find(request).snapshot())))
 
     async def key(self, request: web.Request) -> web.Response:
-        return web.json_response(views.key(request.match_info["key"], await self._find(request).routing()))
+        return sent(views.key(request.match_info["key"], await self._find(request).snapshot()))
 
 
 def _hostname(request: web.Request) -> str:
@@ -172,7 +183,7 @@ def _hostname(request: web.Request) -> str:
     if not _NAME.fullmatch(name):
         raise ProblemError(
             422,
-            f"{name[:60]!r} cannot be a client's name: use 1 to {MAX_NAME} letters, digits, dots, hyphens and "
+            f"{name[:60]!r} cannot be a client's name: use 1 to {LONGEST_NAME} letters, digits, dots, hyphens and "
             "underscores; the first and the last are no dot and no hyphen.",
         )
     return name

@@ -1,11 +1,28 @@
 """The clients API as an OpenAPI 3.1 document, which the server serves and docs/openapi.json repeats.
 
-Invariant: every route of the API is in it, and nothing else. The operator, which has no default group, serves it
-without the paths of one.
+Invariant: every route of the API is in it, and nothing else; what it says of an answer's body is what the class of that
+body says (`http.answers`). The operator, which has no default group, serves it without the paths of one.
 """
 
-from typing import Any, Final
+from collections.abc import Mapping
+from dataclasses import MISSING, fields
+from enum import Enum
+from types import NoneType, UnionType
+from typing import Annotated, Any, Final, Literal, get_args, get_origin, get_type_hints
 
+from partymq.core.clients import LONGEST_NAME
+from partymq.http.answers import (
+    Answer,
+    BindingAnswer,
+    ClientAnswer,
+    ClientsAnswer,
+    HealthAnswer,
+    KeyAnswer,
+    PartitionAnswer,
+    PartitionsAnswer,
+    ProblemAnswer,
+    json_name,
+)
 from partymq.http.groups import LONG, SHORT
 from partymq.settings import VERSION
 
@@ -26,7 +43,7 @@ def _problem(description: str) -> dict[str, Any]:
 
 _COMMON: Final = {
     "400": _problem("The path is no UTF-8."),
-    "401": _problem("The bearer token is missing or wrong (only where the server has one)."),
+    "401": _problem("The bearer token is missing or wrong, or another namespace's (only where one is asked for)."),
     "403": _problem(
         "A web page of another site asks, or by a name that is none of this server's (only without a token)."
     ),
@@ -65,7 +82,7 @@ _CLIENT_PATHS: Final[dict[str, Any]] = {
                 "400": _problem("The body is no JSON or has a field that is not known."),
                 "408": _problem("The body did not come in time."),
                 "409": _problem("It is pending already, or bound as another kind."),
-                "429": _problem("The group has as many clients as it may have."),
+                "429": _problem("The group has as many clients as it may have, or it binds again and again."),
             },
             description=(
                 "Without a body the client binds a queue of its own to `exchange` with `routingKey`, calls `ready` and "
@@ -114,80 +131,62 @@ def _of_group(prefix: str, path: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _object(required: list[str], **properties: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON
-    return {"type": "object", "required": required, "properties": properties}
+def _component(answer: type[Answer]) -> str:
+    return answer.__name__.removesuffix(Answer.__name__)
 
 
-_TEXT: Final = {"type": "string"}
-_WAITING: Final = {"type": "string", "description": "What it waits for; only while it waits."}
-_OWNER: Final = {"type": ["string", "null"]}
+def _object(described: type) -> dict[str, Any]:
+    """The schema of a dataclass; what has a default may be left out, and is never null."""
+    hints = get_type_hints(described, include_extras=True)
+    optional = {field.name for field in fields(described) if field.default is not MISSING}
+    return {
+        "type": "object",
+        "required": [json_name(name) for name in hints if name not in optional],
+        "properties": {json_name(name): _schema(hint, null=name not in optional) for name, hint in hints.items()},
+    }
 
+
+def _schema(hint: Any, *, null: bool = True) -> dict[str, Any]:  # noqa: ANN401 - a type, as it is written
+    """The schema of a field's type; without `null`, None stands for what is left out."""
+    kind, parts = get_origin(hint), get_args(hint)
+    if kind is Annotated:
+        return {**_schema(parts[0], null=null), "description": parts[1]}
+    if kind is UnionType:
+        (kept,) = (part for part in parts if part is not NoneType)
+        schema = _schema(kept)
+        return {**schema, "type": [schema["type"], "null"]} if null else schema
+    if kind is Literal:
+        return {"const": parts[0]} if len(parts) == 1 else {"enum": list(parts)}
+    if kind is tuple:
+        return {"type": "array", "items": _schema(parts[0])}
+    if kind is Mapping:
+        return {"type": "object", "additionalProperties": _schema(parts[1])}
+    if issubclass(hint, Answer):
+        return {"$ref": f"#/components/schemas/{_component(hint)}"}
+    if issubclass(hint, Enum):
+        return {"enum": [member.value for member in hint]}
+    return {"type": _NAMES[hint]} if hint in _NAMES else _object(hint)
+
+
+_NAMES: Final[Mapping[type, str]] = {str: "string", int: "integer", bool: "boolean"}
+_BODIES: Final = (
+    BindingAnswer,
+    ClientAnswer,
+    ClientsAnswer,
+    PartitionAnswer,
+    PartitionsAnswer,
+    KeyAnswer,
+    HealthAnswer,
+    ProblemAnswer,
+)
 _SCHEMAS: Final[dict[str, Any]] = {
-    "Bind": {**_object([], managed={"type": "boolean", "default": False}), "additionalProperties": False},
-    "Binding": _object(
-        ["routingKey", "exchange"],
-        routingKey=_TEXT,
-        exchange=_TEXT,
-        queue={"type": "string", "description": "The inbox of a managed client."},
-    ),
-    "Client": _object(
-        ["hostname", "kind", "state", "partitions"],
-        hostname=_TEXT,
-        kind={"enum": ["plain", "managed"]},
-        state={"enum": ["pending", "ready", "joining", "active", "idle", "absent", "leaving"]},
-        partitions={"type": "string", "description": "Partitions that it has as a whole, such as `0-3,7`."},
-        slots={"type": "integer", "description": "Slots that are pinned to a plain client."},
-        routingKey=_TEXT,
-        exchange=_TEXT,
-        queue=_TEXT,
-    ),
-    "Clients": _object(["clients"], clients={"type": "array", "items": {"$ref": "#/components/schemas/Client"}}),
-    "Partition": _object(
-        ["partition", "owner", "state", "slots"],
-        partition={"type": "integer"},
-        owner=_OWNER,
-        state={
-            "enum": ["direct", "waiting", "held", "open", "unassigned"],
-            "description": "`open`: plain clients are given its slots one by one.",
-        },
-        slots={"type": "object", "additionalProperties": {"type": "integer"}},
-        waitingFor=_WAITING,
-    ),
-    "Partitions": _object(
-        ["partitions"], partitions={"type": "array", "items": {"$ref": "#/components/schemas/Partition"}}
-    ),
-    "Key": _object(
-        ["key", "partition", "slot", "owner", "state"],
-        key=_TEXT,
-        partition={"type": "integer"},
-        slot={"type": "integer"},
-        owner=_OWNER,
-        state={"enum": ["pinned", "direct", "waiting", "held", "open", "unassigned"]},
-        waitingFor=_WAITING,
-    ),
-    "Health": _object(
-        ["status"],
-        status={"const": "ok"},
-        groups={
-            "type": "object",
-            "description": "Not shown to who sends no token, where one is asked for.",
-            "additionalProperties": _object(
-                ["ready", "routing", "reason", "message"],
-                ready={"type": "boolean"},
-                routing={"type": "boolean"},
-                reason=_TEXT,
-                message={"type": "string", "description": "What is in the way, and what to do."},
-            ),
-        },
-    ),
-    "Problem": _object(
-        ["type", "title", "status", "detail"],
-        type=_TEXT,
-        title=_TEXT,
-        status={"type": "integer"},
-        detail={"type": "string", "description": "What to do."},
-        reason=_TEXT,
-    ),
+    "Bind": {
+        "type": "object",
+        "required": [],
+        "properties": {"managed": {"type": "boolean", "default": False}},
+        "additionalProperties": False,
+    },
+    **{_component(body): _object(body) for body in _BODIES},
 }
 
 DOCUMENT: Final[dict[str, Any]] = {
@@ -219,7 +218,7 @@ DOCUMENT: Final[dict[str, Any]] = {
                 "name": "hostname",
                 "in": "path",
                 "required": True,
-                "schema": {"type": "string", "maxLength": 200},
+                "schema": {"type": "string", "maxLength": LONGEST_NAME},
             },
             "group": _parameter("group"),
             "namespace": _parameter("namespace"),

@@ -5,6 +5,7 @@ send: only a defect leaves one.
 """
 
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Final
@@ -14,9 +15,11 @@ from aiohttp import ClientPayloadError, web
 from aiohttp.http import HttpProcessingError
 
 from partymq.core.pinning import ConflictError, TooManyClientsError
+from partymq.core.rate import TooOftenError
 from partymq.errors import BrokerError, InvalidSpecError, PartyMQError
 from partymq.foreign import NAME, shown
-from partymq.router.registry import NotRoutingError
+from partymq.http.answers import ProblemAnswer, sent
+from partymq.router.client_service import NotRoutingError
 
 log = logging.getLogger(__name__)
 
@@ -41,12 +44,14 @@ class ProblemError(PartyMQError):
         self.status = status
 
 
-def problem(status: int, detail: str, reason: str = "") -> web.Response:
-    """An error's answer; `reason` is the word that conditions carry, where there is one."""
-    body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
-    if reason:
-        body["reason"] = reason
-    answer = web.json_response(body, status=status, content_type=CONTENT_TYPE)
+def problem(status: int, detail: str, reason: str = "", *, after: float = 0.0) -> web.Response:
+    """An error's answer; `reason` is the word that conditions carry, where there is one, `after` when to ask again."""
+    body = ProblemAnswer(
+        type="about:blank", title=HTTPStatus(status).phrase, status=status, detail=detail, reason=reason or None
+    )
+    answer = sent(body, status=status, content_type=CONTENT_TYPE)
+    if after:
+        answer.headers["Retry-After"] = str(math.ceil(after))
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         answer.headers["Retry-After"] = RETRY_AFTER
         answer.force_close()  # behind a Service a new connection may reach the process that can answer
@@ -64,6 +69,8 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
         return problem(error.status, str(error))
     except TooManyClientsError as error:
         return problem(429, str(error))
+    except TooOftenError as error:
+        return problem(429, str(error), after=error.after)
     except ConflictError as error:
         return problem(409, str(error))
     except InvalidSpecError as error:

@@ -4,7 +4,8 @@ Invariant: it is a picture of the journal and of the last polls, and says of eve
 """
 
 from collections import Counter, defaultdict
-from typing import Any
+from collections.abc import Mapping
+from typing import Final, NamedTuple
 
 from partymq.core import ranges
 from partymq.core.clients import ClientKind, members_of, slots_of
@@ -13,81 +14,107 @@ from partymq.core.ledger import Partition
 from partymq.core.names import Names
 from partymq.core.report import MemberState
 from partymq.core.spec import ClientsSpec
+from partymq.http.answers import ClientAnswer, ClientState, KeyAnswer, PartitionAnswer, PartitionState
 from partymq.http.problems import ProblemError
-from partymq.router.lanes import Mode
-from partymq.router.routing import Routing
+from partymq.router.session.snapshot import Snapshot
+
+_STATES: Final[Mapping[MemberState, ClientState]] = {
+    MemberState.JOINING: "joining",
+    MemberState.ACTIVE: "active",
+    MemberState.IDLE: "idle",
+    MemberState.ABSENT: "absent",
+    MemberState.LEAVING: "leaving",
+}
+"""Those that a membership knows."""
 
 
-def client(name: str, routing: Routing, names: Names, spec: ClientsSpec) -> dict[str, Any]:
+class _Standing(NamedTuple):
+    """How a partition is, and what it waits for."""
+
+    state: PartitionState
+    waiting_for: str | None = None
+
+
+def client(name: str, seen: Snapshot, names: Names, spec: ClientsSpec) -> ClientAnswer:
     """One client that is bound."""
-    ledger = routing.journal.ledger
-    bound = ledger.clients[name]
-    shown: dict[str, Any] = {
-        "hostname": name,
-        "kind": bound.kind.value,
-        "state": "ready" if bound.ready else "pending",
-        "partitions": ranges.text(ledger.owned_by(name)),
-    }
+    ledger = seen.ledger
+    bound, owned = ledger.clients[name], ranges.text(ledger.owned_by(name))
     if bound.kind is ClientKind.MANAGED:
-        member = routing.controller.membership.members.get(name)
+        member = seen.rebalancer.membership.members.get(name)
         state = member.state if member is not None else MemberState.JOINING
-        if state is MemberState.IDLE and shown["partitions"]:  # it was looked at before the last plan
+        if state is MemberState.IDLE and owned:  # it was looked at before the last plan
             state = MemberState.ACTIVE
-        shown |= {"queue": names.inbox(name), "state": state.value.lower()}
-        if trouble := routing.troubles.of(names.inbox(name)):
-            shown["waitingFor"] = trouble
-    else:
-        slots = ledger.pins.get(name, 0).bit_count()
-        shown |= {"routingKey": spec.routing_key(name), "exchange": spec.exchange, "slots": slots}
-        if trouble := routing.troubles.of(f"client {name}"):
-            shown["waitingFor"] = trouble
-    return shown
+        return ClientAnswer(
+            hostname=name,
+            kind=bound.kind,
+            state=_STATES[state],
+            partitions=owned,
+            queue=names.inbox(name),
+            waiting_for=seen.trouble(names.inbox(name)) or None,
+        )
+    return ClientAnswer(
+        hostname=name,
+        kind=bound.kind,
+        state="ready" if bound.ready else "pending",
+        partitions=owned,
+        routing_key=spec.routing_key(name),
+        exchange=spec.exchange,
+        slots=ledger.pins.get(name, 0).bit_count(),
+        waiting_for=seen.trouble(f"client {name}") or None,
+    )
 
 
-def partitions(routing: Routing) -> list[dict[str, Any]]:
+def partitions(seen: Snapshot) -> tuple[PartitionAnswer, ...]:
     """All partitions; `slots` says how many of a partition are pinned to whom."""
-    ledger = routing.journal.ledger
+    ledger = seen.ledger
     pinned: defaultdict[int, Counter[str]] = defaultdict(Counter)
     for name, slots in ledger.pins.items():
         for slot in members_of(slots):
             pinned[slot % len(ledger.partitions)][name] += 1
-    return [
-        {"partition": p, "owner": part.owner, "slots": dict(pinned[p]), **_state(routing, p, part)}
+    return tuple(
+        PartitionAnswer(
+            partition=p,
+            owner=part.owner,
+            slots=pinned[p],
+            state=standing.state,
+            waiting_for=standing.waiting_for,
+        )
         for p, part in enumerate(ledger.partitions)
-    ]
+        for standing in (_standing(seen, p, part),)
+    )
 
 
-def key(value: str, routing: Routing) -> dict[str, Any]:
+def key(value: str, seen: Snapshot) -> KeyAnswer:
     """Where the messages of a key go."""
     encoded = text(value)
     if encoded is None:
         raise ProblemError(422, "That is no key: an empty text, or one without a UTF-8 form, counts as missing.")
-    ledger = routing.journal.ledger
+    ledger = seen.ledger
     count = len(ledger.partitions)
     slot = partition_of(encoded, slots_of(count))
     p = slot % count
-    shown: dict[str, Any] = {"key": value, "partition": p, "slot": slot}
     for name, slots in ledger.pins.items():
         if slots >> slot & 1:
-            return {**shown, "owner": name, "state": "pinned"}
-    return {**shown, "owner": ledger.partitions[p].owner, **_state(routing, p, ledger.partitions[p])}
+            return KeyAnswer(key=value, partition=p, slot=slot, owner=name, state="pinned")
+    part = ledger.partitions[p]
+    state, waiting_for = _standing(seen, p, part)
+    return KeyAnswer(key=value, partition=p, slot=slot, owner=part.owner, state=state, waiting_for=waiting_for)
 
 
-def _state(routing: Routing, p: int, part: Partition) -> dict[str, str]:
-    handoff = routing.journal.ledger.held.get(p)
+def _standing(seen: Snapshot, p: int, part: Partition) -> _Standing:
+    handoff = seen.ledger.held.get(p)
     if handoff is not None:
-        progress = routing.handoffs.running.get(handoff.donor)
+        progress = seen.handoffs.get(handoff.donor)
         why = progress.waiting_for if progress is not None else "its handoff to go on"
-        return {"state": "held", "waitingFor": f"{why} ({handoff.donor} hands off)"}
+        return _Standing("held", f"{why} ({handoff.donor} hands off)")
     if part.owner is None:
-        if part.direct and routing.journal.ledger.plain_ready:
-            return {"state": "open"}
-        return {"state": "unassigned", "waitingFor": "a client that is ready, or consumes its inbox"}
-    lane = routing.lanes.get(p)
-    if lane is None or lane.mode is Mode.DIRECT:  # without a lane nothing has come yet, and nothing stands before it
-        return {"state": "direct"}
-    names, owner = routing.names, lane.owner
-    why = routing.troubles.of(names.backlog(p))
-    if not why and owner is not None and owner.full:
-        why = routing.troubles.of(names.inbox(owner.name)) or f"{owner.name} to work off its inbox"
-    return {"state": "waiting", "waitingFor": why or "older messages to be given out first"}
+        if part.direct and seen.ledger.plain_ready:
+            return _Standing("open")
+        return _Standing("unassigned", "a client that is ready, or consumes its inbox")
+    lane = seen.lanes.get(p)
+    if lane is None:  # nothing stands before what comes
+        return _Standing("direct")
+    why = seen.trouble(seen.names.backlog(p))
+    if not why and lane.owner is not None and lane.owner_full:
+        why = seen.trouble(seen.names.inbox(lane.owner)) or f"{lane.owner} to work off its inbox"
+    return _Standing("waiting", why or "older messages to be given out first")

@@ -21,7 +21,7 @@ class Router(Protocol):
         """The whole current list of the group's pods."""
 
     def prefer(self, group: GroupId, identity: str | None) -> None:
-        """The replica that had best route the group; None if it does not matter."""
+        """The replica that should route the group; None if it does not matter."""
 
     async def remove(self, group: GroupId, policy: DeletionPolicy) -> tuple[str, ...]:
         """Stop routing and delete the group's queues; the names of those that stay because they hold messages."""
@@ -53,7 +53,7 @@ class Bridge:
         self._loop.call_soon_threadsafe(self._router.set_pods, group, pods)
 
     def prefer(self, group: GroupId, identity: str | None) -> None:
-        """The replica that had best route the group; None if it does not matter."""
+        """The replica that should route the group; None if it does not matter."""
         self._loop.call_soon_threadsafe(self._router.prefer, group, identity)
 
     async def remove(self, group: GroupId, policy: DeletionPolicy) -> tuple[str, ...]:

@@ -174,6 +174,19 @@ class Client:
             ),
         )
 
+    async def delete_group(self, namespace: str, name: str) -> None:
+        """Begin to delete a PartitionGroup; one that is gone is no error."""
+        try:
+            await self._call(
+                f"delete PartitionGroup {namespace}/{name}",
+                lambda: self._custom.delete_namespaced_custom_object_without_preload_content(
+                    API_GROUP, API_VERSION, namespace, PLURAL, name
+                ),
+            )
+        except ApiError as error:
+            if error.status != 404:
+                raise
+
     async def create_event(self, namespace: str, event: Body) -> None:
         """Post an Event; ApiError 409 if there is one of that name."""
         await self._call(

@@ -22,7 +22,7 @@ from partymq.kube.bridge import Router
 from partymq.kube.client import ApiError
 from partymq.kube.events import EventsApi, Recorder
 from partymq.kube.group import Group, GroupApi
-from partymq.kube.membership import pods_of
+from partymq.kube.pods import pods_of
 from partymq.kube.quota import surplus
 from partymq.kube.replicas import LeaseApi, Replicas
 from partymq.kube.resource import Body, Resource, resource
@@ -39,7 +39,7 @@ RELIST: Final = 30.0
 DELETING: Final = 2.0
 """The same for the namespace of a group that is being deleted."""
 _BACKOFF: Final = (0.5, 5.0)
-_FLUSH: Final = 3.0
+_CONCLUDE: Final = 3.0
 _DEFECT: Final = "PartyMQ has a defect: please report what the operator's log says."
 
 
@@ -153,11 +153,13 @@ class Controller:
         following += [self._following] if self._following else []
         await _end(following)
 
-    async def flush(self) -> None:
-        """Show the router's last words, for a while."""
+    async def conclude(self) -> None:
+        """Say the last word on all groups that are this operator's to speak of; give up after a while."""
+        presenting = [running.presenting for running in self._groups.values()]
         with suppress(TimeoutError):
-            async with asyncio.timeout(_FLUSH):
-                await asyncio.gather(*(running.group.flush() for running in self._groups.values()))
+            async with asyncio.timeout(_CONCLUDE):
+                await _end(presenting)
+                await asyncio.gather(*(running.group.conclude() for running in self._groups.values()))
                 await self._replicas.leave()
 
     def _reconsider(self) -> None:

@@ -5,7 +5,7 @@ where pods cannot be put in order they are equal.
 
 The order is the one in which a ReplicaSet takes pods away (`ActivePodsWithRanks` of Kubernetes), as far as pods show
 it: those with the lower deletion cost first, of these those that share their node with the most, of these those that
-became ready last (ages count in powers of two), of these by uid. Nothing rests on it: it says who had best stand in.
+became ready last (ages count in powers of two), of these by uid. Nothing rests on it: it says who should stand in.
 """
 
 import math

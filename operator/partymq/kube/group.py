@@ -17,7 +17,7 @@ from partymq.core.spec import BrokerAddress, GroupConfig, GroupId, GroupSpec
 from partymq.errors import InvalidSecretError, InvalidSpecError, PartyMQError, SourceTakenError, TooManyGroupsError
 from partymq.kube.bridge import Router
 from partymq.kube.client import ApiError
-from partymq.kube.connection import REREAD, REREAD_IN_TROUBLE, Connection, SecretsApi
+from partymq.kube.connection_secret import REREAD, REREAD_IN_TROUBLE, ConnectionSecret, SecretsApi
 from partymq.kube.events import Recorder
 from partymq.kube.removal import Removal
 from partymq.kube.replicas import Replicas
@@ -82,7 +82,7 @@ class Group:
         self._on_configured = on_configured
         self._replicas = replicas
         self._preferred: str | None = None
-        self._connection = Connection(api, resource.group.namespace)
+        self._connection = ConnectionSecret(api, resource.group.namespace)
         self._writer = StatusWriter(resource, api=api, identity=identity, replicas=replicas)
         self._applied: tuple[GroupSpec, BrokerAddress] | None = None
         self._epoch = 0
@@ -157,9 +157,9 @@ class Group:
         """Bring what the router says to the API server, for ever."""
         await self._writer.run()
 
-    async def flush(self) -> None:
-        """Show the last word before the operator stops."""
-        await self._writer.flush()
+    async def conclude(self) -> None:
+        """Say the last word before the operator stops."""
+        await self._writer.conclude()
 
     async def changed(self, timeout: float) -> None:  # noqa: ASYNC109 - it returns, it does not raise
         """Wait until the resource or the broker's connection changed, or for so many seconds."""

@@ -3,7 +3,7 @@
 from partymq.core.spec import BrokerAddress, GroupId, GroupSpec
 from partymq.errors import InvalidSpecError
 from partymq.kube.client import Client, configuration
-from partymq.kube.connection import Connection
+from partymq.kube.connection_secret import ConnectionSecret
 from partymq.kube.resource import group_spec, resource, secret_name
 
 
@@ -17,5 +17,5 @@ async def look_up(group: GroupId, kubeconfig: str | None) -> tuple[GroupSpec, Br
                 "`kubectl get partitiongroups -A` lists all; --uri needs none."
             )
         spec = found[0].spec
-        address = await Connection(api, group.namespace).address(secret_name(spec), trouble=False)
+        address = await ConnectionSecret(api, group.namespace).address(secret_name(spec), trouble=False)
         return group_spec(group, spec), address

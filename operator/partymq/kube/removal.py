@@ -5,10 +5,10 @@ that they do not matter; and whoever waits is told for what, and how to stop wai
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
-from typing import Final, Protocol, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Final, Protocol
 
+from partymq.aio import owned
 from partymq.core.report import Condition, Notice
 from partymq.core.spec import GroupId
 from partymq.errors import InvalidSecretError, InvalidSpecError, PartyMQError
@@ -23,8 +23,6 @@ ATTEMPT: Final = 60.0
 RETRY: Final = 5.0
 _NAMED: Final = 20
 """Queues that one Event names."""
-
-_T = TypeVar("_T")
 
 
 class Host(Protocol):
@@ -94,7 +92,7 @@ class Removal:
             await self._host.prepare_removal()
             left = await self._delete()
         except InvalidSpecError as error:
-            # The Secret goes with its namespace, before or after us, and nobody can mend it there.
+            # The Secret goes with its namespace, before or after us, and nobody can fix it there.
             if isinstance(error, InvalidSecretError) and await self._namespace_goes():
                 return await self._let_go("its namespace is being deleted and the Secret is already gone")
             await self._blocked(str(error))
@@ -111,9 +109,9 @@ class Removal:
         loop = asyncio.get_running_loop()
         began = loop.time()
         self._host.forget()
-        async with _owned(self._router.remove(self._group, deletion_policy(self._host.resource.spec))) as removing:
+        async with owned(self._router.remove(self._group, deletion_policy(self._host.resource.spec))) as removing:
             while loop.time() < began + ATTEMPT and not self._host.resource.forced:
-                async with _owned(self._host.changed(PATIENCE)) as change:
+                async with owned(self._host.changed(PATIENCE)) as change:
                     await asyncio.wait({removing, change}, return_when=asyncio.FIRST_COMPLETED)
                 if removing.done():
                     return await removing
@@ -141,8 +139,9 @@ class Removal:
             Notice(
                 warning=True,
                 reason="QueuesKept",
-                message=f"Queues that still hold messages stay on the broker (deletionPolicy DeleteEmpty): {named}. "
-                "Delete them when their messages are of no more use.",
+                message="Create the group again, with the same name and number of partitions, and all that waits is "
+                "delivered, in order. For these queues stay on the broker, because they hold messages (deletionPolicy "
+                f"DeleteEmpty): {named}. If their messages are of no use, delete them",
             )
         )
 
@@ -163,14 +162,3 @@ class Removal:
             return await self._is_terminating(self._group.namespace)
         except ApiError:
             return False
-
-
-@asynccontextmanager
-async def _owned(work: Coroutine[None, None, _T]) -> AsyncIterator[asyncio.Task[_T]]:
-    """A task that is over when the block is."""
-    task = asyncio.create_task(work)
-    try:
-        yield task
-    finally:
-        task.cancel()
-        await asyncio.wait({task})

@@ -112,7 +112,7 @@ class Replicas:
         return max({*able, self._identity}, key=lambda name: weight(name, group))
 
     def preferred(self, group: GroupId) -> str | None:
-        """The one that had best route a group, so that groups are spread; None while that is not settled."""
+        """The one that should route a group, so that groups are spread; None while that is not settled."""
         now = _now()
         able = [
             name

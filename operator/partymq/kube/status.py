@@ -16,6 +16,17 @@ Status = dict[str, Any]
 
 _STARTING: Final = ("Unknown", "Starting", "The operator has taken the group up; the router has not reported yet.")
 _NOT_TRIED: Final = ("Unknown", "NotTried", "Nothing was tried yet; the condition Ready says why.")
+_STOPPED: Final = Condition(
+    ok=False,
+    reason="OperatorStopped",
+    message="The operator has stopped, and nobody routes this group until one runs again: messages wait in the source, "
+    "pods work off what is in their inboxes, and a deletion of the group waits, too.",
+)
+_NOBODY_LOOKS: Final = Condition(
+    ok=False, known=False, reason="OperatorStopped", message="Nobody looks: the operator has stopped."
+)
+_PASSING: Final = ("router", "rollout", "messages")
+"""What is known only while somebody looks."""
 _CAPACITY: Final = 32_768
 """Characters of a condition's message that the schema takes."""
 
@@ -62,6 +73,30 @@ def render(view: View, previous: Mapping[str, Any], now: float) -> Status:
         # The epoch tells an empty journal from a lost one: it outlives the time in which nothing else is known.
         status["epoch"] = previous["epoch"]
     return status
+
+
+def stopped(status: Mapping[str, Any], previous: Mapping[str, Any], now: float) -> Status:
+    """The last word on a group that nobody routes any more: what outlives the operator, nothing that would grow old.
+
+    `previous` is the status shown until now, for the times of the conditions.
+    """
+    before = {condition["type"]: condition for condition in previous.get("conditions") or ()}
+    conditions = [
+        _condition(
+            kind=condition["type"],
+            said=_said(_STOPPED if condition["type"] == "Ready" else _NOBODY_LOOKS),
+            generation=condition.get("observedGeneration", 0),
+            last=before.get(condition["type"]),
+            now=now,
+        )
+        for condition in status.get("conditions") or ()
+    ]
+    members = [
+        {key: value for key, value in member.items() if key not in ("ready", "backlog", "waitingFor")}
+        for member in status.get("members") or ()
+    ]
+    kept = {key: value for key, value in status.items() if key not in _PASSING}
+    return kept | {"members": members, "handoffs": [], "conditions": conditions}
 
 
 def steady(status: Mapping[str, Any]) -> Status:
@@ -129,7 +164,7 @@ def _rollout(rollout: RolloutReport) -> dict[str, Any]:
 
 def _handoff(handoff: HandoffReport) -> dict[str, Any]:
     return {
-        "id": handoff.id,
+        "id": handoff.handoff_id,
         "donor": handoff.donor,
         "phase": handoff.phase,
         "partitions": ranges.text(handoff.partitions),
@@ -152,20 +187,30 @@ def _conditions(view: View, previous: Iterable[Mapping[str, Any]], now: float) -
     unknown = _NOT_TRIED if view.problem else _STARTING
     conditions = []
     for kind, condition in said.items():
-        state, reason, message = _said(condition) if condition else unknown
-        last = before.get(kind)
-        since = last["lastTransitionTime"] if last and last["status"] == state else timestamp(now)
         conditions.append(
-            {
-                "type": kind,
-                "status": state,
-                "observedGeneration": view.generation,
-                "lastTransitionTime": since,
-                "reason": reason,
-                "message": message[:_CAPACITY],
-            }
+            _condition(
+                kind=kind,
+                said=_said(condition) if condition else unknown,
+                generation=view.generation,
+                last=before.get(kind),
+                now=now,
+            )
         )
     return conditions
+
+
+def _condition(
+    *, kind: str, said: tuple[str, str, str], generation: int, last: Mapping[str, Any] | None, now: float
+) -> dict[str, Any]:
+    state, reason, message = said
+    return {
+        "type": kind,
+        "status": state,
+        "observedGeneration": generation,
+        "lastTransitionTime": last["lastTransitionTime"] if last and last["status"] == state else timestamp(now),
+        "reason": reason,
+        "message": message[:_CAPACITY],
+    }
 
 
 def _said(condition: Condition) -> tuple[str, str, str]:

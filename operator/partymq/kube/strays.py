@@ -11,7 +11,7 @@ from typing import Final
 
 from partymq.core.report import Notice
 from partymq.core.spec import GroupId
-from partymq.kube.membership import group_of
+from partymq.kube.pods import group_of
 from partymq.kube.resource import API_GROUP, GROUP_ANNOTATION, KIND, Body
 
 PATIENCE: Final = 10.0

@@ -9,19 +9,19 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 import kopf
 from kubernetes.aio import client
 
-from partymq.core.report import Condition, GroupReport, Notice
+from partymq.core.report import GroupReport, Notice
 from partymq.core.spec import GroupId
 from partymq.errors import PartyMQError
 from partymq.kube.bridge import Bridge, Router
-from partymq.kube.client import Client, LoginError, configuration
+from partymq.kube.client import TIMEOUT, ApiError, Client, LoginError, configuration
 from partymq.kube.watch import Watch
 from partymq.limits import Limits
 
@@ -38,17 +38,12 @@ _STOP: Final = 10.0
 _LINGER: Final = 0.1
 """Seconds between the last closed connection and the loop's end: TLS transports close a moment later."""
 
-_STOPPED: Final = Condition(
-    ok=False,
-    reason="OperatorStopped",
-    message="The operator that routed the group has stopped; another one takes over.",
-)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Stretch:
     loop: asyncio.AbstractEventLoop
     watch: Watch
+    api: Client
 
 
 class KubernetesThread:
@@ -105,12 +100,9 @@ class KubernetesThread:
         await self._there(lambda watch: watch.controller.quiesce())
 
     async def stop(self) -> None:
-        """Show that the router has stopped, stop watching and wait until the thread is over."""
+        """Say that nobody routes any more, stop watching and wait until the thread is over."""
         self._enough.set()
-        for group, report in self._reports.items():
-            if report.routing:
-                self.report(group, replace(report, routing=False, ready=_STOPPED, balanced=_STOPPED, handoffs=()))
-        await self._there(lambda watch: watch.controller.flush())
+        await self._there(lambda watch: watch.controller.conclude())
         self._call(lambda watch: watch.stop())
         done, _ = await asyncio.wait({self.ended}, timeout=_STOP)
         if not done:
@@ -130,6 +122,20 @@ class KubernetesThread:
         stretch = self._stretch
         failing = stretch.watch.controller.failing if stretch else self._failed
         return f"The cluster has not been listed yet. {failing}".rstrip()
+
+    async def secret(self, namespace: str, name: str) -> Mapping[str, str] | None:
+        """A Secret's entries; None if there is none. InvalidSecretError if it is not for us, ApiError if not now."""
+        stretch = self._stretch
+        if stretch is None or self.ended.done():
+            raise ApiError(
+                f"read Secret {namespace}/{name}", 0, f"the API server is not followed. {self._failed}".rstrip()
+            )
+        reading = asyncio.run_coroutine_threadsafe(stretch.api.read_secret(namespace, name), stretch.loop)
+        try:
+            async with asyncio.timeout(TIMEOUT):
+                return await asyncio.wrap_future(reading)
+        except TimeoutError:  # its loop has ended meanwhile
+            raise ApiError(f"read Secret {namespace}/{name}", 0, "no answer in time") from None
 
     # --- from the main thread to this one
 
@@ -211,7 +217,7 @@ class KubernetesThread:
             namespaces=self._namespaces,
             limits=self._limits,
         )
-        self._stretch = _Stretch(loop=asyncio.get_running_loop(), watch=watch)
+        self._stretch = _Stretch(loop=asyncio.get_running_loop(), watch=watch, api=api)
         if self._enough.is_set():
             return  # `stop` came before there was anything to stop
         async with asyncio.TaskGroup() as tasks:

@@ -10,6 +10,7 @@ import asyncio
 import kopf
 from kubernetes.aio import client
 
+from partymq.aio import unless
 from partymq.errors import PartyMQError
 from partymq.kube import handlers
 from partymq.kube.bridge import Bridge
@@ -44,7 +45,7 @@ class Watch:
         enough = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
             controlling = tasks.create_task(self.controller.run(), name="controller")
-            if await _first(self.controller.synced, self._stop):
+            if await unless(self._stop, self.controller.synced.wait()):
                 tasks.create_task(self._kopf(login, enough), name="kopf")
                 await self._stop.wait()
             controlling.cancel()
@@ -61,15 +62,3 @@ class Watch:
         )
         if not enough.is_set():
             raise PartyMQError("kopf stopped although nobody asked it to; what it logged before says why.")
-
-
-async def _first(good: asyncio.Event, bad: asyncio.Event) -> bool:
-    """Wait for either; False if the bad one came."""
-    waits = {asyncio.create_task(good.wait()), asyncio.create_task(bad.wait())}
-    try:
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for wait in waits:
-            wait.cancel()
-        await asyncio.gather(*waits, return_exceptions=True)
-    return not bad.is_set()

@@ -16,7 +16,7 @@ from partymq.core.spec import GroupId
 from partymq.kube.client import ApiError
 from partymq.kube.replicas import Replicas
 from partymq.kube.resource import Body, Resource
-from partymq.kube.status import Status, View, patch, render, steady
+from partymq.kube.status import Status, View, patch, render, steady, stopped
 
 log = logging.getLogger(__name__)
 
@@ -95,14 +95,19 @@ class StatusWriter:
             async with self._writing:
                 again = await self._bring_up_to_date()
 
-    async def flush(self) -> None:
-        """Write what is known now, if it differs."""
+    async def conclude(self) -> None:
+        """Say that nobody routes the group from now on, where that is this replica's to say."""
         async with self._writing:
-            self._written_at = float("-inf")
-            again = await self._bring_up_to_date()
+            again: float | None = CONFLICT
             while again == CONFLICT:
-                await asyncio.sleep(again)
-                again = await self._bring_up_to_date()
+                again = await self._last_word()
+                await asyncio.sleep(again or 0)
+
+    async def _last_word(self) -> float | None:
+        if self._view is None or not self.speaks:
+            return None
+        now = time.time()
+        return await self._write(stopped(render(self._view, self._shown, now), self._shown, now))
 
     async def _bring_up_to_date(self) -> float | None:
         """Write if it is time to; seconds until to look again, None if only a change makes it necessary."""

@@ -7,7 +7,7 @@ Whoever is the journal's active consumer is the router. A write that is confirme
 somebody else: this session has been replaced and stops.
 
 Sessions that stand by show that they are there with marks, which the router reads and takes away. A mark may say that
-its process had best route the group; the router then decides whether to make way. A mark names the PartitionGroup, too:
+its process should route the group; the router then decides whether to make way. A mark names the PartitionGroup, too:
 one of another cluster, with the same names on the same virtual host, is told apart by that.
 """
 
@@ -15,7 +15,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import count
 
 import orjson
@@ -27,8 +27,9 @@ from partymq.core.consumers import SESSION_ARGUMENT
 from partymq.core.ledger import Ledger, LedgerError, succeed
 from partymq.errors import BrokerError, SessionOverError
 from partymq.foreign import NAME, shown
-from partymq.router.outlet import UNLIMITED, Outlet, Sink
-from partymq.router.reluctant import Message
+from partymq.router.broker.holdings import Part, weight
+from partymq.router.publish.outlet import UNLIMITED, Outlet, Refused, Sink
+from partymq.router.signals import Signal
 
 LOG = logging.getLogger(__name__)
 
@@ -44,8 +45,25 @@ REFUSED_MOST = 5.0
 MOST_WAITING = 10_000
 """Marks and ledgers that come before the first write, or are not looked at yet: after hours without a router one
 every 5 s."""
+MOST_EARLY = 64 * 1024**2
+"""Bytes of those that come before the first write. A ledger has 2 MB at most."""
 MARK_EVERY = 5.0
 """Seconds between marks while another session is the router: it swallows ours."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """Who we are to other sessions at the journal, and what their marks are to us."""
+
+    uid: str = ""
+    """Of our PartitionGroup."""
+    identity: str = ""
+    wants: Callable[[], str] = str
+    """Asked for each mark: the identity that should route the group, if that is ours, or nothing."""
+    on_wanted: Callable[[str], None] = lambda _identity: None
+    """Told what a mark of another session says, while this one is the router."""
+    on_rival: Callable[[str], None] = lambda _identity: None
+    """Told the identity of one whose PartitionGroup is another one than ours."""
 
 
 class Journal:
@@ -56,24 +74,13 @@ class Journal:
         *,
         outlet: Outlet,
         queue: str,
-        wants: Callable[[], str] = str,
-        on_wanted: Callable[[str], None] = lambda _identity: None,
-        uid: str = "",
-        identity: str = "",
-        on_rival: Callable[[str], None] = lambda _identity: None,
+        whole: Part,
+        standing: Standing | None = None,
     ) -> None:
-        """`wants` is asked for each mark: the identity that had best route the group, if that is ours, or nothing.
-
-        `on_wanted` is called with what a mark of another session says, while this one is the router; `on_rival` with
-        the identity of one whose PartitionGroup has another `uid` than ours.
-        """
-        self._uid = uid
-        self._identity = identity
-        self._on_rival = on_rival
+        """What waits to be looked at is counted in `whole`."""
+        self._standing = standing or Standing()
         self._channel = outlet.channel
         self._outlet = outlet
-        self._wants = wants
-        self._on_wanted = on_wanted
         self._queue = queue
         self._sink = Sink(outlet, publish_frame(outlet.channel.number, "", queue), UNLIMITED, refused=self._on_refused)
         self._refused = False
@@ -81,15 +88,17 @@ class Journal:
         self.session = self._writer = secrets.token_hex(8)
         """What the broker's management shows of our consumer: nobody else's has it."""
         self._received: asyncio.Queue[tuple[int, bytes]] = asyncio.Queue()
+        self._whole = whole
         self._changes: list[tuple[Change, asyncio.Future[Ledger]]] = []
         self._wake = asyncio.Event()
         self._tag = 0
         self._early = 0
         """Messages that came before the first ledger of this session."""
+        self._early_bytes = 0
         self._ids = count(1)
         self._ledger: Ledger | None = None
-        self.on_change: Callable[[], None] = lambda: None
-        """Called after each write that changes the ledger."""
+        self.changed = Signal[[]]()
+        """A write that changes the ledger is over."""
 
     @property
     def ledger(self) -> Ledger:
@@ -108,21 +117,25 @@ class Journal:
 
     def _on_delivery(self, tag: int, _origin: bytes, _header: bytes, body: bytes) -> None:
         payload = body_payload(body)
-        self._early += self._ledger is None
-        if self._early > MOST_WAITING or self._received.qsize() >= MOST_WAITING:
+        if self._ledger is None:
+            self._early += 1
+            self._early_bytes += len(payload)
+        crowded = self._early > MOST_WAITING or self._received.qsize() >= MOST_WAITING
+        if crowded or self._early_bytes > MOST_EARLY:
             raise BrokerError(
-                f"{self._queue} holds more than {MOST_WAITING} messages that no router has written: purge it when no "
-                "operator runs, or delete it"
+                f"{self._queue} holds more than {MOST_WAITING} messages, or {MOST_EARLY} bytes, that no router has "
+                "written: purge it when no operator runs, or delete it"
             )
+        self._whole.add(weight(b"", payload))
         self._received.put_nowait((tag, payload))
         if self._ledger is not None and _is_mark(payload):
             self._on_mark(_read_mark(payload))
 
     def _on_mark(self, mark: Mapping[str, str]) -> None:
         if identity := mark.get("wants"):
-            self._on_wanted(identity)
-        if mark.get("of", self._uid) != self._uid:  # older versions do not say it
-            self._on_rival(shown(mark.get("who", ""), NAME))
+            self._standing.on_wanted(identity)
+        if mark.get("of", self._standing.uid) != self._standing.uid:  # older versions do not say it
+            self._standing.on_rival(shown(mark.get("who", ""), NAME))
 
     async def win(self, *, on_standby: Callable[[], None]) -> Ledger | None:
         """Waits until this session is the active consumer; returns the newest ledger there is, if there is one."""
@@ -131,7 +144,7 @@ class Journal:
         while True:
             try:
                 async with asyncio.timeout(MARK_EVERY):
-                    tag, payload = await self._received.get()
+                    tag, payload = await self._next()
             except TimeoutError:
                 on_standby()
                 mark = self._mark()
@@ -150,9 +163,14 @@ class Journal:
                 best = found
         return best
 
+    async def _next(self) -> tuple[int, bytes]:
+        tag, payload = await self._received.get()
+        self._whole.add(-weight(b"", payload))
+        return tag, payload
+
     def _mark(self) -> bytes:
-        names = {"by": self._writer, "who": self._identity, "of": self._uid}
-        mark = orjson.dumps({"mark": secrets.token_hex(8), **names, "wants": self._wants()})
+        names = {"by": self._writer, "who": self._standing.identity, "of": self._standing.uid}
+        mark = orjson.dumps({"mark": secrets.token_hex(8), **names, "wants": self._standing.wants()})
         self._publish(mark)
         return mark
 
@@ -193,7 +211,7 @@ class Journal:
                     written.append(done)
             if ledger != self.ledger:
                 await self._write(ledger)
-                self.on_change()
+                self.changed.emit()
             for done in written:
                 if not done.done():
                     done.set_result(self.ledger)
@@ -205,7 +223,7 @@ class Journal:
         try:
             async with asyncio.timeout(BACK_WITHIN):
                 while True:
-                    tag, received = await self._received.get()
+                    tag, received = await self._next()
                     self._tag = tag
                     if received == payload:
                         break
@@ -233,7 +251,7 @@ class Journal:
             await asyncio.sleep(pause)
             pause = min(2 * pause, REFUSED_MOST)
 
-    def _on_refused(self, _message: Message) -> None:
+    def _on_refused(self, _message: Refused) -> None:
         self._refused = True
 
     def _publish(self, payload: bytes) -> None:

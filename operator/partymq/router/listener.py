@@ -1,4 +1,7 @@
-"""What a session tells its supervisor while it goes on."""
+"""What a session tells its supervisor while it goes on.
+
+Invariant: telling never makes a session wait.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +19,7 @@ class Listener:
     trouble: Callable[[PartyMQError | None], None]
     """Something is in the way of routing (and this goes on), or not any more."""
     wanted: Callable[[str], None]
-    """A process of that identity stands by and had best be the router."""
+    """A process of that identity stands by and should be the router."""
     rival: Callable[[str], None]
     """A process of that identity stands by for another PartitionGroup of this name; called again and again."""
     changed: Callable[[], None]

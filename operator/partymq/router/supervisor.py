@@ -15,16 +15,17 @@ from partymq.core.names import Names
 from partymq.core.report import GroupReport, Notice
 from partymq.core.spec import BrokerAddress, DeletionPolicy, GroupConfig, GroupId
 from partymq.errors import PartyMQError, SessionOverError
-from partymq.router.budget import Budget
-from partymq.router.caution import Caution, Past
-from partymq.router.census import Census
-from partymq.router.cleanup import remove_group
+from partymq.router.broker.memory_budget import Budget
+from partymq.router.broker.suitability import Suitability
+from partymq.router.client_service import ClientService
+from partymq.router.failpoints import Checkpoint, nowhere
 from partymq.router.listener import Listener
-from partymq.router.points import Checkpoint, nowhere
-from partymq.router.registry import Registry
-from partymq.router.reporter import Reporter
-from partymq.router.session import Session
-from partymq.router.suitability import Suitability
+from partymq.router.maintenance.queue_removal import remove_group
+from partymq.router.poison.failed_sessions import FailedSessions, Past
+from partymq.router.reporting.consumer_scan import ConsumerScan
+from partymq.router.reporting.reporter import Reporter
+from partymq.router.session.session import Session
+from partymq.router.session.terms import Consulted, Host, Legacy
 
 LOG = logging.getLogger(__name__)
 
@@ -49,17 +50,16 @@ class Supervisor:
         checkpoint: Checkpoint = nowhere,
     ) -> None:
         """All groups share `budget`, the bytes of messages that may be under way."""
-        self._identity = identity
-        self._budget = budget or Budget()
-        self._suitability = Suitability()
+        self._host = Host(
+            identity=identity, budget=budget or Budget(), checkpoint=checkpoint, suitability=Suitability()
+        )
         self._on_report = on_report
         self._on_notice = on_notice
-        self._checkpoint = checkpoint
         self._groups: dict[GroupId, _Group] = {}
         self._pods: dict[GroupId, tuple[Pod, ...]] = {}
         self._preferred: dict[GroupId, str | None] = {}
         self._tasks: asyncio.TaskGroup | None = None
-        self._census = Census(
+        self._scan = ConsumerScan(
             lambda: {group.config.broker for group in self._groups.values() if group.routing},
             on_news=self._on_consumers,
             sources=lambda broker: {
@@ -71,7 +71,7 @@ class Supervisor:
         """Owns all routers; cancelled, it stops every group gracefully."""
         try:
             async with asyncio.TaskGroup() as self._tasks:
-                self._tasks.create_task(self._census.run(), name="census")
+                self._tasks.create_task(self._scan.run(), name="consumer scan")
                 for group in self._groups.values():
                     group.start(self._tasks)
                 try:
@@ -88,14 +88,11 @@ class Supervisor:
         if group is None:
             group = self._groups[config.group] = _Group(
                 config=config,
-                identity=self._identity,
+                host=self._host,
+                scan=self._scan,
                 pods=self._pods.get(config.group),
                 on_report=lambda report: self._on_report(config.group, report),
                 on_notice=lambda notice: self._on_notice(config.group, notice),
-                census=self._census,
-                budget=self._budget,
-                suitability=self._suitability,
-                checkpoint=self._checkpoint,
             )
             group.preferred = self._preferred.get(config.group)
             if self._tasks is not None:
@@ -115,7 +112,7 @@ class Supervisor:
             self._groups[group].set_pods(pods)
 
     def prefer(self, group: GroupId, identity: str | None) -> None:
-        """Says which process had best route a group; None if it does not matter.
+        """Says which process should route a group; None if it does not matter.
 
         It is asked for while another one routes, and a router that hears of it and is told the same here makes way,
         gracefully.
@@ -129,10 +126,10 @@ class Supervisor:
         """All groups that are known here."""
         return self._groups.keys()
 
-    def clients(self, group: GroupId) -> Registry | None:
+    def clients(self, group: GroupId) -> ClientService | None:
         """What clients of the HTTP API may ask of a group; None where it serves none."""
         known = self._groups.get(group)
-        return known.registry if known is not None else None
+        return known.service if known is not None else None
 
     async def release(self, group: GroupId) -> None:
         """Stops routing a group here, gracefully; its queues stay."""
@@ -154,9 +151,10 @@ class Supervisor:
             return ()
         return await remove_group(
             known.config,
-            title=f"partymq {group} {self._identity} removal",
+            title=f"partymq {group} {self._host.identity} removal",
             members={pod.name for pod in known.pods or ()} | known.members,
             policy=policy,
+            budget=self._host.budget,
         )
 
 
@@ -167,23 +165,18 @@ class _Group:
         self,
         *,
         config: GroupConfig,
-        identity: str,
+        host: Host,
+        scan: ConsumerScan,
         pods: tuple[Pod, ...] | None,
         on_report: Callable[[GroupReport], None],
         on_notice: Callable[[Notice], None],
-        census: Census,
-        budget: Budget,
-        suitability: Suitability,
-        checkpoint: Checkpoint,
     ) -> None:
         self.config = config
         self.pods = pods
         self.preferred: str | None = None
-        self._identity = identity
-        self._census = census
-        self._budget = budget
-        self._suitability = suitability
-        self._checkpoint = checkpoint
+        self._host = host
+        self._identity = host.identity
+        self._scan = scan
         self._session: Session | None = None
         self._task: asyncio.Task[None] | None = None
         self._ending = False
@@ -192,11 +185,11 @@ class _Group:
         self._yielding = False
         self._yielded_at = float("-inf")
         self._gone: set[str] = set()
-        self._caution = Caution()
-        self.registry: Registry | None = None
+        self._failed_sessions = FailedSessions()
+        self.service: ClientService | None = None
         if config.clients is not None:
-            self.registry = Registry(names=Names(config.group), spec=config.clients, session=lambda: self._session)
-        self.reporter = Reporter(config, census=census, on_report=on_report, on_notice=on_notice)
+            self.service = ClientService(names=Names(config.group), spec=config.clients, session=lambda: self._session)
+        self.reporter = Reporter(config, scan=scan, on_report=on_report, on_notice=on_notice)
 
     @property
     def members(self) -> frozenset[str]:
@@ -206,7 +199,7 @@ class _Group:
     @property
     def routing(self) -> bool:
         """True while this process is the group's router."""
-        return self._session is not None and self._session.routing is not None
+        return self._session is not None and self._session.routes
 
     def start(self, tasks: asyncio.TaskGroup) -> None:
         self._task = tasks.create_task(self._run(), name=f"group {self.config.group}")
@@ -242,7 +235,7 @@ class _Group:
     async def _run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
             reports = tasks.create_task(self.reporter.run())
-            expiries = tasks.create_task(self.registry.run()) if self.registry is not None else None
+            expiries = tasks.create_task(self.service.run()) if self.service is not None else None
             while not self._ending:
                 self._again.clear()
                 pause = await self._one_session()
@@ -271,7 +264,7 @@ class _Group:
         """Runs a session; says for how many seconds there is to be none."""
         if self._changed:  # what failed may go now
             self._changed = False
-            self._caution.forget()
+            self._failed_sessions.forget()
         reporter, loop = self.reporter, asyncio.get_running_loop()
         begun = loop.time()
         failure: Exception | None = None
@@ -284,26 +277,8 @@ class _Group:
             notice=reporter.notice,
             committed=reporter.committed,
         )
-        broker, journal = self.config.broker, Names(self.config.group).journal
         try:
-            self._session = Session(
-                config=replace(
-                    self.config,
-                    known_epoch=max(self.config.known_epoch, reporter.epoch),
-                    known_members=reporter.owned or self.config.known_members,
-                ),
-                identity=self._identity,
-                pods=self.pods,
-                listener=listener,
-                remembered=lambda queue: self._census.remembered(broker, queue),
-                budget=self._budget,
-                ask_about=lambda queue, session: self._census.queue(broker, queue, journal=journal, session=session),
-                gone=frozenset(self._gone),
-                advice=self._caution.advice,
-                checkpoint=self._checkpoint,
-                wants=lambda: self._identity if self.preferred == self._identity else "",
-                suitability=self._suitability,
-            )
+            self._session = self._make_session(listener)
             reporter.begin(self._session)
             await self._session.run()
         except SessionOverError as error:
@@ -322,10 +297,29 @@ class _Group:
         finally:
             past = self._session.past if self._session is not None else Past()
             if self._session is not None:
-                if self._session.routing is not None:  # then its first ledger does not know them any more
+                if self._session.routes:  # then its first ledger does not know them any more
                     self._gone.clear()
                 self._gone |= self._session.gone
             self._session = None
         if failure is None:
             reporter.stopped()
-        return self._caution.ended(past, error=failure, seconds=loop.time() - begun)
+        return self._failed_sessions.ended(past, error=failure, seconds=loop.time() - begun)
+
+    def _make_session(self, listener: Listener) -> Session:
+        reporter, scan = self.reporter, self._scan
+        broker, journal = self.config.broker, Names(self.config.group).journal
+        return Session(
+            replace(
+                self.config,
+                known_epoch=max(self.config.known_epoch, reporter.epoch),
+                known_members=reporter.owned or self.config.known_members,
+            ),
+            listener,
+            host=self._host,
+            legacy=Legacy(pods=self.pods, advice=self._failed_sessions.advice, gone=frozenset(self._gone)),
+            consulted=Consulted(
+                wants=lambda: self._identity if self.preferred == self._identity else "",
+                remembered=lambda queue: scan.remembered(broker, queue),
+                ask_about=lambda queue, session: scan.queue(broker, queue, journal=journal, session=session),
+            ),
+        )

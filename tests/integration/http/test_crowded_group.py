@@ -1,8 +1,9 @@
-"""A client that binds under new names without end gets no further than to the group's limit, and costs nobody else."""
+"""Clients that bind without end get no further than to a limit, and cost nobody else."""
 
 import asyncio
 import time
 
+from partymq.router.client_service import BINDS
 from support.conditions import eventually
 from support.serve import serving
 
@@ -35,3 +36,21 @@ async def test_binding_without_end_ends_at_the_limit() -> None:
             return (await s.call("POST", "/clients/late/bind"))[0] == 200
 
         await eventually(there_is_room, "who has left still counts")
+
+
+async def test_one_that_binds_and_unbinds_without_end_waits() -> None:
+    async with serving() as s:
+        statuses = []
+        for _ in range(BINDS.burst + 5):
+            statuses.append((await s.call("POST", "/clients/storm/bind", json={"managed": True}))[0])
+            assert (await s.call("POST", "/clients/storm/unbind"))[0] == 200, "who leaves is never kept from it"
+        assert statuses[: BINDS.burst] == [200] * BINDS.burst
+        assert 429 in statuses
+        status, told = await s.call("POST", "/clients/storm/bind", json={"managed": True})
+        assert (status, "again and again" in told["detail"]) == (429, True)
+        assert (await s.call("POST", "/clients/another/bind", json={"managed": True}))[0] == 200
+
+        async def may_again() -> bool:
+            return (await s.call("POST", "/clients/storm/bind", json={"managed": True}))[0] == 200
+
+        await eventually(may_again, "it is never let in again")

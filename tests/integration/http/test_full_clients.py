@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 from aio_pika.abc import AbstractIncomingMessage
 
-from partymq.router.points import OF_CLIENTS, Point
+from partymq.router.failpoints import OF_CLIENTS, Point
 from support.broker import QUORUM
 from support.conditions import eventually
 from support.serve import Served, disorder, serving

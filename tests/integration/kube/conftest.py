@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
-from support.api_server import Kubectl, Line, Start, Watching, watching
+from support.api_server import Kubectl, Line, Start, Watching, namespace, watching
 
 ROOT = Path(__file__).parents[3]
 
@@ -31,15 +31,8 @@ def kubeconfig() -> str:
 @pytest.fixture
 def kubectl(kubeconfig: str) -> Iterator[Kubectl]:
     """`kubectl` in a namespace of the test's own."""
-    own = Kubectl(kubeconfig, f"test-{secrets.token_hex(4)}")
-    own("create", "namespace", own.namespace)
-    own("create", "serviceaccount", "default")  # no controller makes it, and pods are refused without
-    yield own
-    own("delete", "partitiongroups", "--all", "--wait=false")
-    for name in own("get", "partitiongroups", "-o", "name").split():
-        own.run("patch", name, "--type=merge", "-p", '{"metadata": {"finalizers": null}}')
-    own("delete", "--raw", f"/api/v1/namespaces/{own.namespace}/pods?gracePeriodSeconds=0")
-    own("delete", "namespace", own.namespace, "--wait=false")
+    with namespace(kubeconfig, f"test-{secrets.token_hex(4)}") as own:
+        yield own
 
 
 @pytest.fixture

@@ -45,11 +45,11 @@ class Api:
 
 
 @asynccontextmanager
-async def serving(kubectl: Kubectl, identity: str = "the-pod") -> AsyncIterator[Api]:
+async def serving(kubectl: Kubectl, identity: str = "the-pod", *more: str) -> AsyncIterator[Api]:
     """An operator with the clients API."""
     port = free_port()
     headers = {"Authorization": f"Bearer {TOKEN}"}
-    flags = ("--clients-port", str(port))
+    flags = ("--clients-port", str(port), *more)
     async with (
         operator(*flags, kubectl=kubectl, identity=identity, PARTYMQ_API_TOKEN=TOKEN) as (_, _, log),
         aiohttp.ClientSession(headers=headers) as session,
@@ -88,7 +88,7 @@ async def test_plain_and_managed_clients_live_beside_pods(kubectl: Kubectl, tmp_
         kubectl.group(source={"queue": source}, partitions=12, rebalance={"delaySeconds": 0})
         await eventually(lambda: routed(api), "the group is routed", 30.0)
         inbox = f"partymq.{kubectl.namespace}.orders.inbox."
-        await (await clients.consumer(f"{inbox}a", name="a", work=0.001)).started()
+        await clients.in_pod(f"{inbox}a", name="a", work=0.001)
         status, problem = await api.of_group("POST", "/clients/a/bind")
         assert (status, "name of a pod" in problem["detail"]) == (409, True)
 
@@ -108,7 +108,7 @@ async def test_plain_and_managed_clients_live_beside_pods(kubectl: Kubectl, tmp_
         producer = await (await clients.producer(source, rate=300, keys=200)).started()
         await eventually(lambda: spool.counts()[1] > 300, "messages arrive", 30.0)
         kubectl.pod("b", ready=True)
-        await (await clients.consumer(f"{inbox}b", name="b", work=0.001)).started()
+        await clients.in_pod(f"{inbox}b", name="b", work=0.001)
         await shared_by(kubectl, "a", "b", "managed")
         assert (await api.of_group("POST", "/clients/managed/unbind"))[0] == 200
         await shared_by(kubectl, "a", "b")
@@ -169,3 +169,33 @@ async def test_what_is_asked_of_whom(kubectl: Kubectl) -> None:
             assert (status, problem["reason"]) == (503, "NotRouting")
             assert "with a new connection" in problem["detail"]
             assert (await api.of_group("POST", "/clients/c/bind"))[0] == 200
+
+
+async def test_a_namespace_has_a_token_of_its_own(kubectl: Kubectl) -> None:
+    name, token = "partymq-clients", "a-token-of-this-namespace"
+    async with (
+        temporary_queue(amqp_url(), "source") as source,
+        serving(kubectl, "the-pod", "--clients-token-secret", name) as api,
+    ):
+        kubectl.secret(amqp_url())
+        kubectl.group(source={"queue": source}, partitions=4)
+        await eventually(lambda: routed(api), "the group is routed", 30.0)
+        path = f"/namespaces/{kubectl.namespace}/groups/orders/clients"
+
+        async def asked(given: str) -> int:
+            return (await api.call("GET", path, headers={"Authorization": f"Bearer {given}"}))[0]
+
+        assert await asked(token) == 401
+        kubectl("create", "secret", "generic", name, f"--from-literal=token={token}")
+
+        async def opens() -> bool:
+            return await asked(token) == 200
+
+        await eventually(opens, "the token is taken up", 30.0)
+        owner = {"Authorization": f"Bearer {token}"}
+        assert (await api.of_group("POST", "/clients/c/bind", headers=owner))[0] == 200
+        assert (await api.of_group("POST", "/clients/c/unbind", headers=owner))[0] == 200
+        assert (await api.call("GET", "/namespaces/other/groups/orders/clients", headers=owner))[0] == 401
+        assert await api.call("GET", "/health", headers=owner) == (200, {"status": "ok"})
+        assert await asked("another") == 401
+        assert await asked(TOKEN) == 200, "that of the operator is good for all"

@@ -65,6 +65,43 @@ async def test_deleting_the_group_leaves_nothing_on_the_broker(kubectl: Kubectl)
         assert "QueuesKept" not in kubectl.events()
 
 
+async def test_a_group_that_is_deleted_with_messages_and_created_again_delivers_them_in_order(
+    kubectl: Kubectl, tmp_path: Path
+) -> None:
+    """It is what the Event says first."""
+    spool = Spool(tmp_path)
+    async with (
+        temporary_queue(amqp_url(), "source", QUORUM) as source,
+        operator(kubectl=kubectl),
+        Clients(spool, amqp_url()) as clients,
+    ):
+        kubectl.secret(amqp_url())
+
+        def create() -> None:
+            kubectl.group(source={"queue": source}, partitions=8, inbox={"window": 16}, rebalance={"delaySeconds": 0})
+
+        create()
+        kubectl.pod("a", "b", ready=True)
+        inbox = f"partymq.{kubectl.namespace}.orders.inbox."
+        pods = (clients.in_pod(f"{inbox}{name}", name=name, prefetch=4, work=0.03) for name in ("a", "b"))
+        slow = await asyncio.gather(*pods)
+        producer = await (await clients.producer(source, rate=2000, keys=40, count=600)).started()
+        await producer.ended()
+        await eventually(lambda: spool.counts()[1] > 40, "nothing arrives")
+        await asyncio.to_thread(kubectl, "delete", "pgrp", "orders", "--timeout=30s")
+        said = kubectl.events()["QueuesKept"]
+        assert said.startswith("Create the group again, with the same name and number of partitions")
+        assert f"{inbox}a" in said
+        assert spool.counts()[1] < 600
+        create()
+        await spool.settled()
+        await asyncio.gather(*(client.stop() for client in slow))
+        verdict = spool.audit()
+        assert verdict.ok, verdict.report()
+        assert (verdict.excused_by_consumer, verdict.excused_by_router) == (0, 0), verdict.report()
+        await asyncio.to_thread(kubectl, "delete", "pgrp", "orders", "--timeout=30s")
+
+
 async def test_a_pod_that_never_acknowledges_is_named_and_let_go(kubectl: Kubectl) -> None:
     async with (
         temporary_queue(amqp_url(), "source") as source,
@@ -159,8 +196,7 @@ async def test_routing_goes_on_while_the_api_server_is_away_and_a_client_dies(
         )
         kubectl.pod("a", "b", ready=True)
         inbox = f"partymq.{kubectl.namespace}.orders.inbox."
-        a, b = [await clients.consumer(f"{inbox}{name}", name=name) for name in ("a", "b")]
-        await asyncio.gather(a.started(), b.started())
+        a, b = await asyncio.gather(*(clients.in_pod(f"{inbox}{name}", name=name) for name in ("a", "b")))
 
         def owners() -> dict[str, str]:
             members = kubectl.status().get("members") or []

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -30,17 +31,18 @@ class Account:
         self.namespaces = namespaces
         self.manifests = [m for m in self._rendered() if m["kind"] in KINDS]
 
-    def _rendered(self) -> list[dict[str, str]]:
+    def _rendered(self) -> list[dict[str, Any]]:
         assert HELM
         command = [HELM, "template", self.release, str(ROOT / "helm/partymq"), "--namespace", self._kubectl.namespace]
         command += [f"--set={value}" for value in ("crds.install=false", "rbac.aggregate=false")]
         command += [f"--set=watchNamespaces[{n}]={name}" for n, name in enumerate(self.namespaces)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-        return [manifest for manifest in yaml.safe_load_all(done.stdout) if manifest]
+        found = [manifest for manifest in yaml.safe_load_all(done.stdout) if manifest]
+        return [one for one in found if "helm.sh/hook" not in (one["metadata"].get("annotations") or {})]
 
     def log_in(self) -> str:
         """A kubeconfig with a token of the account."""
-        name = next(m["metadata"]["name"] for m in self.manifests if m["kind"] == "ServiceAccount")  # type: ignore[index]
+        name = next(m["metadata"]["name"] for m in self.manifests if m["kind"] == "ServiceAccount")
         config = yaml.safe_load(Path(self._kubectl.kubeconfig).read_text())
         config["users"][0]["user"] = {"token": self._kubectl("create", "token", name).strip()}
         self.path.write_text(yaml.safe_dump(config))

@@ -119,7 +119,7 @@ async def test_the_router_stopping_is_the_last_word(kubectl: Kubectl, watch: Sta
     stopped = Condition(ok=False, reason="Stopped", message="the operator has stopped")
     watching.thread.report(group, report(routing=False, ready=stopped))
     await watching.thread.stop()
-    assert kubectl.condition("Ready")["reason"] == "Stopped"
+    assert kubectl.condition("Ready")["reason"] == "OperatorStopped"
     assert "router" not in kubectl.status()
 
 

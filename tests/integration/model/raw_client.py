@@ -37,7 +37,10 @@ class RawClient:
         self._published = 0
         login = f"\0{unquote(address.username or 'guest')}\0{unquote(address.password or 'guest')}"
         self._socket.sendall(ProtocolHeader().marshal())
-        self._wait(commands.Connection.Start)
+        start = self._wait(commands.Connection.Start)
+        version = str((start.server_properties or {}).get("version", "0"))
+        self.version = tuple(int(part) for part in version.split(".")[:2])
+        """The broker's, without its last part."""
         capabilities: FieldTable = {"capabilities": {"consumer_cancel_notify": True, "publisher_confirms": True}}
         self.request(
             commands.Connection.StartOk(capabilities, "PLAIN", login, "en_US"), commands.Connection.Tune, channel=0

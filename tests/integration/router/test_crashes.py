@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from partymq.core.membership import PodState
-from partymq.router.points import OF_CLIENTS, Point
+from partymq.router.failpoints import OF_CLIENTS, Point
 from support.broker import QUORUM
 from support.conditions import eventually
 from support.group import group

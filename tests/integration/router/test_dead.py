@@ -16,14 +16,15 @@ from aio_pika import Message
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
 from pamqp.common import FieldTable
 
-from partymq.amqp.deadletter import DeadMessage
-from partymq.amqp.keyread import key_reader
-from partymq.amqp.topology import CONSUMER_TIMEOUT, DELIVERY_LIMIT, LATE
+from partymq.amqp.our_queues import CONSUMER_TIMEOUT, DELIVERY_LIMIT
+from partymq.amqp.topology import LATE
 from partymq.core.keys import partition_of
 from partymq.core.membership import PodState
 from partymq.core.spec import KeyFrom, KeySpec, OnMissing
 from partymq.errors import BrokerError
-from partymq.router.dead import DeadQueue
+from partymq.message.dead_letter import DeadMessage
+from partymq.message.key_reader import key_reader
+from partymq.router.maintenance.dead_queue import DeadQueue
 from support.broker import amqp_url
 from support.conditions import eventually
 from support.group import Group, address, group

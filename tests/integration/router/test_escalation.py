@@ -10,7 +10,7 @@ import pytest
 from partymq.core import ranges
 from partymq.core.membership import PodState
 from partymq.core.spec import OnTimeout
-from partymq.router import census
+from partymq.router.reporting import consumer_scan
 from support.conditions import eventually
 from support.group import Group, group
 from support.options import Leave, Library
@@ -72,7 +72,7 @@ async def test_the_connection_of_a_stuck_donor_is_closed_and_all_it_held_moves_i
 async def test_a_client_that_cancelled_and_still_holds_is_found_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(census, "LOOK_EVERY", 0.2)
+    monkeypatch.setattr(consumer_scan, "LOOK_EVERY", 0.2)
     async with group(tmp_path, handoff_timeout=1.0, on_timeout=OnTimeout.CLOSE_CONNECTION) as g:
         await g.route()
         victim = await g.join("a", library=Library.PIKA, prefetch=20, hold_after=50, leave=Leave.CANCEL, linger=600.0)
@@ -81,7 +81,7 @@ async def test_a_client_that_cancelled_and_still_holds_is_found_again(
         producer = await (await g.clients.producer(g.source, rate=300, keys=100)).started()
         await g.progress(300)
         assert g.supervisor is not None
-        seen = g.supervisor._census
+        seen = g.supervisor._scan
         inbox = g.names.inbox("a")
         await eventually(lambda: bool(seen.remembered(g.config.broker, inbox)), "the consumer is not seen")
         victim.terminate()
@@ -138,7 +138,7 @@ async def test_a_new_session_starts_no_handoffs_time_anew(tmp_path: Path) -> Non
         g.supervisor.configure(replace(g.config, spec=replace(g.config.spec, inbox_window=64)))
         await eventually(lambda: g.report.epoch > epoch and bool(g.report.handoffs), "no other session goes on with it")
         (second,) = g.report.handoffs
-        assert (second.id, second.since) == (first.id, first.since)
+        assert (second.handoff_id, second.since) == (first.handoff_id, first.since)
         went_on = time.time()
         await eventually(lambda: g.report.balanced.reason == "HandoffOverdue", "nobody says that it takes long")
         told = time.time()

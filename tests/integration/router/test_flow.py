@@ -18,7 +18,7 @@ from partymq.amqp.frames import body_frames, publish_frame
 from partymq.core.membership import PodState
 from partymq.core.report import MemberState
 from partymq.core.spec import KeySpec
-from partymq.router.points import Point
+from partymq.router.failpoints import Point
 from support.broker import amqp_url, depth
 from support.conditions import eventually
 from support.group import Group, address, group

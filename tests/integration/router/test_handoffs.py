@@ -146,7 +146,10 @@ async def test_a_client_that_gives_its_last_message_back_does_not_block_its_take
         await g.join("b")
         await eventually(lambda: "acknowledge" in g.waiting_for, "no takeover waits for the client")
         await message.nack(requeue=True)
-        await g.owners("a", "b")
+        # On RabbitMQ 4.3 the inbox is declared anew then, and this client does not come back: a may soon own nothing.
+        await eventually(
+            lambda: "b" in g.active() and not g.report.handoffs, lambda: f"the handoff does not end: {g.report}"
+        )
 
 
 async def test_who_leaves_is_not_kept_waiting_for_those_who_may_come(tmp_path: Path) -> None:

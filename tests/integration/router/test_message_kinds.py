@@ -19,9 +19,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pamqp import commands
 
-from partymq.amqp import tables
 from partymq.core.keys import partition_of, text
 from partymq.core.spec import KeyFrom, KeySpec, OnMissing
+from partymq.message import tables
 from support.broker import QUORUM, amqp_url, temporary_queue, unique
 from support.conditions import eventually
 from support.field_tables import (

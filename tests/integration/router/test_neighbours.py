@@ -1,12 +1,7 @@
 """An innocent group in one process with groups whose brokers and management APIs mean harm goes on as before."""
 
 import asyncio
-import json
-import sys
 import time
-from asyncio.subprocess import PIPE
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,40 +10,17 @@ import pytest
 
 from partymq.core.report import GroupReport
 from partymq.core.spec import BrokerAddress, DeletionPolicy, GroupConfig, GroupId, GroupSpec
-from partymq.router import census
+from partymq.router.broker.memory_budget import MIB
+from partymq.router.reporting import consumer_scan
 from partymq.router.supervisor import Supervisor
 from support.broker import unique
 from support.conditions import eventually
 from support.group import Group, address, group
 from support.hostile_broker import APIS, HARMS
+from support.hostile_process import hostile, memory
 
 SECONDS = 12.0
 RATE = 200
-MIB = 1024
-
-
-def memory(kind: str) -> float:
-    """MiB of this process: VmRSS now, VmHWM at most."""
-    status = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in status if line.startswith(f"{kind}:")) / MIB
-
-
-@asynccontextmanager
-async def hostile() -> AsyncIterator[dict[str, int]]:
-    """Their ports by the kind of harm."""
-    tests = Path(__file__).parents[2]
-    environment = {"PYTHONPATH": f"{tests}:{tests.parent / 'operator'}", "PATH": "/usr/bin"}
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "support.hostile_broker", stdin=PIPE, stdout=PIPE, env=environment
-    )
-    assert process.stdout is not None
-    assert process.stdin is not None
-    try:
-        yield json.loads(await process.stdout.readline())
-    finally:
-        process.kill()
-        await process.wait()
-        process._transport.close()  # type: ignore[attr-defined]
 
 
 def hostile_group(name: str, broker: BrokerAddress) -> GroupConfig:
@@ -72,8 +44,8 @@ async def lag(g: Group, seconds: float) -> int:
 
 @pytest.mark.alone
 async def test_an_innocent_group_goes_on_beside_all_of_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(census, "LOOK_EVERY", 1.0)
-    monkeypatch.setattr(census, "LOOK_EVERY_MAX", 1.0)
+    monkeypatch.setattr(consumer_scan, "LOOK_EVERY", 1.0)
+    monkeypatch.setattr(consumer_scan, "LOOK_EVERY_MAX", 1.0)
     async with group(tmp_path) as g, hostile() as ports, hostile() as apis:  # each is busy with its own
         await g.route()
         await g.join("a")
@@ -96,7 +68,7 @@ async def test_an_innocent_group_goes_on_beside_all_of_them(tmp_path: Path, monk
             others.configure(config)
             others.set_pods(config.group, ())
         beside = await lag(g, SECONDS)
-        peak = memory("VmHWM") - used
+        peak = (memory("VmHWM") - used) / MIB
         for kind, config in zip(APIS, ours, strict=True):
             if kind != "few":
                 await eventually(partial(unreachable, said[config.group]), f"{kind} was not looked at")

@@ -5,7 +5,7 @@ from pathlib import Path
 import aio_pika
 from pamqp.common import FieldTable
 
-from partymq.amqp.topology import CONSUMER_TIMEOUT, DELIVERY_LIMIT
+from partymq.amqp.our_queues import CONSUMER_TIMEOUT, DELIVERY_LIMIT
 from support.broker import amqp_url
 from support.group import group
 
@@ -24,6 +24,7 @@ async def test_queues_of_an_older_version_are_taken_as_they_are(tmp_path: Path) 
             names.journal: ONE_ACTIVE,
             names.inbox("a"): {**ONE_ACTIVE, "x-dead-letter-exchange": names.dlx},
             names.outlets: OLDER,
+            names.backlog(0): OLDER,
         }
         async with await aio_pika.connect(amqp_url()) as connection:
             channel = await connection.channel()

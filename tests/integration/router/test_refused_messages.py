@@ -7,10 +7,10 @@ from pathlib import Path
 import aio_pika
 import pytest
 
-from partymq.amqp.deadletter import DeadMessage
-from partymq.amqp.keyread import key_reader
-from partymq.router import caution
-from partymq.router.dead import DeadQueue
+from partymq.message.dead_letter import DeadMessage
+from partymq.message.key_reader import key_reader
+from partymq.router.maintenance.dead_queue import DeadQueue
+from partymq.router.poison import failed_sessions
 from support.broker import QUORUM, amqp_url, depth
 from support.broker_script import NoBrokerError
 from support.conditions import eventually
@@ -181,7 +181,7 @@ async def test_a_source_that_cannot_be_read_is_left_alone(
     source: Mapping[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Tries are few, whatever the delivery limit is: nothing is lost to it."""
-    monkeypatch.setattr(caution, "RARELY", 0.2)
+    monkeypatch.setattr(failed_sessions, "RARELY", 0.2)
     async with group(tmp_path, source_arguments=source) as g:
         await put_unreadable(g.source)
         await _produced(g, 100, "after")

@@ -1,4 +1,4 @@
-"""A queue that the broker refuses is its member's or its partition's trouble: all others go on, and it mends itself."""
+"""A queue that the broker refuses is its member's or its partition's trouble: all others go on, and it fixes itself."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,7 +15,7 @@ from partymq.core.membership import PodState
 from partymq.core.spec import KeySpec, OnMissing
 from support.broker import amqp_url, management_url, unique
 from support.conditions import eventually
-from support.group import group
+from support.group import Group, group
 
 
 @asynccontextmanager
@@ -198,12 +198,19 @@ async def test_too_few_channels_are_named(tmp_path: Path) -> None:
         await g.stop()
 
 
-async def test_an_inbox_that_refuses_messages_is_its_members_trouble(tmp_path: Path, host: Host) -> None:
-    async with group(tmp_path, inbox_window=64) as g:
+@asynccontextmanager
+async def one_hangs(tmp_path: Path, *, window: int) -> AsyncIterator[Group]:
+    """A group of two members, of which `bad` acknowledges nothing."""
+    async with group(tmp_path, inbox_window=window) as g:
         await g.route()
         await g.join("good", work=0.001)
         await g.join("bad", prefetch=5, hold_after=0)
         await g.owners("good", "bad")
+        yield g
+
+
+async def test_an_inbox_that_refuses_messages_is_its_members_trouble(tmp_path: Path, host: Host) -> None:
+    async with one_hangs(tmp_path, window=64) as g:
         async with host.full(r"inbox\.bad$", 5):
             producer = await (await g.clients.producer(g.source, rate=200, keys=60)).started()
             notice = await g.notice("QueueRefuses", g.names.inbox("bad"))
@@ -221,17 +228,26 @@ async def test_an_inbox_that_refuses_messages_is_its_members_trouble(tmp_path: P
 
 
 async def test_a_backlog_that_refuses_messages_is_its_partitions_trouble(tmp_path: Path, host: Host) -> None:
-    async with group(tmp_path, inbox_window=32) as g:
-        await g.route()
-        await g.join("good", work=0.001)
-        await g.join("bad", prefetch=5, hold_after=0)
-        await g.owners("good", "bad")
+    async with one_hangs(tmp_path, window=32) as g:
         async with host.full(r"\.backlog\.", 5):
             producer = await (await g.clients.producer(g.source, rate=200, keys=60)).started()
             await g.notice("QueueRefuses", ".backlog.")
             await g.progress(300)
             assert g.ready == "Routing"
         await g.restart("bad", prefetch=5, work=0.001)
+        await g.audited(producer)
+        assert g.report.counters.sessions == 1
+
+
+async def test_a_source_that_stands_is_told_and_goes_on_when_there_is_room(tmp_path: Path, host: Host) -> None:
+    """What an inbox and a backlog refuse stays unacknowledged, and there is an end to how much may."""
+    async with one_hangs(tmp_path, window=32) as g:
+        async with host.full(r"\.backlog\.", 5):
+            producer = await (await g.clients.producer(g.source, rate=1500, keys=60, count=6000)).started()
+            await eventually(lambda: g.ready == "SourceStands", lambda: f"{g.report.ready}", 60.0)
+            assert ".backlog." in g.report.ready.message
+        await eventually(lambda: g.ready == "Routing", lambda: f"{g.report.ready}", 60.0)
+        await g.restart("bad", prefetch=5)
         await g.audited(producer)
         assert g.report.counters.sessions == 1
 

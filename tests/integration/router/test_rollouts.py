@@ -15,7 +15,7 @@ from support.processes import Client
 async def _join(g: Group, name: str, generation: str) -> Client:
     g.set_pod(name, PodState.STARTING, generation=generation)
     await eventually(lambda: name in g.inboxes, f"no inbox for {name}")
-    client = await (await g.clients.consumer(g.names.inbox(name), name=name, work=0.001)).started()
+    client = await g.clients.in_pod(g.names.inbox(name), name=name, work=0.001)
     g.set_pod(name, generation=generation)
     return client
 
@@ -58,8 +58,7 @@ async def test_the_first_consumer_is_given_what_nobody_owns_at_once(tmp_path: Pa
         await g.route()
         g.set_pod("a")
         await eventually(lambda: "a" in g.inboxes, "no inbox for the pod")
-        client = await g.clients.consumer(g.names.inbox("a"), name="a")
-        await client.started()
+        await g.clients.in_pod(g.names.inbox("a"), name="a")
         began = monotonic()
         await eventually(lambda: g.report.partitions_assigned == 16, "it is given nothing", 5.0, every=0.005)
         assert monotonic() - began < 0.3, "a tenth of a second, and what the report takes"

@@ -11,10 +11,10 @@ from partymq.amqp.connection import Connection
 from partymq.amqp.topology import QueueState, Silence, Topology
 from partymq.core.report import MemberState
 from partymq.core.spec import DeletionPolicy
-from partymq.router.cleanup import remove_group
-from partymq.router.link import Link
-from partymq.router.publisher import Publisher
-from partymq.router.quiet import await_unread, is_consumed
+from partymq.router.broker.data_connection import DataConnection
+from partymq.router.broker.settling import await_unread, is_consumed
+from partymq.router.maintenance.queue_removal import remove_group
+from partymq.router.publish.publisher import Publisher
 from support.broker import QUORUM, amqp_url, unique
 from support.conditions import eventually, stays
 from support.group import Group, address, group
@@ -74,9 +74,9 @@ async def test_a_segment_with_a_reader_is_not_quiet_while_it_is_silent() -> None
     connection = await Connection.open(address(), name="test")
     reading = await Connection.open(address(), name="test")
     try:
-        await asyncio.gather(topology.declare_quorum(queue), topology.declare_quorum(outlets))
+        await asyncio.gather(topology.declare_segment(queue), topology.declare_quorum(outlets))
         await _publish(queue, 10)
-        publisher = Publisher(Link(connection), await connection.channel())
+        publisher = Publisher(DataConnection(connection), await connection.channel())
         await publisher.open(outlets)
         held: list[int] = []
         reader = await reading.channel()

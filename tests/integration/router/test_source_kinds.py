@@ -10,7 +10,8 @@ import aio_pika.abc
 import pytest
 
 from partymq.amqp.topology import Topology
-from partymq.router import census, doubts, sourcekind
+from partymq.router.flow import source_kind, source_obstacles
+from partymq.router.reporting import consumer_scan
 from support.broker import QUORUM, amqp_url, policy
 from support.conditions import eventually
 from support.group import Group, address, group
@@ -20,7 +21,7 @@ STREAM = {"x-queue-type": "stream"}
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sourcekind, "AGAIN", 2.0)
+    monkeypatch.setattr(source_kind, "AGAIN", 2.0)
 
 
 @pytest.mark.parametrize("kind", ["classic", "quorum", "stream"])
@@ -38,7 +39,7 @@ async def test_the_type_of_a_queue_can_be_asked_and_asking_makes_none(kind: str,
 async def test_a_stream_is_refused_until_a_queue_is_in_its_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doubts, "STREAM_AGAIN", 2.0)
+    monkeypatch.setattr(source_obstacles, "STREAM_AGAIN", 2.0)
     async with group(tmp_path, source_arguments=STREAM) as g:
         await g.route()
         await g.join("a")
@@ -150,8 +151,8 @@ async def test_a_policy_of_another_brokers_queue_is_not_believed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The API shows a queue of that name, and no consumer of our journal."""
-    monkeypatch.setattr(census, "ASK_EVERY", 0.05)
-    monkeypatch.setattr(census, "shows", lambda *_: False)
+    monkeypatch.setattr(consumer_scan, "ASK_EVERY", 0.05)
+    monkeypatch.setattr(consumer_scan, "shows", lambda *_: False)
     async with group(tmp_path) as g, policy(f"^{g.source}$", {"expires": 600_000}):
         await g.route()
         await g.join("a")

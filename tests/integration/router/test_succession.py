@@ -8,9 +8,9 @@ from partymq.amqp.channel import MAX_PREFETCH
 from partymq.amqp.connection import Connection
 from partymq.amqp.frames import body_frames, body_payload, plain_header
 from partymq.amqp.topology import QueueState, Topology
-from partymq.router.link import Link
-from partymq.router.publisher import OUTLETS, Publisher
-from partymq.router.quiet import await_alone
+from partymq.router.broker.data_connection import DataConnection
+from partymq.router.broker.settling import await_alone
+from partymq.router.publish.publisher import OUTLETS, Publisher
 from support.broker import unique
 from support.conditions import eventually
 from support.group import address
@@ -26,7 +26,7 @@ async def test_nothing_arrives_after_the_last_outlet_is_gone(round_: int) -> Non
     await asyncio.gather(*(topology.declare_quorum(queue) for queue in (outlets, others, *queues)))
     connections = [await Connection.open(address(), name=f"test {n}") for n in range(2)]
     try:
-        before, after = [Publisher(Link(each), await each.channel()) for each in connections]
+        before, after = [Publisher(DataConnection(each), await each.channel()) for each in connections]
         await before.open(outlets)
         await after.open(others)  # a real successor opens its outlets later: here it is to be as quick as can be
         witness = await connections[1].channel()

@@ -5,7 +5,7 @@ import pytest
 from partymq.amqp.connection import Connection
 from partymq.core.names import SELF_TEST
 from partymq.errors import BrokerUnsuitableError
-from partymq.router.suitability import QUEUE, examine
+from partymq.router.broker.suitability import QUEUE, examine
 from support.group import address
 from support.own_broker import OwnBroker
 

@@ -11,7 +11,7 @@ from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
 from aiohttp import web
 
 from partymq.core.membership import PodState
-from partymq.router import census, scrutiny
+from partymq.router.reporting import consumer_check, consumer_scan
 from support.broker import ONE_ACTIVE_CONSUMER, amqp_url
 from support.conditions import eventually
 from support.group import Group, group
@@ -19,7 +19,7 @@ from support.group import Group, group
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(census, "LOOK_EVERY", 0.3)
+    monkeypatch.setattr(consumer_scan, "LOOK_EVERY", 0.3)
 
 
 @asynccontextmanager
@@ -118,7 +118,7 @@ async def test_two_consumers_of_one_inbox_are_named(tmp_path: Path) -> None:
 
 async def test_nothing_is_said_of_another_brokers_consumers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An API with all rights that does not show the router's own consumer of the journal."""
-    monkeypatch.setattr(scrutiny, "SHOWN_AFTER", 0.5)
+    monkeypatch.setattr(consumer_check, "SHOWN_AFTER", 0.5)
     async with another_api() as url, group(tmp_path) as g:
         g.config = replace(g.config, broker=replace(g.config.broker, management_uri=url))
         await g.route()

@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 
 from partymq.core.hazards import shield
-from partymq.router import census
+from partymq.router.reporting import consumer_scan
 from support.broker import QUORUM, management_url, policy
 from support.conditions import eventually
 from support.group import Group, group
@@ -18,10 +18,10 @@ from support.group import Group, group
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(census, "LOOK_EVERY", 0.3)
-    monkeypatch.setattr(census, "QUEUES_EVERY", 0.3)
-    monkeypatch.setattr(census, "QUEUES_SHARE", 0)
-    monkeypatch.setattr(census, "SECOND_LOOK", 0.3)
+    monkeypatch.setattr(consumer_scan, "LOOK_EVERY", 0.3)
+    monkeypatch.setattr(consumer_scan, "QUEUES_EVERY", 0.3)
+    monkeypatch.setattr(consumer_scan, "QUEUES_SHARE", 0)
+    monkeypatch.setattr(consumer_scan, "SECOND_LOOK", 0.3)
 
 
 async def named(g: Group, *words: str) -> None:

@@ -1,6 +1,6 @@
 """A client that dies while its inbox is taken over, with messages in its hands.
 
-RabbitMQ 4.3 serves it again once the takeover leaves: see `partymq.router.takeover`.
+RabbitMQ 4.3 serves it again once the takeover leaves: see `partymq.router.broker.takeover`.
 """
 
 import re
@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from partymq.amqp.connection import Connection
-from partymq.router.escalation import LISTED_WITHIN
-from partymq.router.link import ZOMBIES_SINCE
+from partymq.router.broker.data_connection import ZOMBIES_SINCE
+from partymq.router.rebalance.overdue import LISTED_WITHIN
 from support.broker import amqp_url
 from support.broker_script import NoBrokerError, erlang
 from support.conditions import eventually

@@ -74,6 +74,7 @@ def test_certificates_go_with_a_uri_for_tls() -> None:
         ("amqp://user:hu#sh@host/", "%23|percent-encoded"),
         ("amqp://user:hush@host/?heartbeat=5", "does not know"),
         ("amqp://user:hush@host/a/b", "%2F"),
+        ("amqp://user:/hush@host", "password as %2F"),
     ],
 )
 def test_a_uri_that_cannot_be_used_is_refused(uri: str, why: str) -> None:

@@ -7,16 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from partymq.amqp.deadletter import describe, is_fence, revived
 from partymq.amqp.frames import body_frames, plain_header
-from partymq.amqp.keymissing import why_missing
-from partymq.amqp.keyread import key_reader
-from partymq.amqp.rewrite import bare, passable, rewrite
-from partymq.amqp.setaside import message_id, set_aside, why_refused
-from partymq.amqp.stamp import Stamper, read_fence, read_stamp
-from partymq.amqp.tables import MalformedHeaderError, returns_of
 from partymq.core.names import Names
 from partymq.core.spec import GroupId, KeyFrom, KeySpec
+from partymq.message.dead_letter import describe, is_fence, revived
+from partymq.message.key_missing import why_missing
+from partymq.message.key_reader import key_reader
+from partymq.message.rewrite import bare, passable, rewrite
+from partymq.message.set_aside import message_id, set_aside, why_refused
+from partymq.message.stamp import Stamper, read_fence, read_stamp
+from partymq.message.tables import MalformedHeaderError, returns_of
 
 pytestmark = pytest.mark.fuzz
 

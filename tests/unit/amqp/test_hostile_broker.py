@@ -38,7 +38,7 @@ ESCAPES = "\x1b]0;owned\x07\r\n\x9b31m\u202e"
 
 @pytest.fixture
 async def recorder() -> Recorder:
-    return Recorder(None)
+    return Recorder()
 
 
 @asynccontextmanager
@@ -158,14 +158,14 @@ async def test_a_banner_is_not_told(recorder: Recorder) -> None:
         b"-ERR x\r\nabcdefg",
     ):
         with pytest.raises(ConnectionLostError) as caught:
-            Recorder(None).reader.feed(banner)
+            Recorder().reader.feed(banner)
         assert str(caught.value) == "what answers there does not speak AMQP 0-9-1"
 
 
 @pytest.mark.fuzz
 @given(st.lists(st.binary(max_size=40)))
 async def test_whatever_comes_is_understood_or_ends_in_a_sentence(parts: list[bytes]) -> None:
-    reader = Recorder(None).reader
+    reader = Recorder().reader
     try:
         for part in parts:
             reader.feed(part)
@@ -192,7 +192,7 @@ def frames(draw: st.DrawFn) -> bytes:
 @pytest.mark.fuzz
 @given(st.lists(frames(), max_size=12))
 async def test_whatever_frames_come_are_understood_or_end_in_a_sentence(parts: list[bytes]) -> None:
-    reader = Recorder(None).reader
+    reader = Recorder().reader
     try:
         for part in parts:
             reader.feed(part)

@@ -1,6 +1,7 @@
 """What a tenant's `management-uri` may answer: one question fails with one sentence, in bounded memory and time."""
 
 import asyncio
+import threading
 import time
 import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -258,13 +259,20 @@ async def test_the_loop_goes_on_while_a_large_answer_is_read() -> None:
             await asyncio.sleep(0.001)
             late = max(late, time.perf_counter() - at)
 
+    def read(found: object) -> list[object]:
+        readers.append(threading.current_thread())
+        return list(answers.consumers(found, 20_000))
+
+    readers: list[threading.Thread] = []
     beating = asyncio.create_task(beat())
+    await asyncio.sleep(0)
     began = time.perf_counter()
-    found = await answers.understood(rows, lambda found: answers.consumers(found, 20_000))
+    found = await answers.understood(rows, read)
     took = time.perf_counter() - began
     running = False
     await beating
     assert len(found) == 20_000
+    assert readers != [threading.current_thread()], "it is the loop's"
     assert late < max(0.25, took * 0.9)
 
 

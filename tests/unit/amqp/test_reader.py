@@ -1,5 +1,6 @@
 """The network cuts the stream anywhere: the same messages come out, whole, once and in order."""
 
+import asyncio
 import struct
 from collections.abc import Callable
 
@@ -22,12 +23,13 @@ ORIGIN = b"\x02ex\x03key"
 class Recorder:
     """Two channels whose callbacks write down what comes."""
 
-    def __init__(self, loop: object) -> None:
+    def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
         self.events: list[object] = []
         self.channels = Channels()
         self.reader = Reader(self.channels, lambda method: self.events.append(method.name))
         for number in (1, 2):
-            channel = Channel(number, Output(loop), self.channels.__delitem__)  # type: ignore[arg-type]
+            channel = Channel(number, Output(loop), self.channels.__delitem__)
             channel.content.on_delivery = self.note(number)
             channel.confirmed = lambda tag, multiple: self.events.append(("ack", tag, multiple))
             channel.nacked = lambda tag, multiple: self.events.append(("nack", tag, multiple))
@@ -40,7 +42,7 @@ class Recorder:
 
 @pytest.fixture
 async def recorder() -> Recorder:
-    return Recorder(None)
+    return Recorder()
 
 
 def method(channel: int, frame_: Frame) -> bytes:
@@ -110,7 +112,7 @@ async def test_a_stream_byte_by_byte(recorder: Recorder) -> None:
 
 async def test_a_stream_in_two_chunks_cut_anywhere() -> None:
     for cut in range(len(BYTES) - 3100):
-        recorder = Recorder(None)
+        recorder = Recorder()
         recorder.reader.feed(BYTES[:cut])
         recorder.reader.feed(BYTES[cut:])
         assert recorder.events == EVENTS, cut
@@ -125,7 +127,7 @@ async def test_a_stream_frame_by_frame(recorder: Recorder) -> None:
 
 @given(st.lists(st.integers(0, len(BYTES)), max_size=30).map(sorted))
 async def test_a_stream_cut_at_random(cuts: list[int]) -> None:
-    recorder = Recorder(None)
+    recorder = Recorder()
     for start, stop in zip([0, *cuts], [*cuts, len(BYTES)], strict=True):
         recorder.reader.feed(BYTES[start:stop])
     assert recorder.events == EVENTS

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from partymq.amqp.connection import Connection
-from partymq.amqp.lostnodes import LostNodes
+from partymq.amqp.lost_nodes import LostNodes
 from partymq.amqp.topology import Topology
 from partymq.errors import ConnectionLostError
 from support.fake_broker import ADDRESS, FakeBroker

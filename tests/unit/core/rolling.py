@@ -89,6 +89,8 @@ class Cluster:
     pods: dict[str, Running] = field(default_factory=dict)
     moves: Counter[int] = field(default_factory=Counter)
     """How often each partition has changed from one owner to another."""
+    remembered: Counter[int] = field(default_factory=Counter)
+    """The same, as the router's session remembers it."""
     handoffs: int = 0
     unowned: float = 0.0
     """Seconds in which a partition had no owner although somebody consumed."""
@@ -109,6 +111,7 @@ class Cluster:
 
     def roll_out(self, generation: str) -> None:
         self.generation = generation
+        self.remembered.clear()
         self.reconcile()
 
     def scale(self, replicas: int) -> None:
@@ -124,6 +127,7 @@ class Cluster:
     def new_session(self) -> None:
         """Another router takes over: it has the ledger and the pods, and has seen nothing yet."""
         self.membership = Membership()
+        self.remembered.clear()
         self.look()
 
     def run(self, seconds: float) -> None:
@@ -209,7 +213,7 @@ class Cluster:
     # --- the router
 
     def look(self) -> None:
-        """What the router does when anything has changed, as `router.controller` does it."""
+        """What the router does when anything has changed, as `router.rebalance.rebalancer` does it."""
         before = self.membership
         self.membership = before.observe(
             pods=self.listed,
@@ -249,6 +253,7 @@ class Cluster:
             eligible=self.membership.eligible,
             keeping=self.membership.keeping,
             leaving=self.membership.leaving(self.ledger.members),
+            moved=self.remembered,
             roles=self.parts(),
         )
 
@@ -261,10 +266,12 @@ class Cluster:
         present = {pod.name for pod in self.there}
         for donor, targets in todo.handoffs.items():
             name = f"h{next(self._order)}"
-            self.moves.update(p for p, target in targets.items() if target != donor)
+            moved = [p for p, target in targets.items() if target != donor]
+            self.moves.update(moved)
+            self.remembered.update(moved)
             self.handoffs += any(target != donor for target in targets.values())
-            self.ledger = begin_handoff(self.ledger, id=name, donor=donor, targets=targets)
-            self.ledger = commit(self.ledger, id=name, drop=donor not in present)
+            self.ledger = begin_handoff(self.ledger, handoff_id=name, donor=donor, targets=targets)
+            self.ledger = commit(self.ledger, handoff_id=name, drop=donor not in present)
         assert not self.plan(), "a plan that was carried out leaves something to do"
 
     def _advance(self, to: float) -> None:

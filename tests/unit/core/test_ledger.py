@@ -81,14 +81,14 @@ class Protocol(RuleBasedStateMachine):
         handoff = data.draw(st.sampled_from(sorted(self.ledger.handoffs)))
         if self.ledger.handoffs[handoff].phase is Phase.DRAIN:
             found = data.draw(st.sets(st.integers(SPREAD, PARTITIONS - 1)))
-            self.ledger = transitions.extracted(self.ledger, id=handoff, found=found)
+            self.ledger = transitions.extracted(self.ledger, handoff_id=handoff, found=found)
 
     @precondition(lambda self: self.ledger.handoffs)
     @rule(data=st.data())
     def commits(self, data: st.DataObject) -> None:
         handoff = self.ledger.handoffs[data.draw(st.sampled_from(sorted(self.ledger.handoffs)))]
         gone = handoff.donor not in self.present | self.keeping
-        self.ledger = transitions.commit(self.ledger, id=handoff.id, drop=gone)
+        self.ledger = transitions.commit(self.ledger, handoff_id=handoff.id, drop=gone)
         for p, target in handoff.targets.items():
             assert self.ledger.partition(p).backlog, "arrivals that waited are forgotten"
             self.owners.pop(p)
@@ -173,7 +173,7 @@ class Protocol(RuleBasedStateMachine):
                 break
             ledger = _carried_out(ledger, todo, number=10_000 + 10 * number)
             for running in list(ledger.handoffs.values()):
-                ledger = transitions.commit(ledger, id=running.id, drop=running.donor not in there)
+                ledger = transitions.commit(ledger, handoff_id=running.id, drop=running.donor not in there)
         else:
             raise AssertionError("plans go on for ever")
         owners = {partition.owner for partition in ledger.partitions}
@@ -192,9 +192,11 @@ def _carried_out(ledger: Ledger, todo: Plan, *, number: int) -> Ledger:
     """The ledger after a plan's writes; its handoffs are numbered from `number` on."""
     ledger = transitions.claim(transitions.admit(ledger, todo.admissions), todo.claims)
     for handoff, targets in todo.retargets.items():
-        ledger = transitions.retarget(ledger, id=handoff, targets=targets)
+        ledger = transitions.retarget(ledger, handoff_id=handoff, targets=targets)
     for n, (donor, targets) in enumerate(todo.handoffs.items(), number):
-        ledger = transitions.begin_handoff(ledger, id=f"1.{n}", donor=donor, targets=targets, since=1.25 * number)
+        ledger = transitions.begin_handoff(
+            ledger, handoff_id=f"1.{n}", donor=donor, targets=targets, since=1.25 * number
+        )
     return ledger
 
 
@@ -221,33 +223,35 @@ def test_an_owner_cannot_be_replaced_without_a_handoff() -> None:
 
 def test_a_handoff_takes_all_that_the_donor_owns() -> None:
     with pytest.raises(LedgerError):
-        transitions.begin_handoff(_with_owner(), id="1.1", donor="a", targets={0: "b"})
+        transitions.begin_handoff(_with_owner(), handoff_id="1.1", donor="a", targets={0: "b"})
 
 
 def test_nobody_gets_partitions_before_its_inbox_is_known() -> None:
     with pytest.raises(LedgerError):
-        transitions.begin_handoff(_with_owner(), id="1.1", donor="a", targets={0: "x", 1: "a"})
+        transitions.begin_handoff(_with_owner(), handoff_id="1.1", donor="a", targets={0: "x", 1: "a"})
 
 
 def test_a_handoffs_name_is_used_once() -> None:
-    ledger = transitions.begin_handoff(_with_owner(), id="1.1", donor="a", targets={0: "b", 1: "a"})
-    ledger = transitions.commit(transitions.extracted(ledger, id="1.1", found={0}), id="1.1", drop=False)
+    ledger = transitions.begin_handoff(_with_owner(), handoff_id="1.1", donor="a", targets={0: "b", 1: "a"})
+    ledger = transitions.commit(
+        transitions.extracted(ledger, handoff_id="1.1", found={0}), handoff_id="1.1", drop=False
+    )
     with pytest.raises(LedgerError):
-        transitions.begin_handoff(ledger, id="1.1", donor="a", targets={1: "b"})
+        transitions.begin_handoff(ledger, handoff_id="1.1", donor="a", targets={1: "b"})
 
 
 def test_when_a_handoff_began_outlives_the_session_and_its_steps() -> None:
     ledger = transitions.begin_handoff(
-        _with_owner(), id="1.1", donor="a", targets={0: "b", 1: "a"}, since=1764340000.25
+        _with_owner(), handoff_id="1.1", donor="a", targets={0: "b", 1: "a"}, since=1764340000.25
     )
-    ledger = transitions.retarget(transitions.succeed(ledger, writer="w2"), id="1.1", targets={0: "a", 1: "a"})
-    ledger = transitions.extracted(ledger, id="1.1", found={0})
+    ledger = transitions.retarget(transitions.succeed(ledger, writer="w2"), handoff_id="1.1", targets={0: "a", 1: "a"})
+    ledger = transitions.extracted(ledger, handoff_id="1.1", found={0})
     assert codec.decode(codec.encode(ledger)).handoffs["1.1"].since == 1764340000.25
 
 
 def test_a_journal_that_does_not_say_when_a_handoff_began_is_read() -> None:
     ledger = transitions.begin_handoff(
-        _with_owner(), id="1.1", donor="a", targets={0: "b", 1: "a"}, since=1764340000.25
+        _with_owner(), handoff_id="1.1", donor="a", targets={0: "b", 1: "a"}, since=1764340000.25
     )
     body = orjson.loads(codec.encode(ledger))
     del body["handoffs"][0]["since"]
@@ -255,10 +259,10 @@ def test_a_journal_that_does_not_say_when_a_handoff_began_is_read() -> None:
 
 
 def test_a_committed_handoff_has_no_new_targets() -> None:
-    ledger = transitions.begin_handoff(_with_owner(), id="1.1", donor="a", targets={0: "b", 1: "a"})
-    ledger = transitions.commit(ledger, id="1.1", drop=False)
+    ledger = transitions.begin_handoff(_with_owner(), handoff_id="1.1", donor="a", targets={0: "b", 1: "a"})
+    ledger = transitions.commit(ledger, handoff_id="1.1", drop=False)
     with pytest.raises(LedgerError):
-        transitions.retarget(ledger, id="1.1", targets={0: "a", 1: "a"})
+        transitions.retarget(ledger, handoff_id="1.1", targets={0: "a", 1: "a"})
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"{}", b'{"format": 2}', b'{"format": 1, "epoch": 3}'])

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from partymq.core.assignment import assign
-from partymq.core.membership import Membership, Pod, PodState
+from partymq.core.membership import FORGOTTEN_AFTER, Membership, Pod, PodState
 from partymq.core.report import MemberState
 
 REJOIN = 30.0
@@ -94,18 +94,22 @@ class Group(RuleBasedStateMachine):
             elif name not in self.held:
                 (self.known_consuming.add if name in self.consumers else self.known_consuming.discard)(name)
         ready = {name for name, pod in self.pods.items() if pod.state is PodState.READY}
-        assert self.membership.eligible == ready & self.known_consuming
-        self.seen_working |= self.membership.eligible
+        here, distrusted = ready & self.known_consuming, self.membership.distrusted
+        assert self.membership.eligible == here - distrusted
+        assert distrusted <= here
+        assert not here or distrusted < here, "nobody is trusted"
+        self.seen_working |= here
 
-        away = {owner for owner in self.owners if owner is not None} - self.membership.eligible
+        owning = {owner for owner in self.owners if owner is not None}
+        away = owning - here
         may_return = {name for name in away if self.present(name) or (name in self.known_pods and returns(name))}
         unseen = {name for name in away & ready if name not in self.polled} - self.given_up
         self.away_since = {name: self.away_since.get(name, self.now) for name in away - unseen}
-        late = {name for name, since in self.away_since.items() if self.now - since >= REJOIN}
+        late = {name for name, since in self.away_since.items() if self.now - since >= REJOIN * self.patience(name)}
         # Who was given up once stays so until it works again.
         self.given_up = (self.given_up & away) | (away - may_return) | late
         assert self.membership.leaving(away) == self.given_up
-        assert self.membership.keeping == away - self.given_up
+        assert self.membership.keeping == (away - self.given_up) | (owning & distrusted)
 
     @rule()
     def router_plans(self) -> None:
@@ -148,12 +152,17 @@ class Group(RuleBasedStateMachine):
     def working(self) -> set[str]:
         return {name for name in self.consumers if name in self.pods and self.pods[name].state is PodState.READY}
 
+    def patience(self, name: str) -> float:
+        """Of who was away too often: `test_membership` holds how much that is."""
+        member = self.membership.members.get(name)
+        return 1.0 if member is None else member.patience
+
     def settle(self) -> None:
-        """Nothing changes any more and every inbox is polled."""
+        """Nothing changes any more and every inbox is polled, until everybody is trusted again."""
         self.held.clear()
-        for _ in range(2):
+        for seconds in (REJOIN, REJOIN, FORGOTTEN_AFTER):
             self.router_observes()
-            self.now += REJOIN
+            self.now += seconds
         self.router_observes()
         self.router_plans()
         self.membership = self.observed()

@@ -86,13 +86,13 @@ class Clients(RuleBasedStateMachine):
     @rule(name=st.sampled_from(CLIENTS))
     def is_full(self, name: str) -> None:
         self.count += 1
-        id = f"1.{self.count}"  # noqa: A001
+        overflow_id = f"1.{self.count}"
         if name not in self.ledger.plain or name in self.ledger.overflows:
             with pytest.raises(LedgerError):
-                overflow(self.ledger, name=name, id=id)
+                overflow(self.ledger, name=name, overflow_id=overflow_id)
             return
-        self.ledger = overflow(self.ledger, name=name, id=id)
-        self.inhabited.add(id)
+        self.ledger = overflow(self.ledger, name=name, overflow_id=overflow_id)
+        self.inhabited.add(overflow_id)
 
     @rule(name=st.sampled_from(CLIENTS))
     def has_room(self, name: str) -> None:
@@ -102,12 +102,12 @@ class Clients(RuleBasedStateMachine):
 
     def passes_on(self, before: Ledger, name: str) -> None:
         """What a client had no room for is the first thing that whoever gets its keys is given."""
-        if (id := before.overflows.get(name)) is None:  # noqa: A001
+        if (overflow_id := before.overflows.get(name)) is None:
             return
         concerned = {SPREAD, *before.owned_by(name)} | {s % PARTITIONS for s in members_of(before.pins.get(name, 0))}
-        assert self.ledger.within(id) == concerned
+        assert self.ledger.within(overflow_id) == concerned
         for p in concerned:
-            assert self.ledger.partition(p).transfers[0] == id
+            assert self.ledger.partition(p).transfers[0] == overflow_id
             assert self.ledger.partition(p).backlog, "what is newer has nowhere to wait"
 
     @rule(name=st.sampled_from(CLIENTS))
@@ -130,11 +130,11 @@ class Clients(RuleBasedStateMachine):
         todo = plan(self.ledger, eligible=self.pods, keeping=(), leaving=self.ledger.members - self.pods)
         after = transitions.claim(transitions.admit(self.ledger, todo.admissions), todo.claims)
         for handoff, targets in todo.retargets.items():
-            after = transitions.retarget(after, id=handoff, targets=targets)
+            after = transitions.retarget(after, handoff_id=handoff, targets=targets)
         for donor, targets in todo.handoffs.items():
             assert donor not in self.ledger.plain, "a client's own queue is to be emptied"
             self.count += 1
-            after = transitions.begin_handoff(after, id=f"1.{self.count}", donor=donor, targets=targets)
+            after = transitions.begin_handoff(after, handoff_id=f"1.{self.count}", donor=donor, targets=targets)
         self.ledger = after
 
     @precondition(lambda self: self.ledger.handoffs)
@@ -143,10 +143,10 @@ class Clients(RuleBasedStateMachine):
         handoff = data.draw(st.sampled_from(sorted(self.ledger.handoffs)))
         if self.ledger.handoffs[handoff].phase is Phase.DRAIN:
             found = data.draw(st.sets(st.integers(SPREAD, PARTITIONS - 1)))
-            self.ledger = transitions.extracted(self.ledger, id=handoff, found=found)
+            self.ledger = transitions.extracted(self.ledger, handoff_id=handoff, found=found)
         else:
             donor = self.ledger.handoffs[handoff].donor
-            self.ledger = transitions.commit(self.ledger, id=handoff, drop=donor not in self.pods)
+            self.ledger = transitions.commit(self.ledger, handoff_id=handoff, drop=donor not in self.pods)
 
     @rule(p=st.integers(SPREAD, PARTITIONS - 1))
     def empties(self, p: int) -> None:

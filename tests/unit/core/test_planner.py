@@ -30,6 +30,6 @@ def test_what_a_leaver_had_goes_at_once_and_who_stays_gives_nothing_yet() -> Non
 
 def test_a_handoff_to_somebody_who_leaves_is_given_another_target_at_once() -> None:
     ledger = admit(owned("a", "a", "b", "b"), {"c"})
-    ledger = begin_handoff(ledger, id="1", donor="a", targets={0: "c", 1: "c"})
+    ledger = begin_handoff(ledger, handoff_id="1", donor="a", targets={0: "c", 1: "c"})
     todo = planned(ledger, eligible={"b"}, leaving={"a", "c"})
     assert todo.urgent({"a", "c"}).retargets == {"1": {0: "b", 1: "b"}}

@@ -27,3 +27,9 @@ def test_texts_are_read_back(partitions: list[int]) -> None:
 def test_other_texts_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"invalid literal|is not a list of partitions"):
         ranges.parse(text)
+
+
+def test_a_handover_names_what_moves_and_to_whom() -> None:
+    targets = {0: "b", 1: "b", 3: "b", 4: None, 5: "a"}
+    assert ranges.handed_over("a", targets) == "a hands over 0-1,3 to b, 4 to nobody"
+    assert ranges.handed_over("a", {5: "a"}) == "a hands over nothing"

@@ -20,7 +20,7 @@ from partymq.http import connections
 from partymq.http.clients import middlewares, routes
 from partymq.http.problems import ProblemError
 from partymq.http.server import Views, probes, serve
-from partymq.router.registry import Registry
+from partymq.router.client_service import ClientService
 from support.conditions import eventually
 
 VIEWS = Views(alive=lambda: "", ready=lambda: "", metrics=lambda: b"x" * 4_000_000)
@@ -28,7 +28,7 @@ PROBE = b"GET /healthz HTTP/1.1\r\nHost: 10.0.0.1:8080\r\nConnection: close\r\n\
 TOKEN = "of-the-clients"
 
 
-def nobody(_: web.Request) -> Registry:
+def nobody(_: web.Request) -> ClientService:
     raise ProblemError(404, "There is no group.")
 
 
@@ -103,6 +103,13 @@ async def test_whoever_connects_and_asks_is_answered_however_many_there_are(data
             began = time.monotonic()
             assert b" 200 OK" in await spoken(port, PROBE)
             assert time.monotonic() - began < 1
+
+
+async def test_no_more_connections_stay_than_there_may_be() -> None:
+    """Each takes a file, and without one nobody is answered any more."""
+    async with served(20) as port, crowd(port, 100) as crowded:
+        assert b" 200 OK" in await spoken(port, PROBE)
+        assert sum(not is_over(one) for one in crowded) <= 20
 
 
 async def test_who_says_nothing_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:

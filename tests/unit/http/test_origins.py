@@ -9,7 +9,9 @@ from aiohttp import web
 from partymq.errors import InvalidSpecError
 from partymq.http.clients import middlewares
 from partymq.http.server import serve
-from partymq.settings import hosts, load
+from partymq.option import Given
+from partymq.options import ALLOWED_HOSTS
+from partymq.settings import load
 
 
 async def asked(headers: dict[str, str], *, token: str = "", names: tuple[str, ...] = ()) -> int:
@@ -86,9 +88,13 @@ async def test_with_a_token_any_name_will_do() -> None:
 
 
 def test_names_are_read_and_refused() -> None:
-    assert hosts(None, {"PARTYMQ_ALLOWED_HOSTS": " A.example, b ,,*"}) == ("a.example", "b", "*")
+    assert ALLOWED_HOSTS.read_all(Given(environ={"PARTYMQ_ALLOWED_HOSTS": " A.example, b ,,*"})) == (
+        "a.example",
+        "b",
+        "*",
+    )
     with pytest.raises(InvalidSpecError, match="PARTYMQ_ALLOWED_HOSTS"):
-        hosts("a/b", {})
+        ALLOWED_HOSTS.read_all(Given(flags={"allowed_hosts": "a/b"}, environ={}))
 
 
 @pytest.mark.parametrize("token", ["a\nb", "a\r\nX: b", "a b", "\x00", "ä", "a\x1bb", "a\x7f"])

@@ -9,7 +9,7 @@ from aiohttp import web
 from partymq.errors import ConnectionLostError, InvalidSpecError
 from partymq.http.clients import health, middlewares
 from partymq.http.server import serve
-from partymq.router.registry import NotRoutingError
+from partymq.router.client_service import NotRoutingError
 from support.fake_kubernetes import report
 
 TOKEN = "of-the-clients"

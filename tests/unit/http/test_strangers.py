@@ -11,12 +11,12 @@ from yarl import URL
 
 from partymq.http.clients import middlewares, routes
 from partymq.http.server import serve
-from partymq.router.registry import Registry
+from partymq.router.client_service import ClientService
 
 HELLO = bytes.fromhex("1603010200010001fc0303") + bytes(200)
 
 
-def nobody(_: web.Request) -> Registry:
+def nobody(_: web.Request) -> ClientService:
     raise AssertionError("a request that cannot be meant reaches no group")
 
 

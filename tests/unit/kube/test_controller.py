@@ -298,10 +298,8 @@ async def test_after_quiesce_nothing_is_handed_on_but_reports_are_still_shown() 
         await world.settle(RELIST * 2)
         assert world.router.calls == calls
         assert world.api.status()["epoch"] == 9
-        stopped = Condition(ok=False, reason="Stopped", message="the operator stops")
-        world.controller.report(ORDERS, report(epoch=9, routing=False, ready=stopped))
-        await world.controller.flush()
-        assert world.api.condition("Ready")["reason"] == "Stopped"
+        await world.controller.conclude()
+        assert world.api.condition("Ready")["reason"] == "OperatorStopped"
 
 
 @in_virtual_time

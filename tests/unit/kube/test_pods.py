@@ -8,7 +8,7 @@ import pytest
 
 from partymq.core.membership import Generation, Pod, PodState
 from partymq.core.spec import GroupId
-from partymq.kube.membership import pods_of as pods_at
+from partymq.kube.pods import pods_of as pods_at
 from partymq.kube.resource import Body
 from support.fake_kubernetes import ORDERS, pod_body
 

@@ -13,7 +13,7 @@ from partymq.core.report import (
     MemberState,
     RolloutReport,
 )
-from partymq.kube.status import View, patch, render, steady
+from partymq.kube.status import View, patch, render, steady, stopped
 from support.fake_kubernetes import report
 
 A = MemberReport(name="a", state=MemberState.ACTIVE, partitions=(0, 1, 2, 3, 7), ready=5, since=0.0, backlog=8)
@@ -22,7 +22,7 @@ B = MemberReport(
 )
 KINDS = ("Ready", "BrokerConnected", "Balanced", "ConsumersSafe", "QueuesSafe", "MembersWorking")
 GOOD = report()
-BAD = Condition(ok=False, reason="InvalidSecret", message="Mend it.")
+BAD = Condition(ok=False, reason="InvalidSecret", message="Fix it.")
 
 
 def view(*, generation: int = 3, report: GroupReport | None = GOOD, problem: Condition | None = None) -> View:
@@ -34,7 +34,9 @@ def conditions(status: dict[str, Any]) -> dict[str, tuple[str, str]]:
 
 
 def test_a_report_is_shown_whole() -> None:
-    handoff = HandoffReport(id="4.1", donor="a", phase="drain", partitions=(1, 2), since=61.0, waiting_for="5 messages")
+    handoff = HandoffReport(
+        handoff_id="4.1", donor="a", phase="drain", partitions=(1, 2), since=61.0, waiting_for="5 messages"
+    )
     shown = render(view(report=report(epoch=4, members=(A, B), handoffs=(handoff,), backlog=9, source_ready=2)), {}, 0)
     assert shown == {
         "observedGeneration": 3,
@@ -176,3 +178,22 @@ def test_a_patch_takes_back_what_is_no_longer_said() -> None:
 def test_a_message_is_cut_to_what_the_schema_takes() -> None:
     long = Condition(ok=False, reason="Long", message="x" * 40_000)
     assert len(render(view(problem=long), {}, 0)["conditions"][0]["message"]) == 32_768
+
+
+def test_the_last_word_keeps_who_owns_what_and_nothing_that_grows_old() -> None:
+    handoff = HandoffReport(
+        handoff_id="4.1", donor="a", phase="drain", partitions=(1, 2), since=61.0, waiting_for="5 messages"
+    )
+    before = render(view(report=report(epoch=4, members=(A, B), handoffs=(handoff,), backlog=9, source_ready=2)), {}, 0)
+    last = stopped(before, before, 100.0)
+    assert last.keys() == before.keys() - {"router", "messages"}
+    assert (last["epoch"], last["handoffs"]) == (4, [])
+    assert last["members"][0] == {
+        "name": "a",
+        "state": "Active",
+        "partitions": "0-3,7",
+        "since": "1970-01-01T00:00:00Z",
+    }
+    assert conditions(last) == {kind: ("False" if kind == "Ready" else "Unknown", "OperatorStopped") for kind in KINDS}
+    assert {c["lastTransitionTime"] for c in last["conditions"]} == {"1970-01-01T00:01:40Z"}
+    assert stopped(last, last, 200.0) == last

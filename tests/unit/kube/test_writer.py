@@ -153,8 +153,7 @@ async def test_the_last_word_of_one_that_stops_is_not_written_over_its_successor
         successor = world.api.groups[ORDERS]
         successor["metadata"]["resourceVersion"] = "later"
         successor["status"] = {"router": "successor", "epoch": 5}
-        world.controller.report(ORDERS, report(routing=False, epoch=4, ready=LOST))
-        await world.controller.flush()
+        await world.controller.conclude()
         assert world.api.status() == {"router": "successor", "epoch": 5}
 
 
@@ -174,10 +173,11 @@ async def test_the_last_word_waits_for_a_write_that_is_under_way() -> None:
         world.controller.report(ORDERS, report(epoch=4))
         await asyncio.sleep(0.1)
         await world.controller.quiesce()
-        world.controller.report(ORDERS, report(routing=False, epoch=4, ready=LOST))
-        await world.controller.flush()
-        assert world.api.condition("Ready")["reason"] == "BrokerUnreachable"
+        await world.controller.conclude()
+        await asyncio.sleep(60.0)
+        assert world.api.condition("Ready")["reason"] == "OperatorStopped"
         assert "router" not in world.api.status()
+        assert world.api.status()["epoch"] == 4
 
 
 @in_virtual_time
@@ -188,6 +188,36 @@ async def test_the_last_word_is_said_although_others_have_changed_the_resource()
         await world.settle()
         await world.controller.quiesce()
         world.api.groups[ORDERS]["metadata"] |= {"resourceVersion": "later", "finalizers": ["partymq.io/finalizer"]}
-        world.controller.report(ORDERS, report(routing=False, ready=LOST))
-        await world.controller.flush()
+        await world.controller.conclude()
+        assert world.api.condition("Ready")["reason"] == "OperatorStopped"
+
+
+@in_virtual_time
+async def test_the_last_word_is_said_of_groups_that_were_in_trouble_too() -> None:
+    """Their last condition would go on saying that something is tried again."""
+    world = World()
+    world.api.add(group_body(), group_body("other", broker={"connectionSecret": {"name": "missing"}}))
+    async with world.running():
+        await world.settle()
+        world.controller.report(ORDERS, report(routing=False, ready=LOST, broker_connected=LOST))
+        await world.settle()
         assert world.api.condition("Ready")["reason"] == "BrokerUnreachable"
+        await world.controller.quiesce()
+        await world.controller.conclude()
+        for group in (ORDERS, replace(ORDERS, name="other")):
+            ready, connected = (world.api.condition(kind, group) for kind in ("Ready", "BrokerConnected"))
+            assert (ready["status"], ready["reason"]) == ("False", "OperatorStopped")
+            assert (connected["status"], connected["reason"]) == ("Unknown", "OperatorStopped")
+
+
+@in_virtual_time
+async def test_one_that_stands_by_has_no_last_word() -> None:
+    world = World(identity="standby")
+    world.api.replicas["operator-a"] = ""
+    world.api.add({**group_body(), "status": {"router": "operator-a", "epoch": 4}})
+    async with world.running():
+        await world.settle()
+        world.controller.report(ORDERS, report(routing=False, epoch=4, ready=STANDBY))
+        await world.settle()
+        await world.controller.conclude()
+        assert world.api.status() == {"router": "operator-a", "epoch": 4}

@@ -22,6 +22,8 @@ from unit.model.queues import Consumer, Message, Queue
 
 SOFT_LIMIT: Final = 32
 """Commands without effect with which a line to a quorum queue is long."""
+DISCONNECTED_TIMEOUT: Final = 60_000.0
+"""Milliseconds for which a quorum queue keeps what the consumers of a lost node hold, if it does (RabbitMQ 4.3)."""
 
 
 ACKS, RETURNS, REJECTS = range(3)
@@ -88,23 +90,35 @@ class Broker:
         zombies: bool = False,
         expires_behind_returned: bool = False,
         soft_limit: int = SOFT_LIMIT,
+        keeps: bool = False,
     ) -> None:
+        """`keeps` is whether a quorum queue keeps for a while what the consumers of a lost node hold (RabbitMQ 4.3)."""
         self.now = 0.0
         self.soft_limit = soft_limit
         self._zombies = zombies
         self._expires_behind_returned = expires_behind_returned
         self._requeue_activates = requeue_activates
+        self._keeps = keeps
         self.refusing: set[str] = set()
         """Queues that take no messages."""
         self._queues: dict[str, Queue] = {}
         self._bindings: dict[str, list[tuple[str, str]]] = {}
         self._lines: dict[tuple[Channel, str], Line] = {}
+        self._nodes = Channel(self)
+        """Stands for the news of nodes, which come to each queue beside all else."""
 
-    def connect(self) -> "Connection":
-        return Connection(self)
+    def connect(self, *, node: str = "") -> "Connection":
+        """A client's connection, to a node that may be lost, or to one that is not."""
+        return Connection(self, node=node)
 
     def declare(
-        self, name: str, *, quorum: bool = True, single_active: bool = False, dead_letters: str | None = None
+        self,
+        name: str,
+        *,
+        quorum: bool = True,
+        single_active: bool = False,
+        dead_letters: str | None = None,
+        disconnected_timeout: float = DISCONNECTED_TIMEOUT,
     ) -> None:
         """Declare a queue; one that exists stays as it is."""
         if name not in self._queues:
@@ -116,6 +130,7 @@ class Broker:
                 requeue_activates=self._requeue_activates,
                 zombies=self._zombies,
                 expires_behind_returned=self._expires_behind_returned,
+                disconnected_timeout=disconnected_timeout if self._keeps else None,
             )
 
     def bind(self, exchange: str, queue: str, *, header: str) -> None:
@@ -148,6 +163,30 @@ class Broker:
         self.now += milliseconds
         for queue in list(self._queues.values()):
             queue.serve()
+
+    def lose(self, node: str) -> None:
+        """A node is killed, of whose channels each has died; each queue takes note in its time.
+
+        Queues have a majority on the nodes that stay, and their leaders there.
+        """
+        for name in self._queues:
+            self._later(name, node, self._lose)
+
+    def back(self, node: str) -> None:
+        """It is there again; a moment later each queue finds that those of its consumers are gone."""
+        for name in self._queues:
+            self._later(name, node, self._back)
+
+    def _lose(self, queue: Queue, node: str) -> None:
+        queue.lose(node)
+
+    def _back(self, queue: Queue, node: str) -> None:
+        for consumer in queue.back(node):
+            queue.leave(consumer)
+
+    def _later(self, name: str, node: str, what: Callable[[Queue, str], None]) -> None:
+        queue = self._queues[name]
+        self.line(self._nodes, name).commands.append(partial(what, queue, node))
 
     def queue(self, name: str) -> Queue | None:
         return self._queues.get(name)
@@ -184,12 +223,13 @@ class Broker:
 class Connection:
     """A client's connection: its channels live and die with it."""
 
-    def __init__(self, broker: Broker) -> None:
+    def __init__(self, broker: Broker, *, node: str = "") -> None:
         self._broker = broker
+        self._node = node
         self.channels: list[Channel] = []
 
     def channel(self) -> "Channel":
-        channel = Channel(self._broker)
+        channel = Channel(self._broker, node=self._node)
         self.channels.append(channel)
         return channel
 
@@ -198,17 +238,18 @@ class Connection:
         for channel in self.channels:
             channel.close()
 
-    def kill(self) -> None:
+    def kill(self, *, node_lost: bool = False) -> None:
         """Reset: what was sent and had no effect yet is lost. Step lines before, to choose how far they came."""
         for channel in self.channels:
-            channel.die()
+            channel.die(node_lost=node_lost)
 
 
 class Channel:
     """A channel in confirm mode, and what came to its client."""
 
-    def __init__(self, broker: Broker) -> None:
+    def __init__(self, broker: Broker, *, node: str = "") -> None:
         self._broker = broker
+        self.node = node
         self.open = True
         self.deliveries: deque[Delivery] = deque()
         """What was sent to the client and not yet taken by it."""
@@ -268,6 +309,7 @@ class Channel:
             prefetch=prefetch,
             priority=priority,
             automatic=automatic,
+            node=self.node,
         )
         self._subscriptions[name] = Subscription(queue, target, consumer)
         target.attach(consumer)
@@ -313,14 +355,20 @@ class Channel:
             self._broker.drain(line)
         self._leave()
 
-    def die(self) -> None:
-        """What was sent and had no effect yet is lost; consumers leave, each queue in its time."""
+    def die(self, *, node_lost: bool = False) -> None:
+        """What was sent and had no effect yet is lost; consumers leave, each queue in its time.
+
+        Not where it dies with its node: see `Broker.lose`.
+        """
         if not self.open:
             return  # how it ended stands, even where a queue has not taken note yet
         for line in self._broker.lines_of(self):
             line.held.clear()
             line.commands.clear()
-        self._leave()
+        if node_lost:
+            self.open = False
+        else:
+            self._leave()
 
     def _leave(self) -> None:
         if not self.open:

@@ -10,6 +10,12 @@ its cause: if the other goes away, the old one is served again only after it hel
 
 In RabbitMQ 4.3 one that dies while it quiesces, and holds something, waits, too: a zombie, which nothing removes but
 the end of the queue. It is served when its turn comes, and keeps what it is given.
+
+Whether the consumers of a lost node are gone a quorum queue does not know until the node is back: they are *suspected*,
+given nothing, and counted, if they were. What they held returns at once, and a single active one waits then (4.0); or
+it stays with them for a while, and only then returns (4.3). When the node is back, they are served again, until the
+queue finds that they are gone. But for two kinds, which stay with what they hold: in 4.0 one that was cancelled (where
+several consume), in 4.3 one that is made to quiesce while it is suspected.
 """
 
 from collections import deque
@@ -57,10 +63,17 @@ class Consumer:
     held: list[Message] = field(default_factory=list)
     place: int = 0
     """Its position among all that attached to this queue."""
+    node: str = ""
+    """Where its channel is."""
+    suspected: bool = False
+    """Whether that node is lost."""
+    until: float | None = None
+    """Until when it keeps what it holds, by the broker's clock, where it is suspected."""
 
     @property
     def has_credit(self) -> bool:
-        return self.status is Status.UP and (self.prefetch == 0 or len(self.held) < self.prefetch)
+        up = self.status is Status.UP and not self.suspected
+        return up and (self.prefetch == 0 or len(self.held) < self.prefetch)
 
 
 class Queue:
@@ -77,13 +90,19 @@ class Queue:
         zombies: bool = False,
         expires_behind_returned: bool = False,
         delivery_limit: int | None = None,
+        disconnected_timeout: float | None = None,
     ) -> None:
-        """A quorum queue drops what has come back more often than `delivery_limit`."""
+        """A quorum queue drops what has come back more often than `delivery_limit`.
+
+        `disconnected_timeout` is for how many milliseconds it keeps what the consumers of a lost node hold, as RabbitMQ
+        4.3 does; None is 4.0.
+        """
         self._clock = clock
         self._dead_letter = dead_letter
         self._quorum = quorum
         self._single_active = single_active
         self._delivery_limit = delivery_limit
+        self._disconnected_timeout = disconnected_timeout
         self._zombies = zombies
         """True as in RabbitMQ 4.3.0 to 4.3.6."""
         self._expires_behind_returned = expires_behind_returned
@@ -156,11 +175,43 @@ class Queue:
             self._waiting.remove(consumer)
         elif consumer in self._serviced:
             self._serviced.remove(consumer)
-            self._give_back(consumer.held)
             if self._zombies and consumer.status is Status.QUIESCING and consumer.held:
                 self._wait(replace(consumer, deliver=_nobody, gone=_nobody, held=[]))
-            consumer.held = []
+            self._returns_of(consumer)
         self._change()
+
+    def lose(self, node: str) -> None:
+        """The node is lost: whether its consumers are gone is not known."""
+        lost = [consumer for consumer in self.consumers if consumer.node == node]
+        for consumer in lost:
+            if not self._quorum:
+                self.leave(consumer)
+            elif consumer in self._waiting:
+                consumer.suspected = True
+            elif self._disconnected_timeout is not None:
+                consumer.suspected, consumer.until = True, self._clock() + self._disconnected_timeout
+            elif self._single_active:
+                self._suspect(consumer)
+            elif consumer.status is Status.UP:
+                consumer.suspected = True
+                self._returns_of(consumer)
+        self._sort()
+        if self._disconnected_timeout is None:
+            self._change()
+        else:
+            self.serve()  # who is next is not looked at
+
+    def back(self, node: str) -> list[Consumer]:
+        """The node is back, and its consumers are served; those that are returned have to `leave`, if they are gone."""
+        found = [consumer for consumer in self.consumers if consumer.node == node and consumer.suspected]
+        for consumer in found:
+            consumer.suspected, consumer.until = False, None
+            if consumer in self._serviced and consumer.status is Status.QUIESCING and not consumer.held:
+                self._serviced.remove(consumer)
+                self._wait(consumer)
+        self._sort()
+        self._change()
+        return found
 
     def acknowledge(self, consumer: Consumer, messages: list[Message]) -> None:
         self._release(consumer, messages)
@@ -178,6 +229,11 @@ class Queue:
         else:
             self._change()
 
+    def next_return(self) -> float | None:
+        """Seconds until what a lost node's consumer holds is kept no more; `serve` then lets that have its effect."""
+        times = [each.until for each in self._serviced if each.until is not None]
+        return (min(times) - self._clock()) / 1000 + 0.001 if times else None
+
     def purge(self) -> int:
         """Drop what is ready; what consumers hold may return later."""
         count = self.message_count
@@ -193,6 +249,7 @@ class Queue:
 
     def serve(self) -> None:
         """Let time and credit have their effect; who is active stays."""
+        self._disconnect()
         self._expire()
         while (message := self._head) is not None and (consumer := self._next()) is not None:
             (self._returned or self._ready).popleft()
@@ -225,21 +282,57 @@ class Queue:
 
     def _activate(self) -> None:
         active = next((each for each in self._serviced if each.status is not Status.CANCELLED), None)
-        if active is not None and self._waiting and self._waiting[0].priority > active.priority:
+        following = next(iter(self._waiting), None)
+        if following is None or following.suspected:
+            return
+        if active is not None and following.priority > active.priority:
             if active.held:
                 active.status = Status.QUIESCING
+                active.suspected, active.until = False, None  # forgotten: see above
             else:
                 self._serviced.remove(active)
                 self._wait(active)
                 active = None
-        if active is None and self._waiting:
-            self._serviced.append(self._waiting.pop(0))
+        if active is None:
+            self._waiting.remove(following)
+            self._serviced.append(following)
 
     def _wait(self, consumer: Consumer) -> None:
-        """Who comes next: the highest priority, then the most credit, then who attached first."""
         consumer.status = Status.UP
         self._waiting.append(consumer)
-        self._waiting.sort(key=lambda each: (-each.priority, -(each.prefetch or UNLIMITED), each.place))
+        self._sort()
+
+    def _sort(self) -> None:
+        """Who comes next: who is not suspected, the highest priority, then the most credit, then who attached first."""
+        self._waiting.sort(key=lambda each: (each.suspected, -each.priority, -(each.prefetch or UNLIMITED), each.place))
+
+    def _suspect(self, consumer: Consumer) -> None:
+        """A single active one of a lost node lets go of what it holds, and waits."""
+        self._serviced.remove(consumer)
+        cancelled = consumer.status is Status.CANCELLED
+        self._returns_of(consumer)
+        consumer.suspected, consumer.until = True, None
+        if not cancelled:
+            self._wait(consumer)
+
+    def _disconnect(self) -> None:
+        """Who is suspected keeps what it holds for a while only."""
+        over = [each for each in self._serviced if each.until is not None and each.until <= self._clock()]
+        for consumer in over:
+            consumer.until = None
+            if self._single_active:
+                self._suspect(consumer)
+            else:
+                self._returns_of(consumer)
+                if consumer.status is Status.CANCELLED:
+                    self._serviced.remove(consumer)
+        if over and self._single_active:
+            self._activate()
+
+    def _returns_of(self, consumer: Consumer) -> None:
+        """What a consumer held that is gone, or believed to be, returns."""
+        self._give_back(consumer.held)
+        consumer.held = []
 
     def _release(self, consumer: Consumer, messages: Collection[Message]) -> list[Message]:
         """Take messages from their holder; one that was returned or deleted meanwhile is nobody's to settle."""

@@ -1,19 +1,18 @@
 """What leaves a reader of a queue, in which order: acknowledgements in few commands, and nothing behind a fence."""
 
 import asyncio
-from typing import Any, cast
 
-from partymq.router import fences
-from partymq.router.fences import Fences
+from partymq.router.broker import fences
+from partymq.router.broker.fences import Fences
 from support.conditions import eventually
-from unit.router.fake_fences import FakeChannel, FakeLink
+from unit.router.doubles import FakeChannel, FakeLink
 
 
 class Stage:
     def __init__(self) -> None:
         self.link = FakeLink()
         self.channel = FakeChannel(self.link)
-        self.fences = Fences(link=cast(Any, self.link), channel=cast(Any, self.channel), queue="q")
+        self.fences = Fences(link=self.link, channel=self.channel, queue="q", prefetch=5)
         self.proven: list[str] = []
 
     def acks(self, *tags: int) -> None:

@@ -4,35 +4,44 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from types import SimpleNamespace
-from typing import Any, cast
 
 import pytest
 
-from partymq.amqp.frames import plain_header
-from partymq.amqp.rewrite import passable
-from partymq.amqp.stamp import Stamper, read_fence
+from partymq.amqp.frames import Arguments, plain_header
+from partymq.amqp.lost_nodes import LostNodes
 from partymq.amqp.topology import QueueState
-from partymq.core.ledger import Handoff, Ledger, Partition, Phase, empty
-from partymq.core.names import Names
-from partymq.core.spec import GroupId
+from partymq.core.ledger import Handoff, Partition, Phase, empty
+from partymq.core.membership import Pod, PodState
 from partymq.errors import LimitReachedError
-from partymq.router import handoff, insist
-from partymq.router.handoff import Handoffs
-from partymq.router.lanes import Lane, Member
-from partymq.router.outlet import Sink
-from partymq.router.points import Point
-from partymq.router.troubles import Troubles
+from partymq.message.rewrite import passable
+from partymq.message.stamp import Stamper, read_fence
+from partymq.router.broker import retry
+from partymq.router.failpoints import Point
+from partymq.router.flow.inboxes import Inboxes
+from partymq.router.flow.lane_table import LaneTable
+from partymq.router.rebalance import handoffs
+from partymq.router.rebalance.listing import Listing
 from support.conditions import eventually
+from support.fake_broker import ADDRESS
+from unit.router.doubles import (
+    ZOMBIES,
+    FakeChannel,
+    FakeJournal,
+    FakeLink,
+    FakePublisher,
+    FakeTopology,
+    FakeWay,
+    context,
+    make_handoffs,
+    make_member,
+)
 
 
-class Inbox:
+class Inbox(FakeChannel):
     """The donor's inbox, and the channel of its takeover; fences come back once no client holds anything."""
 
-    number = 1
-
     def __init__(self, messages: Iterable[bytes]) -> None:
-        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        super().__init__()
         self.held: dict[int, bytes] = {}
         self.returned: list[bytes] = []
         self.attached = False
@@ -40,14 +49,8 @@ class Inbox:
         """True when no client holds anything."""
         self._messages = list(messages)
         self._tag = 0
-        self._deliver: Callable[[int, bytes, bytes, bytes], None] = lambda *_: None
-        self._confirm: Callable[[int, bool], None] = lambda *_: None
 
-    def confirm(self, on_confirm: Callable[[int, bool], None], _on_nack: object) -> None:
-        self._confirm = on_confirm
-
-    async def consume(self, _queue: str, deliver: Callable[[int, bytes, bytes, bytes], None], **_: object) -> None:
-        self._deliver = deliver
+    async def consumed(self) -> None:
         self.attached = True
         for header in self._messages:
             self._give(header)
@@ -55,11 +58,11 @@ class Inbox:
     def _give(self, header: bytes) -> None:
         self._tag += 1
         self.held[self._tag] = header
-        self._deliver(self._tag, b"", header, b"")
+        self.content.on_delivery(self._tag, b"", header, b"")
 
-    def publish(self, _frame: bytes, header: bytes, _body: bytes) -> None:
+    def publish(self, frame: bytes, header: bytes, body_frames: bytes) -> None:
         loop = asyncio.get_running_loop()
-        loop.call_soon(self._confirm, 0, False)
+        loop.call_soon(self.confirmed, 0, False)
         if self.quiet:
             loop.call_soon(self._give, header)
 
@@ -69,7 +72,50 @@ class Inbox:
 
     async def close(self) -> None:
         self.returned = [header for header in self.held.values() if read_fence(header) is None]
-        self.closed.set_result(None)
+        await super().close()
+
+
+class Link(FakeLink):
+    """Has the channel of the takeover, and nothing waits for the end of a chunk."""
+
+    def __init__(self, inbox: Inbox) -> None:
+        super().__init__()
+        self._inbox = inbox
+
+    async def channel(self) -> Inbox:
+        return self._inbox
+
+    def after_chunk(self, callback: Callable[[], None]) -> None:
+        callback()
+
+
+class Nodes(LostNodes):
+    """Says when no client that was lost with its node holds anything."""
+
+    def __init__(self) -> None:
+        super().__init__(ADDRESS)
+        self.settled = asyncio.Event()
+
+    async def quiet(self) -> None:
+        await self.settled.wait()
+
+
+class Topology(FakeTopology):
+    """One consumer everywhere, and a transfer that is refused now and then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lost_nodes = self.nodes = Nodes()
+        self.refusals = 0
+        """How often the broker refuses the transfer from now on."""
+
+    async def _declare(self, name: str, arguments: Arguments) -> None:
+        if self.refusals:
+            self.refusals -= 1
+            raise LimitReachedError("queue limit in vhost '/' (9) is reached")
+
+    async def poll(self, queue: str) -> QueueState:
+        return QueueState(ready=0, consumers=1)
 
 
 class Stage:
@@ -77,61 +123,33 @@ class Stage:
 
     def __init__(self, messages: Iterable[bytes]) -> None:
         self.inbox = Inbox(messages)
-        self.refusals = 0
-        self.settled = asyncio.Event()
-        """Set when no client that was lost with its node holds anything."""
-        """How often the broker refuses the transfer from now on."""
+        self.link = Link(self.inbox)
+        self.topology = Topology()
         self.points: list[Point] = []
-        self.copied: list[bytes] = []
+        copies = FakeWay()
+        self.copied = copies.headers
         owned = replace(empty(1), partitions=(Partition(owner="a"),), members=frozenset({"a", "b"}), epoch=1)
-        self.journal = SimpleNamespace(ledger=owned, write=self._write, new_id=lambda: "1.1")
-        self.donor = _member("a")
-        self.inboxes = SimpleNamespace(members={"a": self.donor}, wake=lambda _: None)
-        self.link = SimpleNamespace(
-            makes_zombies=False,
-            channel_in_turn=self._channel,
-            cancelled=lambda _: None,
-            after_chunk=lambda hook: hook(),
-        )
-        lost_nodes = SimpleNamespace(quiet=self.settled.wait)
-        self.handoffs = Handoffs(
-            link=cast(Any, self.link),
-            topology=cast(
-                Any,
-                SimpleNamespace(poll=_poll, declare_quorum=self._declare, purge=_done, lost_nodes=lost_nodes),
-            ),
-            publisher=cast(Any, SimpleNamespace(settled=_done, sink=self._sink)),
-            journal=cast(Any, self.journal),
-            names=Names(GroupId(namespace="shop", name="orders")),
-            inboxes=cast(Any, self.inboxes),
-            releaser=cast(Any, SimpleNamespace(hold=_done, holding=_holding)),
-            troubles=Troubles(on_notice=lambda _: None, on_change=lambda: None),
-            lanes={0: Lane(0, 1, lambda _: None)},
-            present=lambda _: True,
-            on_commit=lambda *_: None,
-            on_end=lambda _: None,
+        self.journal = FakeJournal(owned)
+        parts = context(
+            link=self.link,
+            topology=self.topology,
+            publisher=FakePublisher(copies),
+            journal=self.journal,
             checkpoint=self._reached,
         )
+        self.table = LaneTable(1)
+        self.donor = self.table.inboxes["a"] = make_member("a")
+        self.table.inboxes["b"] = make_member("b")
+        self.table.follow(owned)
+        self.inboxes = Inboxes(parts, self.table)
+        listing = Listing(self.journal, clients=False)
+        listing.set_pods((Pod(name="a", state=PodState.READY),))
+        self.handoffs = make_handoffs(parts, self.table, self.inboxes, listing)
 
     def _reached(self, point: Point) -> None:
         self.points.append(point)
         if point is Point.EXTRACTED:
             self.inbox.quiet = False  # the broker takes its time to prove the acknowledgements
-
-    async def _declare(self, _: str) -> None:
-        if self.refusals:
-            self.refusals -= 1
-            raise LimitReachedError("queue limit in vhost '/' (9) is reached")
-
-    async def _channel(self) -> Inbox:
-        return self.inbox
-
-    def _sink(self, _queue: str, **_: object) -> SimpleNamespace:
-        return SimpleNamespace(publish=lambda header, _body: self.copied.append(header))
-
-    async def _write(self, change: Callable[[Ledger], Ledger]) -> Ledger:
-        self.journal.ledger = after = change(self.journal.ledger)
-        return after
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -144,23 +162,6 @@ class Stage:
         finally:
             task.cancel()
             await asyncio.wait({task})
-
-
-def _member(name: str) -> Member:
-    return Member(name, Sink(cast(Any, None), b"", 10), 10)
-
-
-async def _poll(_queue: str) -> QueueState:
-    return QueueState(ready=0, consumers=1)
-
-
-async def _done(*_: object) -> None:
-    """Done at once."""
-
-
-@asynccontextmanager
-async def _holding(_lanes: object) -> AsyncIterator[None]:
-    yield
 
 
 HEADERS = [Stamper(0, 1).stamp(plain_header(5), seq, b"\0\0") for seq in (1, 2)]
@@ -178,13 +179,13 @@ async def _stops(stage: Stage) -> None:
 
 async def test_a_takeover_of_rabbitmq_4_3_waits_until_no_lost_client_holds_anything() -> None:
     stage = Stage(HEADERS)
-    stage.link.makes_zombies = True
+    stage.link.connection.server_version = ZOMBIES
     task = asyncio.create_task(stage.handoffs.run())
     stage.handoffs.start("a", {0: "b"})
     await eventually(lambda: Point.DRAIN in stage.points, "it does not begin", every=0)
     with pytest.raises(AssertionError):
         await eventually(lambda: stage.inbox.attached, "", 0.1, every=0)
-    stage.settled.set()
+    stage.topology.nodes.settled.set()
     await eventually(lambda: stage.inbox.attached, "the inbox is not taken over", every=0)
     task.cancel()
     await asyncio.wait({task})
@@ -235,9 +236,9 @@ async def test_what_somebody_else_put_into_an_inbox_after_a_crash_is_not_acknowl
 
 
 async def test_a_transfer_that_is_refused_is_tried_again_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(insist, "FIRST", 0.05)
+    monkeypatch.setattr(retry, "FIRST", 0.05)
     stage = Stage(HEADERS)
-    stage.refusals = 2
+    stage.topology.refusals = 2
     async with stage.running():
         stage.inbox.quiet = True
         (progress,) = stage.handoffs.running.values()
@@ -251,7 +252,7 @@ async def test_a_transfer_that_is_refused_is_tried_again_and_named(monkeypatch: 
 
 async def test_a_transfer_that_is_refused_and_not_needed_holds_nothing_up() -> None:
     stage = Stage([])
-    stage.refusals = 1_000_000
+    stage.topology.refusals = 1_000_000
     async with stage.running():
         stage.inbox.quiet = True
         await eventually(lambda: not stage.handoffs.running, "it waits for the transfer", every=0)
@@ -259,10 +260,10 @@ async def test_a_transfer_that_is_refused_and_not_needed_holds_nothing_up() -> N
 
 
 async def test_a_stop_does_not_wait_for_a_transfer_that_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(insist, "FIRST", 0.05)
-    monkeypatch.setattr(handoff, "COMMITS_WITHIN", 0.1)
+    monkeypatch.setattr(retry, "FIRST", 0.05)
+    monkeypatch.setattr(handoffs, "COMMITS_WITHIN", 0.1)
     stage = Stage(HEADERS)
-    stage.refusals = 1_000_000
+    stage.topology.refusals = 1_000_000
     async with stage.running():
         stage.inbox.quiet = True
         (progress,) = stage.handoffs.running.values()
@@ -272,22 +273,23 @@ async def test_a_stop_does_not_wait_for_a_transfer_that_is_refused(monkeypatch: 
     assert list(stage.journal.ledger.handoffs) == ["1.1"], "the next session goes on with it"
 
 
+async def _mended(stage: Stage, fixed: "asyncio.Future[bool]") -> bool:
+    await fixed
+    stage.table.unbar(stage.donor)
+    return True
+
+
 async def test_a_donor_without_an_inbox_waits_for_it() -> None:
     stage = Stage([])
-    mended = asyncio.Event()
-    donor = stage.donor
-    donor.barred = True
-
-    async def usable(_: Member) -> None:
-        await mended.wait()
-
-    stage.inboxes.usable = usable
+    fixed: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+    stage.table.bar(stage.donor)
+    stage.inboxes._declaring["a"] = asyncio.create_task(_mended(stage, fixed))
     task = asyncio.create_task(stage.handoffs.run())
     stage.handoffs.start("a", {0: "b"})
     (progress,) = stage.handoffs.running.values()
     await eventually(lambda: "the inbox of a" in progress.waiting_for, "it is not named", every=0)
     assert not stage.journal.ledger.handoffs
-    mended.set()
+    fixed.set_result(True)
     stage.inbox.quiet = True
     await eventually(lambda: not stage.handoffs.running, "it does not go on", every=0)
     task.cancel()

@@ -2,68 +2,80 @@
 
 import asyncio
 from collections.abc import Callable
-from types import SimpleNamespace
-from typing import Any, cast
 
 import pytest
 
+from partymq.amqp.frames import Arguments
 from partymq.amqp.topology import QueueState
-from partymq.core.names import Names
 from partymq.core.report import Notice
-from partymq.core.spec import GroupId
+from partymq.core.spec import GroupSpec
 from partymq.errors import BrokerError, ForeignQueueError
-from partymq.router import inboxes as module
-from partymq.router import insist
-from partymq.router.inboxes import Inboxes
-from partymq.router.lanes import Member
-from partymq.router.outlet import Sink
-from partymq.router.troubles import Troubles
+from partymq.router.broker import retry
+from partymq.router.broker.memory_budget import Budget
+from partymq.router.broker.queue_troubles import Troubles
+from partymq.router.flow import inboxes as module
+from partymq.router.flow.inboxes import Inboxes
+from partymq.router.flow.lane_table import LaneTable
+from partymq.router.flow.lanes import Member
 from support.conditions import eventually
+from unit.router.doubles import FakeLink, FakeTopology, context, make_member
 
 WINDOW = 256
 
 
-class Stage:
-    """One member's inbox; `during` happens between a poll and its answer."""
+class _Table(LaneTable):
+    """Says who was polled."""
+
+    def __init__(self, told: list[Member]) -> None:
+        super().__init__(1)
+        self._told = told
+
+    def polled(self, member: Member, *, ready: int, consuming: bool, uncounted: int, now: float, room: int) -> None:
+        self._told.append(member)
+        super().polled(member, ready=ready, consuming=consuming, uncounted=uncounted, now=now, room=room)
+
+
+class Broker(FakeTopology):
+    """Queues by their members' names; `during` happens between a poll and its answer."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.ready = 0
         self.during: Callable[[], None] = lambda: None
         self.stuck: asyncio.Future[None] | None = None
         """What the declaration of b's inbox waits for."""
-        self.declared: list[str] = []
-        self.refused: dict[str, BrokerError] = {}
-        """What the broker says to the declarations of these inboxes."""
-        self.polled: list[Member] = []
-        self.notices: list[Notice] = []
-        self.troubles = Troubles(on_notice=self.notices.append, on_change=lambda: None)
-        self.outlet = SimpleNamespace(publish=self._publish)
-        self.inboxes = Inboxes(
-            topology=cast(Any, SimpleNamespace(declare_quorum=self._declare)),
-            names=Names(GroupId(namespace="shop", name="orders")),
-            publisher=cast(Any, SimpleNamespace(sink=lambda _queue, *, left: Sink(cast(Any, self.outlet), b"", left))),
-            window=WINDOW,
-            room=1 << 30,
-            pace=cast(Any, SimpleNamespace(calm=False, poll=self._poll, stir=lambda: None, on_look=lambda _: None)),
-            troubles=self.troubles,
-            on_polled=self.polled.append,
-            on_refused=lambda *_: None,
-        )
 
-    async def _declare(self, queue: str, **_: object) -> None:
-        self.declared.append(queue.rpartition(".")[2])
-        if self.stuck is not None and queue.endswith(".b"):
+    async def _declare(self, name: str, arguments: Arguments) -> None:
+        name = name.rpartition(".")[2]
+        if self.stuck is not None and name == "b":
+            self.declared.append(name)
             await self.stuck
-        if (error := self.refused.get(queue.rpartition(".")[2])) is not None:
-            raise error
+        else:
+            await super()._declare(name, arguments)
 
-    def _publish(self, sink: Sink, *_: object) -> None:
-        sink.unconfirmed += 1
-
-    async def _poll(self, _queue: str) -> QueueState:
+    async def poll(self, queue: str) -> QueueState:
         answer = QueueState(self.ready, 1)
         self.during()
         return answer
+
+
+class Stage:
+    """One member's inbox."""
+
+    def __init__(self) -> None:
+        self.broker = Broker()
+        self.polled: list[Member] = []
+        self.notices: list[Notice] = []
+        self.troubles = Troubles(on_notice=self.notices.append, on_change=lambda: None)
+        self.inboxes = Inboxes(
+            context(
+                spec=GroupSpec(source_queue="orders", inbox_window=WINDOW),
+                topology=self.broker,
+                link=FakeLink(budget=Budget(4 << 30)),
+                troubles=self.troubles,
+            ),
+            _Table(self.polled),
+        )
 
     async def member(self) -> Member:
         await self.inboxes.ensure("a")
@@ -82,7 +94,7 @@ async def test_a_poll_that_overtakes_publishes_gives_no_credit_for_them() -> Non
     _publish(member, 100)
     await stage.inboxes._poll(member)
     assert member.sink.left == WINDOW - 100
-    stage.ready, member.sink.unconfirmed = 100, 0
+    stage.broker.ready, member.sink.unconfirmed = 100, 0
     await stage.inboxes._poll(member)
     assert member.sink.left == WINDOW - 100
 
@@ -91,7 +103,7 @@ async def test_nor_does_one_that_publishes_overtake() -> None:
     stage = Stage()
     member = await stage.member()
     _publish(member, 10)
-    stage.during = lambda: _publish(member, 20)
+    stage.broker.during = lambda: _publish(member, 20)
     await stage.inboxes._poll(member)
     assert member.sink.left == WINDOW - 30
 
@@ -104,7 +116,7 @@ async def test_what_is_on_its_way_fills_no_inbox() -> None:
     await stage.inboxes._poll(member)
     assert not member.takes
     assert not member.full
-    stage.ready, member.sink.unconfirmed = WINDOW, 0
+    stage.broker.ready, member.sink.unconfirmed = WINDOW, 0
     await stage.inboxes._poll(member)
     assert member.full
 
@@ -112,7 +124,7 @@ async def test_what_is_on_its_way_fills_no_inbox() -> None:
 async def test_a_poll_is_due_when_half_of_what_the_last_one_gave_is_used() -> None:
     stage = Stage()
     member = await stage.member()
-    stage.ready = WINDOW - 40
+    stage.broker.ready = WINDOW - 40
     await stage.inboxes._poll(member)
     _publish(member, 20)
     stage.inboxes.look()
@@ -125,14 +137,14 @@ async def test_a_poll_is_due_when_half_of_what_the_last_one_gave_is_used() -> No
 async def test_an_inbox_that_is_slow_to_come_keeps_nobody_waiting_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PATIENCE", 0.01)
     stage = Stage()
-    stage.stuck = asyncio.get_running_loop().create_future()
+    stage.broker.stuck = asyncio.get_running_loop().create_future()
     await stage.inboxes.expect(["a", "b"])
     assert stage.inboxes.members.keys() == {"a"}
     monkeypatch.setattr(module, "PATIENCE", 60.0)
     await stage.inboxes.expect(["a", "b", "c"])  # not again for b
     assert stage.inboxes.members.keys() == {"a", "c"}
-    assert stage.declared == ["a", "b", "c"]
-    stage.stuck.set_result(None)
+    assert stage.broker.declared == ["a", "b", "c"]
+    stage.broker.stuck.set_result(None)
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     await stage.inboxes.expect(["a", "b", "c"])
@@ -141,38 +153,38 @@ async def test_an_inbox_that_is_slow_to_come_keeps_nobody_waiting_for_long(monke
 
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(insist, "FIRST", 0.01)
+    monkeypatch.setattr(retry, "FIRST", 0.01)
 
 
 @pytest.mark.usefixtures("hasty")
 async def test_one_that_is_refused_keeps_nobody_waiting_and_joins_once_it_is_mended() -> None:
     stage = Stage()
-    stage.refused["b"] = ForeignQueueError("declared by a stranger, delete it")
+    stage.broker.refused["b"] = ForeignQueueError("declared by a stranger, delete it")
     await stage.inboxes.expect(["a", "b", "c"])
     assert stage.inboxes.members.keys() == {"a", "c"}
     assert "b cannot join: declared by a stranger" in stage.troubles.of("partymq.shop.orders.inbox.b")
-    await eventually(lambda: stage.declared.count("b") > 3, "it is not tried again", every=0)
+    await eventually(lambda: stage.broker.declared.count("b") > 3, "it is not tried again", every=0)
     assert [notice.reason for notice in stage.notices] == ["ForeignQueue"], "told again and again"
-    del stage.refused["b"]
+    del stage.broker.refused["b"]
     await eventually(lambda: "b" in stage.inboxes.members, "it does not join", every=0)
     await stage.inboxes.expect(["a", "b", "c"])
-    assert not stage.troubles.now
+    assert not stage.troubles.statistics
 
 
 @pytest.mark.usefixtures("hasty")
 async def test_one_that_is_refused_is_not_tried_for_a_pod_that_has_gone() -> None:
     stage = Stage()
-    stage.refused["b"] = BrokerError("541")
+    stage.broker.refused["b"] = BrokerError("541")
     await stage.inboxes.expect(["b"])
     await stage.inboxes.expect([])
-    assert not stage.troubles.now
+    assert not stage.troubles.statistics
     assert not stage.inboxes._declaring
 
 
 @pytest.mark.usefixtures("hasty")
 async def test_one_that_a_ledger_names_is_barred_until_it_is_mended() -> None:
     stage = Stage()
-    stage.refused["b"] = BrokerError("541")
+    stage.broker.refused["b"] = BrokerError("541")
     await stage.inboxes.restore(["a", "b"])
     barred = stage.inboxes.members["b"]
     stage.inboxes.wake(barred)
@@ -184,15 +196,15 @@ async def test_one_that_a_ledger_names_is_barred_until_it_is_mended() -> None:
     waiting = asyncio.create_task(stage.inboxes.usable(barred))
     await asyncio.sleep(0)
     assert not waiting.done()
-    del stage.refused["b"]
+    del stage.broker.refused["b"]
     await waiting
     assert barred.takes
-    assert not stage.troubles.now
+    assert not stage.troubles.statistics
 
 
 async def test_who_asks_for_an_inbox_is_told_why_there_is_none() -> None:
     stage = Stage()
-    stage.refused["b"] = ForeignQueueError("a stranger's")
+    stage.broker.refused["b"] = ForeignQueueError("a stranger's")
     with pytest.raises(ForeignQueueError, match="stranger"):
         await stage.inboxes.ensure("b")
     assert not stage.inboxes.members
@@ -201,30 +213,30 @@ async def test_who_asks_for_an_inbox_is_told_why_there_is_none() -> None:
 async def test_the_end_of_a_session_does_not_wait_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PATIENCE", 0.01)
     stage = Stage()
-    stage.stuck = asyncio.get_running_loop().create_future()
+    stage.broker.stuck = asyncio.get_running_loop().create_future()
     running = asyncio.create_task(stage.inboxes.run())
     await stage.inboxes.expect(["b"])
     running.cancel()
     await asyncio.wait({running}, timeout=5)
     assert running.cancelled()
-    assert stage.stuck.cancelled()
+    assert stage.broker.stuck.cancelled()
 
 
 async def test_two_who_ask_at_once_get_one_member() -> None:
     stage = Stage()
-    stage.stuck = asyncio.get_running_loop().create_future()
+    stage.broker.stuck = asyncio.get_running_loop().create_future()
     binding = asyncio.create_task(stage.inboxes.ensure("b"))
     expecting = asyncio.create_task(stage.inboxes.expect(["b"]))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
-    stage.stuck.set_result(None)
+    stage.broker.stuck.set_result(None)
     await asyncio.wait({binding, expecting})
-    assert stage.declared == ["b", "b"]
+    assert stage.broker.declared == ["b", "b"]
     assert stage.polled == [stage.inboxes.members["b"]]
 
 
 def test_an_inbox_that_has_refused_a_message_is_given_one_at_a_time() -> None:
-    member = Member("a", Sink(cast(Any, None), b"", 0), WINDOW)
+    member = make_member("a", left=0, window=WINDOW)
     member.polled(ready=0, consuming=True, uncounted=0, now=1.0)
     assert member.sink.left == WINDOW
     member.refused(2.0)

@@ -1,8 +1,6 @@
 """Who has just become the journal's active consumer finds the newest ledger, whatever stands before it."""
 
 import asyncio
-from types import SimpleNamespace
-from typing import Any, cast
 
 import orjson
 import pytest
@@ -11,25 +9,30 @@ from partymq.amqp.connection import body_payload
 from partymq.amqp.frames import body_frames
 from partymq.core import codec
 from partymq.core.ledger import Ledger, empty, succeed
-from partymq.errors import BrokerError
+from partymq.errors import BrokerError, TooMuchAtOnceError
 from partymq.router import journal as journal_module
-from partymq.router.journal import Journal
-from partymq.router.outlet import Sink
+from partymq.router.broker.holdings import Holding, Holdings, Part
+from partymq.router.journal import Journal, Standing
+from partymq.router.publish.outlet import Outlet
 from support.conditions import eventually
+from unit.router.doubles import FakeChannel
+
+
+def whole(most: int = 1 << 28) -> Part:
+    return Holding(Holdings(most), "", lambda _: None).part()
 
 
 class Queue:
     """The journal as one session sees it: what it publishes is kept until it is delivered."""
 
     def __init__(self) -> None:
-        self.published: list[bytes] = []
         self._tag = 0
-        channel = SimpleNamespace(number=1)
-        outlet = SimpleNamespace(channel=channel, publish=self._publish)
-        self.journal = Journal(outlet=cast(Any, outlet), queue="journal")
+        self._channel = FakeChannel()
+        self.journal = Journal(outlet=Outlet(self._channel), queue="journal", whole=whole())
 
-    def _publish(self, _sink: Sink, _header: bytes, body: bytes, *_: object) -> None:
-        self.published.append(body_payload(body))
+    @property
+    def published(self) -> list[bytes]:
+        return [body_payload(body) for body in self._channel.bodies]
 
     def deliver(self, payload: bytes) -> None:
         self._tag += 1
@@ -85,8 +88,12 @@ async def test_the_newest_ledger_is_not_the_one_delivered_last() -> None:
 
 async def test_a_mark_of_another_clusters_group_is_noticed_and_no_other_is() -> None:
     rivals: list[str] = []
-    ours = SimpleNamespace(channel=SimpleNamespace(number=1), publish=lambda *_: None)
-    journal = Journal(outlet=cast(Any, ours), queue="journal", uid="uid-1", on_rival=rivals.append)
+    journal = Journal(
+        outlet=Outlet(FakeChannel()),
+        queue="journal",
+        whole=whole(),
+        standing=Standing(uid="uid-1", on_rival=rivals.append),
+    )
     journal._ledger = _ledger(1)
     marks = [
         {"mark": "0", "by": "w", "wants": ""},  # an older version's
@@ -137,3 +144,14 @@ async def test_a_journal_that_is_flooded_ends_the_session() -> None:
         queue.deliver(b"x")
     with pytest.raises(BrokerError, match="no router has written"):
         queue.deliver(b"x")
+
+
+async def test_a_journal_of_large_messages_counts_as_what_has_to_be_in_memory() -> None:
+    failed: list[Exception] = []
+    queue = Queue()
+    queue.journal._whole = Holding(Holdings(1_000_000), "", failed.append).part()
+    for _ in range(9):
+        queue.deliver(bytes(100_000))
+    assert not failed
+    queue.deliver(bytes(100_000))
+    assert isinstance(failed[0], TooMuchAtOnceError)

@@ -1,24 +1,18 @@
 """A broker that confirms, or refuses, what nobody has sent ends the session at once, and is not counted up to."""
 
 import time
-from types import SimpleNamespace
-from typing import Any, cast
 
 import pytest
 
 from partymq.errors import NotAmqpError
-from partymq.router.outlet import UNLIMITED, Outlet, Sink
-
-
-def outlet() -> Outlet:
-    channel = SimpleNamespace(number=1, publish=lambda *_: None)
-    return Outlet(cast(Any, None), cast(Any, channel))
+from partymq.router.publish.outlet import UNLIMITED, Outlet, Sink
+from unit.router.doubles import FakeChannel
 
 
 @pytest.mark.parametrize("multiple", [True, False])
 @pytest.mark.parametrize("tag", [3, 2**63 - 1])
 async def test_what_nobody_has_sent_is_not_confirmed(tag: int, multiple: bool) -> None:
-    out = outlet()
+    out = Outlet(FakeChannel())
     sink = Sink(out, b"", UNLIMITED)
     for _ in range(2):
         sink.publish(b"header", b"")

@@ -1,45 +1,31 @@
 """What is on its way is known until the broker has it, and is not waited for without end."""
 
 import asyncio
-from collections.abc import Callable
-from typing import cast
 
 import pytest
 
-from partymq.amqp.channel import Channel
 from partymq.errors import BrokerError
-from partymq.router import publisher as module
-from partymq.router.link import Link
-from partymq.router.outlet import UNLIMITED, Sink
-from partymq.router.publisher import STALLED_AFTER, Publisher
-
-_Settle = Callable[[int, bool], None]
+from partymq.router.publish import publisher as module
+from partymq.router.publish.outlet import UNLIMITED, Sink
+from partymq.router.publish.publisher import STALLED_AFTER, Publisher
+from unit.router.doubles import FakeChannel, FakeLink
 
 
-class _Broker:
+class _Broker(FakeChannel):
     """A channel whose publishes are confirmed when the test says so, and its link."""
 
     def __init__(self) -> None:
-        self.blocked = False
-        self.number = 1
-        self.hooks: list[Callable[[], None]] = []
-        self.on_chunk, self.off_chunk = self.hooks.append, self.hooks.remove
+        self.link = FakeLink()
+        super().__init__(self.link)
 
-    def publish(self, *_: bytes) -> None:
-        """Takes it."""
-
-    async def confirm_select(self, on_confirm: _Settle, _on_nack: _Settle) -> None:
-        self._on_confirm = on_confirm
-
-    def confirm(self, tag: int, multiple: bool) -> None:
-        self._on_confirm(tag, multiple)
-        for hook in tuple(self.hooks):
-            hook()
+    def settle(self, tag: int, multiple: bool) -> None:
+        self.confirmed(tag, multiple)
+        self.link.chunk_over()
 
 
 async def _publisher() -> tuple[_Broker, Publisher, Sink]:
     broker = _Broker()
-    publisher = Publisher(cast(Link, broker), cast(Channel, broker))
+    publisher = Publisher(broker.link, broker)
     await publisher.journal.open()
     return broker, publisher, Sink(publisher.journal, b"", UNLIMITED)
 
@@ -49,11 +35,11 @@ async def test_the_oldest_is_what_waits() -> None:
     assert publisher.journal.oldest is None
     for _ in range(3):
         sink.publish(b"", b"")
-    broker.confirm(2, False)
+    broker.settle(2, False)
     assert publisher.journal.oldest == 1
-    broker.confirm(1, False)
+    broker.settle(1, False)
     assert publisher.journal.oldest == 3
-    broker.confirm(3, True)
+    broker.settle(3, True)
     assert publisher.journal.oldest is None
 
 
@@ -62,7 +48,7 @@ async def test_a_publish_that_is_never_confirmed_is_noticed() -> None:
     sink.publish(b"", b"")
     assert not publisher.stalled(0)
     sink.publish(b"", b"")
-    broker.confirm(2, False)
+    broker.settle(2, False)
     assert not publisher.stalled(STALLED_AFTER - 1)
     assert publisher.stalled(STALLED_AFTER)
 
@@ -72,7 +58,7 @@ async def test_one_after_the_other_may_take_its_time() -> None:
     sink.publish(b"", b"")
     for tag in range(1, 10):  # there is always one that waits
         sink.publish(b"", b"")
-        broker.confirm(tag, False)
+        broker.settle(tag, False)
         assert not publisher.stalled(tag * (STALLED_AFTER - 1))
 
 
@@ -80,9 +66,9 @@ async def test_a_broker_that_takes_no_messages_is_waited_for() -> None:
     broker, publisher, sink = await _publisher()
     sink.publish(b"", b"")
     assert not publisher.stalled(0)
-    broker.blocked = True
+    broker.link.connection.blocked_since = 0.0
     assert not publisher.stalled(STALLED_AFTER)
-    broker.blocked = False
+    broker.link.connection.blocked_since = None
     assert not publisher.stalled(STALLED_AFTER + 1), "the time begins when it takes messages again"
     assert publisher.stalled(2 * STALLED_AFTER + 1)
 
@@ -101,14 +87,15 @@ async def test_a_queue_is_settled_when_its_own_messages_are_confirmed() -> None:
     other = Sink(publisher.journal, b"", UNLIMITED)
     for to in (sink, other, sink):
         to.publish(b"", b"")
+    hooks = broker.link.connection._hooks
     settled = asyncio.create_task(publisher.settled(sink))
-    broker.confirm(1, False)
+    broker.settle(1, False)
     await asyncio.sleep(0)
     assert not settled.done()
-    broker.confirm(3, False)
+    broker.settle(3, False)
     await asyncio.wait_for(settled, 5)
     assert (sink.unconfirmed, other.unconfirmed) == (0, 1)
-    assert not broker.hooks
+    assert broker.link.connection._hooks == hooks, "nobody looks any more"
     await asyncio.wait_for(publisher.settled(sink), 5)  # it was before
 
 
@@ -129,6 +116,6 @@ async def test_what_came_back_is_an_arrival_only_where_it_can_be_nothing_else() 
     elsewhere.publish(b"", b"")
     sink.publish(b"", b"")
     assert not publisher.journal.forget_arrival(7)
-    broker.confirm(3, False)
+    broker.settle(3, False)
     assert publisher.journal.forget_arrival(7)
     assert not publisher.journal.forget_arrival(7)

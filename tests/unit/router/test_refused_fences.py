@@ -1,20 +1,19 @@
 """A fence that a queue refuses is sent again, but not to a queue that is about to be deleted or was left."""
 
 import asyncio
-from typing import Any, cast
 
 import pytest
 
-from partymq.router import fences as module
-from partymq.router.fences import Fences
-from unit.router.fake_fences import FakeChannel, FakeLink
+from partymq.router.broker import fences as module
+from partymq.router.broker.fences import Fences
+from unit.router.doubles import FakeChannel, FakeLink
 
 
 async def _refused(monkeypatch: pytest.MonkeyPatch) -> tuple[FakeChannel, Fences]:
     monkeypatch.setattr(module, "REFUSED_FOR", 0.001)
     link = FakeLink()
     channel = FakeChannel(link)
-    fences = Fences(link=cast(Any, link), channel=cast(Any, channel), queue="q")
+    fences = Fences(link=link, channel=channel, queue="q", prefetch=1)
     fences.send("one", b"one")
     channel.refuse()
     return channel, fences

@@ -1,66 +1,60 @@
 """When a segment counts as empty: by a fence of the reader that says so, while nothing of it is under way."""
 
 import asyncio
-from types import SimpleNamespace
-from typing import Any, cast
 
 import pytest
 
 from partymq.amqp.frames import plain_header
-from partymq.amqp.stamp import Stamper
 from partymq.errors import ConnectionLostError
-from partymq.router.budget import Budget
-from partymq.router.segments import Flow, SegmentReader, Stray
+from partymq.message.stamp import Stamper
+from partymq.router.broker.memory_budget import Budget
+from partymq.router.flow.segment_flow import Flow
+from partymq.router.flow.segments import BACKLOG_PREFETCH, Segment, SegmentReader, Stray
+from partymq.router.publish.outlet import UNLIMITED, Sink
 from support.fake_kubernetes import in_virtual_time
-from unit.router.fake_fences import FakeChannel, FakeLink
-
-
-class FakeAside:
-    """A connection that keeps when it is to read no more."""
-
-    def __init__(self) -> None:
-        self.holds: list[bool] = []
-
-    def hold(self, on: bool) -> None:
-        self.holds.append(on)
+from unit.router.doubles import FakeChannel, FakeConnection, FakeLink, FakeWay
 
 
 class Stage:
     """A reader, its channel, and an inbox that takes everything and confirms when it is told to."""
 
     def __init__(
-        self, on_stray: Stray = lambda *_: None, *, budget: int = 1 << 28, aside: FakeAside | None = None
+        self,
+        on_stray: Stray = lambda *_: None,
+        *,
+        budget: int = 1 << 28,
+        aside: FakeConnection | None = None,
+        prefetch: int = BACKLOG_PREFETCH,
     ) -> None:
-        self.link = FakeLink()
-        self.link.budget = Budget(budget)
+        self.link = FakeLink(budget=Budget(budget))
         self.heavy: list[SegmentReader] = []
         self.channel = FakeChannel(self.link)
-        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.channel.closed = self.closed
+        self.closed = self.channel.closed
         self.reader = SegmentReader(
-            link=cast(Any, self.link),
-            queue="backlog",
-            channel=cast(Any, self.channel),
-            partitions={0},
-            whole=False,
+            link=self.link,
+            segment=Segment(queue="backlog", partitions={0}, prefetch=prefetch),
+            channel=self.channel,
             on_stray=on_stray,
-            aside=cast(Any, aside),
+            aside=aside,
             on_heavy=self.heavy.append,
         )
         self.reader._opened = True
-        self.unconfirmed: list[tuple[Flow, int]] = []
+        inbox = FakeWay()
+        self.unconfirmed = inbox.unconfirmed
+        self._sink = Sink(inbox, b"", UNLIMITED)
         self.takes = True
         self._stamper = Stamper(0, 1)
+        self._tag = 0
 
     @property
     def flow(self) -> Flow:
         flow = self.reader.flow(0)
-        sink = SimpleNamespace(publish=lambda _header, _body, *, origin, tag: self.unconfirmed.append((origin, tag)))
-        flow.next_sink = lambda: cast(Any, sink) if self.takes else None
+        flow.next_sink = lambda: self._sink if self.takes else None
         return flow
 
     def deliver(self, tag: int, body: bytes = b"") -> None:
         """A message of the segment comes."""
+        self._tag = tag
         self.reader._on_delivery(tag, b"", self._stamper.stamp(plain_header(len(body)), tag, b"\x00\x00"), body)
 
     def confirm(self) -> None:
@@ -68,11 +62,12 @@ class Stage:
         flow, tag = self.unconfirmed.pop(0)
         flow.confirmed(tag)
 
-    def return_fence(self, tag: int) -> None:
+    def return_fence(self) -> None:
         """The last fence is confirmed and comes back."""
         fence = self.channel.published[-1]
         self.channel.take()  # which may send the next one
-        self.reader._on_delivery(tag, b"", fence, b"")
+        self._tag += 1
+        self.reader._on_delivery(self._tag, b"", fence, b"")
         self.link.chunk_over()
 
 
@@ -121,7 +116,7 @@ async def test_what_comes_in_the_chunk_that_made_a_flow_idle_keeps_it_from_being
     stage.link.chunk_over()
     await _turns()
     if stage.channel.published:
-        stage.return_fence(3)
+        stage.return_fence()
     await _turns()
     assert not exhausted.done(), "its second message is not in the inbox"
     stage.takes = True
@@ -129,7 +124,7 @@ async def test_what_comes_in_the_chunk_that_made_a_flow_idle_keeps_it_from_being
     stage.confirm()
     stage.link.chunk_over()
     await _turns()
-    stage.return_fence(4)
+    stage.return_fence()
     async with asyncio.timeout(1):
         await exhausted
 
@@ -153,12 +148,12 @@ async def test_partitions_of_one_segment_share_a_fence() -> None:
     later = [asyncio.create_task(stage.reader.fence()) for _ in range(50)]
     await _turns()
     assert len(stage.channel.published) == 1, "one at a time"
-    stage.return_fence(1)
+    stage.return_fence()
     await _turns()
     assert [task.done() for task in asked] == [True, False, False], (
         "one that was sent before proves nothing to the others"
     )
-    stage.return_fence(2)
+    stage.return_fence()
     async with asyncio.timeout(1):
         await asyncio.gather(*asked, *later)
     assert len(stage.channel.published) == 2
@@ -196,7 +191,7 @@ async def test_a_reader_that_keeps_too_much_says_so_once_and_keeps_nothing_that_
 
 
 async def test_a_reader_with_a_connection_of_its_own_reads_on_when_its_owner_has_taken_enough() -> None:
-    aside = FakeAside()
+    aside = FakeConnection()
     stage = Stage(budget=1000, aside=aside)
     flow = stage.flow
     stage.takes = False
@@ -213,7 +208,7 @@ async def test_a_reader_with_a_connection_of_its_own_reads_on_when_its_owner_has
 
 @in_virtual_time
 async def test_a_connection_of_its_own_does_not_wait_for_so_long_that_the_broker_gives_it_up() -> None:
-    stage = Stage(budget=1000, aside=FakeAside())
+    stage = Stage(budget=1000, aside=FakeConnection())
     _ = stage.flow
     stage.takes = False
     for tag in range(1, 9):
@@ -225,7 +220,7 @@ async def test_a_connection_of_its_own_does_not_wait_for_so_long_that_the_broker
 
 
 async def test_a_message_that_weighs_more_than_all_there_is_has_to_be_read() -> None:
-    aside = FakeAside()
+    aside = FakeConnection()
     stage = Stage(budget=1000, aside=aside)
     _ = stage.flow
     stage.deliver(1, bytes(5000))
@@ -234,14 +229,14 @@ async def test_a_message_that_weighs_more_than_all_there_is_has_to_be_read() -> 
 
 
 async def test_the_budget_outlives_a_reader_whose_channel_is_lost() -> None:
-    stage = Stage(budget=1000)
+    stage = Stage(budget=10_000)
     _ = stage.flow
     stage.takes = False
-    stage.deliver(1, bytes(400))
-    assert stage.link.budget.free == 600
+    stage.deliver(1, bytes(4000))
+    assert stage.link.budget.free < 6000
     stage.closed.set_exception(ConnectionLostError("gone"))
     await _turns()
-    assert stage.link.budget.free == 1000
+    assert stage.link.budget.free == 10_000
     stage.closed.exception()
 
 

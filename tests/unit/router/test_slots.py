@@ -1,32 +1,18 @@
 """Each plain client's queue has the order of the source, whatever slots wait for their place meanwhile."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from types import SimpleNamespace
-from typing import Any, cast
 
 from partymq.core.clients import ClientKind, members_of
-from partymq.core.ledger import Ledger, empty, list_backlogs
+from partymq.core.ledger import empty, list_backlogs
 from partymq.core.pinning import bind, leave, ready
-from partymq.router.gate import Gate
-from partymq.router.lanes import Lane, Member
-from partymq.router.outlet import UNLIMITED, Settled, Sink
-from partymq.router.slots import Slots
-
-
-class Way:
-    """A client's queue, which has what was published to it."""
-
-    def __init__(self) -> None:
-        self.tags: list[int] = []
-
-    def arrival(self, sink: Sink, _header: bytes, _body: bytes, tag: int) -> None:
-        sink.unconfirmed += 1
-        self.tags.append(tag)
-
-    def publish(self, sink: Sink, header: bytes, body: bytes, _origin: Settled | None, tag: int) -> None:
-        self.arrival(sink, header, body, tag)
+from partymq.router.clients.slots import Slots
+from partymq.router.clients.waiting_line import WaitingLine
+from partymq.router.flow.lane_table import LaneTable
+from partymq.router.flow.lanes import Member
+from partymq.router.publish.outlet import UNLIMITED, Sink
+from unit.router.doubles import FakeJournal, FakeWay
 
 
 class Stage:
@@ -36,23 +22,22 @@ class Stage:
         ledger = empty(4)
         for name in ("one", "two"):
             ledger = ready(bind(ledger, name=name, kind=ClientKind.PLAIN), name=name)
-        self.journal = SimpleNamespace(ledger=ledger, write=self._write)
-        self.answers = asyncio.Event()
-        self.gate = Gate()
+        self.journal = FakeJournal(ledger)
+        self.answers = self.journal.answers
+        self.answers.clear()
+        self._ways: dict[str, FakeWay] = {}
+        self.waiting_line = WaitingLine()
         self.members: dict[str, Member] = {}
-        self.lanes = {p: Lane(p, 1, lambda _: None) for p in range(4)}
-        self.slots = Slots(lanes=self.lanes, journal=cast(Any, self.journal), gate=self.gate, client=self.client)
+        table = LaneTable(1)
+        self.lanes = table.lanes
+        self.slots = Slots(table, self.journal, waiting_line=self.waiting_line, client=self.client)
 
     def client(self, name: str) -> Member:
         if name not in self.members:
-            self.members[name] = Member(name, Sink(cast(Any, Way()), b"", UNLIMITED), UNLIMITED)
-            self.gate.cover(self.members[name].sink)
+            self._ways[name] = FakeWay()
+            self.members[name] = Member(name, Sink(self._ways[name], b"", UNLIMITED), UNLIMITED)
+            self.waiting_line.cover(self.members[name].sink)
         return self.members[name]
-
-    async def _write(self, change: Callable[[Ledger], Ledger]) -> Ledger:
-        await self.answers.wait()
-        self.journal.ledger = after = change(self.journal.ledger)
-        return after
 
     def arrive(self, slot: int, tag: int) -> None:
         """What the source does."""
@@ -65,7 +50,7 @@ class Stage:
             lane.park(tag, b"", b"")
 
     def has(self, name: str) -> list[int]:
-        return cast(Way, self.client(name).sink.way).tags
+        return self._ways[self.client(name).name].tags
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -149,7 +134,7 @@ async def test_what_stands_in_line_for_a_client_that_leaves_is_sent_to_it_first(
         pinned = stage.journal.ledger.pins[owner]
         assert list(members_of(pinned)) == [0]
         stage.slots.take(pinned)
-        stage.gate.uncover(stage.client(owner).sink)
+        stage.waiting_line.uncover(stage.client(owner).sink)
         assert stage.has(owner) == [0, 2]
         stage.arrive(0, 3)
         stage.journal.ledger = leave(stage.journal.ledger, [owner])
@@ -170,7 +155,7 @@ async def test_what_takes_too_long_is_overtaken_by_other_keys_only() -> None:
         stage.answers.clear()
         stage.arrive(2, 2)
         stage.arrive(0, 3)
-        stage.gate.disperse()
+        stage.waiting_line.disperse()
         stage.arrive(2, 4)
         stage.arrive(1, 5)
         assert sorted(stage.has("one") + stage.has("two")) == [0, 1, 3, 5]
@@ -190,7 +175,7 @@ async def test_what_the_source_takes_back_is_not_sent() -> None:
         stage.answers.clear()
         stage.arrive(1, 1)
         stage.arrive(0, 2)
-        stage.gate.drop_arrivals()
+        stage.waiting_line.drop_arrivals()
         stage.answers.set()
         await _turns()
         assert stage.has("one") + stage.has("two") == [0]

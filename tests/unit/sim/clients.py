@@ -12,12 +12,13 @@ from typing import Protocol
 from pamqp.encode import field_table
 
 from partymq.amqp.frames import HEADER_HEAD, body_frames, body_payload, plain_header, publish_frame
-from partymq.amqp.stamp import read_fence, read_stamp
-from partymq.amqp.tables import find_header, value_at
 from partymq.errors import BrokerError
+from partymq.message.stamp import read_fence, read_stamp
+from partymq.message.tables import find_header, value_at
 from support.events import CLOSED, KILLED, LOST, Kind
 from support.message import body_of, identify
 from unit.model.broker import Delivery
+from unit.sim.nodes import STEADY
 from unit.sim.wire import SimChannel, SimConnection, Wire
 
 POISON = b"poison"
@@ -64,6 +65,11 @@ class Client:
         self._task: asyncio.Task[None] | None = None
 
     @property
+    def connection(self) -> SimConnection | None:
+        """The last one."""
+        return self._connection
+
+    @property
     def running(self) -> bool:
         return self._task is not None and not self._task.done()
 
@@ -101,11 +107,19 @@ class Client:
             self._witness.requeued(*last[1])
             self._channel.requeue(last[0])
 
-    def _drop(self, note: str) -> None:
+    def lose_node(self, node: str) -> None:
+        """A node of the broker is about to be lost; who is connected there connects to another one."""
+        if self._connection is not None and self._connection.node == node:
+            self._drop(LOST, node_lost=True)
+
+    def _drop(self, note: str, *, node_lost: bool = False) -> None:
         if self._connection is not None and not self._connection.lost.done():
             self._witness.report(Kind.GONE, self._actor, note=note)
             self._held.clear()
-            self._connection.cut("reset")
+            if node_lost:
+                self._connection.lose()
+            else:
+                self._connection.cut("reset")
             self._wake.set()
 
     async def _run(self) -> None:
@@ -179,7 +193,7 @@ class Producer:
     def __init__(self, wire: Wire, witness: Witness, source: str) -> None:
         self._witness = witness
         self._frame = publish_frame(1, "", source)
-        self._connection = SimConnection(wire)
+        self._connection = SimConnection(wire, node=STEADY)
         self._channel: SimChannel | None = None
         self._unconfirmed: dict[int, tuple[str, int]] = {}
         self._published = 0

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, Final
 
-from unit.model.broker import Broker, Channel, Line
+from unit.model.broker import DISCONNECTED_TIMEOUT, Broker, Channel, Line
 from unit.model.queues import Consumer, Message, Queue
 
 PACES: Final = {"even": (0.0003,), "uneven": (0.0003, 0.0003, 0.004), "rough": (0.0003, 0.003, 0.015), "slow": (0.2,)}
@@ -122,10 +122,10 @@ class CancelledQueue(Queue):
         self._taken_back[consumer] = list(coming)
         super().cancel(consumer, coming=coming)
 
-    def leave(self, consumer: Consumer) -> None:
+    def _returns_of(self, consumer: Consumer) -> None:
         if (taken_back := self._taken_back.pop(consumer, None)) and consumer.held:
             self._on_overtaken(consumer.held, taken_back)
-        super().leave(consumer)
+        super()._returns_of(consumer)
 
 
 class InboxQueue(CancelledQueue):
@@ -147,13 +147,13 @@ class InboxQueue(CancelledQueue):
         self._given_back(consumer, coming)
         super().cancel(consumer, coming=coming)
 
-    def leave(self, consumer: Consumer) -> None:
+    def _returns_of(self, consumer: Consumer) -> None:
         if consumer.priority > 0:
             self._by_router.update(message.place for message in consumer.held)
             self._lost_again(consumer)
         else:
             self._given_back(consumer, consumer.held)
-        super().leave(consumer)
+        super()._returns_of(consumer)
 
     def _given_back(self, consumer: Consumer, messages: Collection[Message]) -> None:
         if consumer.priority > 0 or not any(m.place in self._by_router for m in self._returned):
@@ -195,6 +195,7 @@ class LiveBroker(Broker):
         silences: bool,
         soft_limit: int,
         zombies: bool,
+        keeps: bool,
     ) -> None:
         self._network = network
         self._silences = silences
@@ -206,7 +207,7 @@ class LiveBroker(Broker):
         self._means: dict[tuple[Channel, str], float] = {}
         self.delivery_limits: dict[str, int] = {}
         """Of queues that are to be declared; others have none."""
-        super().__init__(soft_limit=soft_limit, zombies=zombies, expires_behind_returned=zombies)
+        super().__init__(soft_limit=soft_limit, zombies=zombies, expires_behind_returned=zombies, keeps=keeps)
 
     @property
     def now(self) -> float:
@@ -217,16 +218,22 @@ class LiveBroker(Broker):
         pass
 
     def declare(
-        self, name: str, *, quorum: bool = True, single_active: bool = False, dead_letters: str | None = None
+        self,
+        name: str,
+        *,
+        quorum: bool = True,
+        single_active: bool = False,
+        dead_letters: str | None = None,
+        disconnected_timeout: float = DISCONNECTED_TIMEOUT,
     ) -> None:
         if name in self._queues:
             return
-        super().declare(name, quorum=quorum, single_active=single_active, dead_letters=dead_letters)
         settings: dict[str, Any] = {
             "clock": lambda: self.now,
             "dead_letter": lambda message, reason: self._dead_letter(name, dead_letters, message, reason),
             "on_overtaken": self._on_overtaken,
             "expires_behind_returned": self._expires_behind_returned,
+            "disconnected_timeout": disconnected_timeout if self._keeps else None,
         }
         if name in self.delivery_limits:
             settings["delivery_limit"] = self.delivery_limits[name]
@@ -259,6 +266,15 @@ class LiveBroker(Broker):
 
     def names(self) -> list[str]:
         return list(self._queues)
+
+    def _lose(self, queue: Queue, node: str) -> None:
+        super()._lose(queue, node)
+        if (seconds := queue.next_return()) is not None:
+            self._network.loop.call_later(seconds, queue.serve)
+
+    def _back(self, queue: Queue, node: str) -> None:
+        for consumer in queue.back(node):
+            self._network.loop.call_later(self._network.latency(self._network.mean()), queue.leave, consumer)
 
     def line(self, channel: Channel, queue: str) -> Line:
         line = super().line(channel, queue)

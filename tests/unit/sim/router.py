@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 from partymq.core.report import Notice
 from partymq.errors import PartyMQError
-from partymq.router.budget import Budget
-from partymq.router.caution import Caution
+from partymq.router.broker.memory_budget import Budget
+from partymq.router.failpoints import Point
 from partymq.router.listener import Listener
-from partymq.router.points import Point
-from partymq.router.session import Session
+from partymq.router.poison.failed_sessions import FailedSessions
+from partymq.router.session.session import Session
+from partymq.router.session.terms import Consulted, Host, Legacy
 from unit.sim.wire import SimConnection
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class Router:
     """Connections on which queues are declared and looked at, or messages tried one by one."""
     backlogs: list[SimConnection] = field(default_factory=list)
     """Those that heavy backlogs are read over."""
-    caution: Caution = field(default_factory=Caution)
+    failed_sessions: FailedSessions = field(default_factory=FailedSessions)
     notices: list[Notice] = field(default_factory=list)
     source: SimConnection | None = None
     task: asyncio.Task[None] | None = None
@@ -48,7 +49,7 @@ class Router:
 
     @property
     def routes(self) -> bool:
-        return self.session is not None and self.session.routing is not None and not self.killed and not self.stalled
+        return self.session is not None and self.session._assembly is not None and not self.killed and not self.stalled
 
     def start(self) -> None:
         self.task = asyncio.create_task(self._run(), name=f"router {self.identity}")
@@ -125,10 +126,8 @@ class Router:
         while not self.stopping and not self.killed:
             self.stalled = False
             self.session = Session(
-                config=replace(world.config, known_epoch=world.known_epoch, known_members=world.known_members),
-                identity=self.identity,
-                pods=world.listed,
-                listener=Listener(
+                replace(world.config, known_epoch=world.known_epoch, known_members=world.known_members),
+                Listener(
                     standby=lambda: None,
                     trouble=lambda _error: None,
                     rival=lambda _identity: None,
@@ -137,12 +136,9 @@ class Router:
                     notice=self.notices.append,
                     committed=world.committed,
                 ),
-                remembered=lambda _queue: (),
-                advice=self.caution.advice,
-                budget=self.budget,
-                ask_about=_nobody_knows,
-                checkpoint=self.reached,
-                wants=str,
+                host=Host(identity=self.identity, budget=self.budget, checkpoint=self.reached),
+                legacy=Legacy(pods=world.listed, advice=self.failed_sessions.advice),
+                consulted=Consulted(wants=str, remembered=lambda _queue: (), ask_about=_nobody_knows),
             )
             if self.stopping:
                 return
@@ -155,7 +151,7 @@ class Router:
             except Exception as error:  # noqa: BLE001 - whatever it is, it is what the simulation looks for
                 if not self.killed:
                     world.defects.append(f"a session ended by a defect: {error!r} {trace(error)}")
-            self.caution.ended(self.session.past, error=failure, seconds=world.loop.time() - begun)
+            self.failed_sessions.ended(self.session.past, error=failure, seconds=world.loop.time() - begun)
             await asyncio.sleep(world.random.uniform(0.0, 0.3))
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 from hypothesis import strategies as st
 
-from partymq.router.points import OF_CLIENTS, Point
-from partymq.router.source import PREFETCH
+from partymq.router.failpoints import OF_CLIENTS, Point
+from partymq.router.flow.source_reader import PREFETCH
 from support.fake_kubernetes import VirtualLoop
 from unit.sim.wire import Refusal
 from unit.sim.world import Setting, World, inhabited
@@ -110,6 +110,14 @@ class Hush:
 
 
 @dataclass(frozen=True)
+class LoseNode:
+    """The broker's node is killed for some seconds that `whose` connection (the router's, a member's) is to."""
+
+    whose: str
+    seconds: float
+
+
+@dataclass(frozen=True)
 class LoseJournal:
     """Somebody deletes the journal."""
 
@@ -127,6 +135,7 @@ Step = (
     | Restart
     | LoseSide
     | LoseJournal
+    | LoseNode
     | Hush
 )
 
@@ -174,6 +183,7 @@ faults = st.one_of(
     st.builds(Restart),
     st.builds(LoseSide),
     st.builds(LoseJournal),
+    st.builds(LoseNode, st.sampled_from(["router", *MEMBERS]), seconds=st.sampled_from([0.5, 3.0, 9.0])),
 )
 steps = st.one_of(produces, moves, produces, troubles, moves, faults)
 acts = st.builds(Act, steps, PAUSES)
@@ -198,6 +208,8 @@ settings_of_histories = st.builds(
     listed=st.booleans(),
     generations=st.integers(0, 3),
     zombies=st.booleans(),
+    keeps=st.booleans(),
+    nodes=st.booleans(),
 )
 
 
@@ -251,6 +263,8 @@ async def _do(world: World, step: Step) -> None:
             _trouble(world, member, what)
         case LoseJournal():
             world.lose_journal()
+        case LoseNode(whose, seconds):
+            world.lose_node(whose, seconds)
         case Hush(what, silent, deaf):
             world.hush(what, silent=silent, deaf=deaf)
         case _:

@@ -3,8 +3,8 @@
 import asyncio
 
 from partymq.core.names import SPREAD
-from partymq.router.lanes import Mode
-from partymq.router.source import PREFETCH
+from partymq.router.flow.lanes import Mode
+from partymq.router.flow.source_reader import PREFETCH
 from support.conditions import eventually
 from support.fake_kubernetes import VirtualLoop
 from unit.sim.world import SOURCE, Setting, World, inhabited
@@ -29,12 +29,12 @@ def test_a_full_source_does_not_flood_the_backlogs() -> None:
             await asyncio.sleep(2.0)
             assert world.router is not None
             assert world.router.session is not None
-            routing = world.router.session.routing
+            routing = world.router.session._assembly
             assert routing is not None
             world.clients["a"].stuck = True
             for number in range(there):
                 world.publish(f"k{number % 20}", later=0.0)
-            await eventually(lambda: routing.intake.full, "the backlogs do not fill")
+            await eventually(lambda: routing.source_gate.full, "the backlogs do not fill")
             await asyncio.sleep(1.0)
             assert LIMIT < routing.waiting <= LIMIT + PREFETCH + SEEN_LATE
             left = _in_source(world)
@@ -75,7 +75,7 @@ def test_partitions_go_direct_again_on_a_slow_broker() -> None:
 
 def _direct(world: World) -> bool:
     assert world.router is not None
-    if world.router.session is None or world.router.session.routing is None:
+    if world.router.session is None or world.router.session._assembly is None:
         return False
-    lanes = world.router.session.routing.lanes
+    lanes = world.router.session._assembly.lanes
     return all(lane.mode is Mode.DIRECT for lane in lanes.values() if lane.index != SPREAD)

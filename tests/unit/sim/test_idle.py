@@ -8,9 +8,9 @@ from unittest import mock
 
 from partymq.core.report import MemberState
 from partymq.errors import SourceSharedError
-from partymq.router.doubts import FOREIGN_AFTER
-from partymq.router.pace import IDLE_EVERY
-from partymq.router.routing import Routing
+from partymq.router.broker.polling import IDLE_EVERY
+from partymq.router.flow.source_obstacles import FOREIGN_AFTER
+from partymq.router.session.assembly import Assembly
 from support.fake_kubernetes import VirtualLoop
 from unit.sim.clients import Client
 from unit.sim.router import Router
@@ -22,7 +22,7 @@ LOOKS = 34
 WRITES = 3
 """In a minute, to the journal: a message, its confirm, itself back, and an acknowledgement."""
 
-Story = Callable[[World, Router, Routing], Awaitable[None]]
+Story = Callable[[World, Router, Assembly], Awaitable[None]]
 
 
 def play(story: Story, *, members: int = 2, messages: int = 20) -> None:
@@ -37,9 +37,9 @@ def play(story: Story, *, members: int = 2, messages: int = 20) -> None:
             router = world.router
             assert router is not None
             assert router.session is not None
-            assert router.session.routing is not None
-            assert router.session.routing.pace.calm
-            await story(world, router, router.session.routing)
+            assert router.session._assembly is not None
+            assert router.session._assembly.polling.calm
+            await story(world, router, router.session._assembly)
             await world.end()
             assert not world.violations()
 
@@ -47,12 +47,12 @@ def play(story: Story, *, members: int = 2, messages: int = 20) -> None:
         runner.run(run())
 
 
-def _state(routing: Routing, member: str) -> MemberState:
-    return routing.controller.membership.members[member].state
+def _state(routing: Assembly, member: str) -> MemberState:
+    return routing.rebalancer.membership.members[member].state
 
 
 def test_an_idle_group_asks_the_broker_for_little() -> None:
-    async def story(_world: World, router: Router, _routing: Routing) -> None:
+    async def story(_world: World, router: Router, _routing: Assembly) -> None:
         before = router.effects
         await asyncio.sleep(MINUTE)
         assert 3 * 2 * (LOOKS - 2) <= router.effects - before <= 3 * 2 * LOOKS + 4 * WRITES
@@ -61,12 +61,12 @@ def test_an_idle_group_asks_the_broker_for_little() -> None:
 
 
 def test_an_idle_group_wakes_nobody() -> None:
-    async def story(_world: World, _router: Router, routing: Routing) -> None:
+    async def story(_world: World, _router: Router, routing: Assembly) -> None:
         with (
             mock.patch.object(routing.inboxes, "_poll") as polled,
-            mock.patch.object(routing.intake, "_look") as looked,
+            mock.patch.object(routing.source_gate, "_look") as looked,
             mock.patch.object(routing.releaser, "_unlist") as tidied,
-            mock.patch.object(routing.controller, "_observe") as observed,
+            mock.patch.object(routing.rebalancer, "_observe") as observed,
         ):
             await asyncio.sleep(MINUTE)
         assert not any((polled.called, looked.called, tidied.called))
@@ -76,7 +76,7 @@ def test_an_idle_group_wakes_nobody() -> None:
 
 
 def test_a_consumer_that_leaves_an_idle_group_is_noticed_within_two_seconds() -> None:
-    async def story(world: World, _router: Router, routing: Routing) -> None:
+    async def story(world: World, _router: Router, routing: Assembly) -> None:
         world.clients["a"].kill()
         await asyncio.sleep(2.0)
         assert _state(routing, "a") is MemberState.ABSENT
@@ -88,10 +88,10 @@ def test_a_consumer_that_leaves_an_idle_group_is_noticed_within_two_seconds() ->
 
 
 def test_a_message_ends_a_calm_at_once() -> None:
-    async def story(world: World, router: Router, routing: Routing) -> None:
+    async def story(world: World, router: Router, routing: Assembly) -> None:
         world.publish("k0", later=0.0)
         await asyncio.sleep(0.1)
-        assert not routing.pace.calm
+        assert not routing.polling.calm
         before = router.effects
         await asyncio.sleep(4.0)
         assert router.effects - before >= 3 * 2 * 7  # every half second
@@ -100,20 +100,20 @@ def test_a_message_ends_a_calm_at_once() -> None:
 
 
 def test_a_source_that_vanishes_from_an_idle_group_is_noticed_within_two_seconds() -> None:
-    async def story(world: World, _router: Router, routing: Routing) -> None:
-        with mock.patch.object(routing.pace, "stir", wraps=routing.pace.stir) as stirred:
+    async def story(world: World, _router: Router, routing: Assembly) -> None:
+        with mock.patch.object(routing.polling, "stir", wraps=routing.polling.stir) as stirred:
             del world.broker._queues[SOURCE]
             await asyncio.sleep(2.0)
         assert stirred.called
-        assert routing.intake.ready is None
+        assert routing.source_gate.ready is None
 
     play(story)
 
 
 def test_somebody_who_consumes_the_source_of_a_group_without_members_is_noticed() -> None:
-    async def story(world: World, _router: Router, routing: Routing) -> None:
+    async def story(world: World, _router: Router, routing: Assembly) -> None:
         other = Client(world.wire, world, name="other", inbox=SOURCE, prefetch=1)
-        with mock.patch.object(routing.intake, "_trouble") as told:
+        with mock.patch.object(routing.source_gate, "_trouble") as told:
             other.start()
             await asyncio.sleep(IDLE_EVERY + FOREIGN_AFTER + 1.0)
             assert isinstance(told.call_args.args[0], SourceSharedError)
@@ -134,7 +134,7 @@ def test_partitions_that_nobody_uses_take_next_to_nothing() -> None:
                 await asyncio.sleep(30.0)
                 assert world.router is not None
                 assert world.router.session is not None
-                assert world.router.session.routing is not None
+                assert world.router.session._assembly is not None
                 gc.collect()
                 return tracemalloc.get_traced_memory()[0]
             finally:

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from partymq.router.points import Point
+from partymq.router.failpoints import Point
 from support.conditions import eventually
 from support.fake_kubernetes import VirtualLoop
 from unit.sim.world import Setting, World, inhabited
@@ -23,7 +23,7 @@ async def _commit_after_the_donor(world: World, messages: int) -> float:
     await asyncio.sleep(1.0)
     assert world.router is not None
     assert world.router.session is not None
-    routing = world.router.session.routing
+    routing = world.router.session._assembly
     assert routing is not None
     world.join("b")
     await eventually(lambda: bool(routing.handoffs.running), "there is no handoff", every=0.001)
@@ -49,7 +49,7 @@ def test_a_fast_donor_works_its_inbox_off() -> None:
             await asyncio.sleep(1.0)
             assert world.router is not None
             assert world.router.session is not None
-            routing = world.router.session.routing
+            routing = world.router.session._assembly
             assert routing is not None
             world.join("b")
             await eventually(lambda: bool(routing.handoffs.running), "there is no handoff", every=0.001)

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from partymq.router.points import Point
-from partymq.router.source import PREFETCH
+from partymq.router.failpoints import Point
+from partymq.router.flow.source_reader import PREFETCH
 from unit.sim.script import (
     Act,
     Crash,
@@ -15,6 +15,7 @@ from unit.sim.script import (
     Join,
     Leave,
     LoseJournal,
+    LoseNode,
     LoseSide,
     Outcome,
     Produce,
@@ -27,6 +28,8 @@ from unit.sim.script import (
 )
 from unit.sim.world import Setting
 
+DOWN = (Crash, CrashAt, Stall, Restart, LoseSide, LoseJournal, LoseNode)
+"""What ends a session."""
 EXAMPLES = int(os.environ.get("PARTYMQ_SIM_EXAMPLES", "0"))
 """How many histories are played, other ones each time; by default it is the same few that take some seconds."""
 
@@ -40,7 +43,7 @@ EXAMPLES = int(os.environ.get("PARTYMQ_SIM_EXAMPLES", "0"))
 )
 @given(settings_of_histories, scripts)
 def test_no_history_breaks_a_promise(setting: Setting, script: list[Act]) -> None:
-    if any(isinstance(act.step, Crash | CrashAt | Stall | Restart | LoseSide | LoseJournal) for act in script):
+    if any(isinstance(act.step, DOWN) for act in script):
         # A router that is gone while it takes over, and then the client: docs/guarantees.md has that as a limit.
         setting = replace(setting, zombies=False)
     check(play(setting, script))

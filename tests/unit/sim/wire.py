@@ -16,9 +16,9 @@ from typing import Any, TypeVar
 from partymq.amqp.content import DeliveryCallback
 from partymq.amqp.frames import DEFAULT_FRAME_MAX
 from partymq.amqp.replies import NotExecutedError, settle
-from partymq.amqp.stamp import read_stamp
-from partymq.amqp.tables import HEADERS, find_property
 from partymq.errors import ChannelClosedError, ConnectionClosedError, ConnectionLostError
+from partymq.message.stamp import read_stamp
+from partymq.message.tables import HEADERS, find_property
 from unit.model.broker import Channel, ChannelClosedByBrokerError, Delivery
 from unit.model.queues import Consumer
 from unit.sim.network import LiveBroker, Network, Pipe
@@ -66,7 +66,24 @@ class Wire:
         """What a consumer was given after it had asked to be cancelled."""
         self.on_refused: Callable[[str], None] = lambda _name: None
         """Called when a router hears that a queue had no room for the message."""
+        self.place: Callable[[], str] = lambda: ""
+        """The node that a connection goes to."""
+        self.older = False
+        """Whether queues are as an older version has declared them."""
+        self.connections: list[SimConnection] = []
+        """Those that have not ended, and some that have."""
         self._contents: list[Content] = []
+
+    def declare(self, queue: str, arguments: Mapping[str, Any]) -> None:
+        """As it is asked for; or, where an older version has done so, as that did."""
+        single_active = bool(arguments.get("x-single-active-consumer"))
+        self.broker.declare(
+            queue,
+            quorum=arguments.get("x-queue-type") == "quorum",
+            single_active=single_active and not (self.older and (".backlog." in queue or ".transfer." in queue)),
+            dead_letters=arguments.get("x-dead-letter-exchange"),
+            disconnected_timeout=5000.0 if self.older else arguments["x-consumer-disconnected-timeout"],
+        )
 
     def keep(self, content: Content) -> str:
         """The name by which the model knows the message."""
@@ -98,8 +115,11 @@ class SimConnection:
         on_effect: Callable[[], None] = lambda: None,
         on_cut: Callable[[], None] = lambda: None,
         hasty: bool = False,
+        node: str | None = None,
     ) -> None:
         self.wire = wire
+        self.node = wire.place() if node is None else node
+        wire.connections.append(self)
         self.lost: asyncio.Future[None] = wire.network.loop.create_future()
         self.on_effect = on_effect
         """Called after each thing that reaches the broker or comes from it."""
@@ -209,6 +229,15 @@ class SimConnection:
         for channel in self._channels:
             channel.die()
 
+    def lose(self) -> None:
+        """Its node is killed: whether its consumers are gone, queues do not know before that is back."""
+        if not self.lost.done():
+            self._on_cut()
+        self._gone = True
+        for channel in self._channels:
+            channel.die(node_lost=True)
+        self._end(ConnectionLostError("the broker's node was killed"))
+
     def _end(self, error: Exception | None, *, keep: bool = False) -> None:
         for channel in self._channels:
             channel.fail(error, keep=keep)
@@ -228,7 +257,7 @@ class SimChannel:
         """Called when the broker gives a message to this channel, before anybody knows of it."""
         self._connection = connection
         self._wire = connection.wire
-        self._remote = Channel(connection.wire.broker)
+        self._remote = Channel(connection.wire.broker, node=connection.node)
         self._remote.arrived = self._collect
         self._out = Pipe(network, connection.sent)
         self._deliveries = Pipe(network, connection.chunk, connection.arriving)
@@ -344,14 +373,7 @@ class SimChannel:
             raise ChannelClosedError(
                 406, f"inequivalent arg 'x-queue-type' for queue '{queue}': ... current is 'quorum'"
             )
-        await self._call(
-            lambda: self._wire.broker.declare(
-                queue,
-                quorum=arguments.get("x-queue-type") == "quorum",
-                single_active=bool(arguments.get("x-single-active-consumer")),
-                dead_letters=arguments.get("x-dead-letter-exchange"),
-            )
-        )
+        await self._call(lambda: self._wire.declare(queue, arguments))
 
     async def declare_exchange(self, exchange: str, kind: str) -> None:
         await self._call(lambda: None)
@@ -436,7 +458,7 @@ class SimChannel:
         self._close_remote()
         self.died_at = self._wire.network.loop.time()
 
-    def die(self) -> None:
+    def die(self, *, node_lost: bool = False) -> None:
         """A beginning of what was sent takes effect."""
         random = self._wire.network.random
         if not self._remote.open:
@@ -445,7 +467,7 @@ class SimChannel:
         for line in self._wire.broker.lines_of(self._remote):
             for _ in range(random.randint(0, len(line.commands))):
                 self._wire.broker.step(line)
-        self._remote.die()
+        self._remote.die(node_lost=node_lost)
         self.died_at = self._wire.network.loop.time()
 
     def fail(self, error: Exception | None, *, keep: bool) -> None:

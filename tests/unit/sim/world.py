@@ -28,17 +28,19 @@ from types import ModuleType
 from typing import Any, Self
 from unittest import mock
 
-from partymq.amqp import lostnodes
+from partymq.amqp import lost_nodes
 from partymq.amqp.connection import Connection
 from partymq.amqp.frames import body_payload
-from partymq.amqp.stamp import read_fence, read_stamp
 from partymq.core.membership import Generation, Pod, PodState
 from partymq.core.names import Names
 from partymq.core.spec import BrokerAddress, GroupConfig, GroupId, GroupSpec
 from partymq.errors import BrokerError
-from partymq.router import controller, escalation, handoff, inboxes, recovery, source
-from partymq.router.budget import Budget
-from partymq.router.points import Point
+from partymq.message.stamp import read_fence, read_stamp
+from partymq.router.broker.memory_budget import Budget
+from partymq.router.failpoints import Point
+from partymq.router.flow import inboxes, source_reader
+from partymq.router.rebalance import listing, overdue, progress, rebalancer
+from partymq.router.session import recovery
 from support.auditor import Auditor
 from support.events import Event, Kind
 from support.message import identify
@@ -46,6 +48,7 @@ from unit.model.broker import SOFT_LIMIT, Channel, Delivery
 from unit.model.queues import Message, Queue
 from unit.sim.clients import POISON, Client, Producer, poison_of
 from unit.sim.network import LiveBroker, Network
+from unit.sim.nodes import Nodes
 from unit.sim.router import Router, trace
 from unit.sim.wire import Refusal, SimConnection, Wire
 
@@ -59,7 +62,9 @@ STALE = frozenset({"stale"})
 ORDER = frozenset({"out_of_order", "stale"})
 REQUEUED = frozenset({"stale", "repeated", "held_twice"})
 PROMISES = ("lost", "out_of_order", "stale", "held_twice", "repeated", "strays")
-TIMED: tuple[ModuleType, ...] = (controller, escalation, handoff, inboxes)
+TIMED: tuple[ModuleType, ...] = (rebalancer, overdue, progress, listing, inboxes)
+WHOLES = 1 << 28
+"""Bytes that takeovers and transfers may have in memory: with fewer than they need, a session never gets on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,9 +81,11 @@ class Setting:
     partitions: int = 4
     routers: int = 1
     quorum_source: bool = True
+    one_reader: bool = False
+    """Whether the source has a single active consumer."""
     returning: bool = False
     """Whether members are a StatefulSet's pods, which come back under their names."""
-    source_prefetch: int = source.PREFETCH
+    source_prefetch: int = source_reader.PREFETCH
     delivery_limit: int | None = None
     """Of the source."""
     strict: bool = True
@@ -101,6 +108,13 @@ class Setting:
     zombies: bool = False
     """Whether a consumer that dies while it quiesces is served again, and what expires goes from behind what was
     returned, as with RabbitMQ 4.3."""
+    keeps: bool = False
+    """Whether queues may keep for a while what the consumers of a lost node hold, as with RabbitMQ 4.3."""
+    older: bool = False
+    """Whether our queues are as an older version has declared them: they keep that for five seconds, and several may
+    read a segment."""
+    nodes: bool = False
+    """Whether connections are to several nodes, which may be lost."""
 
 
 class _Management:
@@ -147,8 +161,11 @@ class World:
             silences=setting.silences,
             soft_limit=setting.soft_limit,
             zombies=setting.zombies,
+            keeps=setting.keeps,
         )
         self.wire = Wire(self.network, self.broker)
+        self.nodes = Nodes(self, several=setting.nodes)
+        self.wire.place, self.wire.older = self.nodes.place, setting.older
         self.wire.on_refused = self._refused
         self.wire.refuses = self._refusal
         self.strict = setting.strict
@@ -192,7 +209,7 @@ class World:
     # -- doing things -------------------------------------------------------------------------------------------------
 
     async def begin(self) -> None:
-        self.broker.declare(SOURCE, quorum=self.setting.quorum_source)
+        self.broker.declare(SOURCE, quorum=self.setting.quorum_source, single_active=self.setting.one_reader)
         await self.producer.open()
         for number in range(self.setting.members):
             self.join("abc"[number])
@@ -227,8 +244,8 @@ class World:
     def kept(self) -> list[str]:
         """What the session that routes has left where it was."""
         router = self.router
-        routing = router.session.routing if router is not None and router.session is not None else None
-        return list(routing.careful.kept) if routing is not None else []
+        routing = router.session._assembly if router is not None and router.session is not None else None
+        return list(routing.isolation.statistics.kept) if routing is not None else []
 
     def publish(self, key: str, *, later: float) -> None:
         """Have the producer publish one more message of the key in a moment."""
@@ -241,7 +258,7 @@ class World:
 
     def start_router(self, identity: str) -> None:
         self.routers = [router for router in self.routers if not router.killed and not router.stopping]
-        router = Router(self, f"{identity}.{self._next()}", budget=Budget(self.setting.budget))
+        router = Router(self, f"{identity}.{self._next()}", budget=Budget(self.setting.budget, wholes=WHOLES))
         self.routers.append(router)
         router.start()
 
@@ -249,6 +266,15 @@ class World:
         """The platform starts a process where none is left."""
         if self.router is None and not self.ended:
             self.start_router("next")
+
+    def lose_node(self, whose: str, seconds: float) -> None:
+        """A node is killed: the one that the router, or a client, is connected to."""
+        if whose == "router":
+            connection = self.router.data if self.router is not None else None
+        else:
+            connection = self.clients[whose].connection if whose in self.clients else None
+        if connection is not None and not connection.lost.done():
+            self.nodes.lose(connection.node, seconds)
 
     def lose_journal(self) -> None:
         """Somebody deletes the journal."""
@@ -373,13 +399,13 @@ class World:
             self._exempt[key] |= ORDER if late else STALE
 
     def router_goes_down(self, router: Router) -> None:
-        if router.session is not None and router.session.routing is not None:
+        if router.session is not None and router.session._assembly is not None:
             self._down = router
             self.report(Kind.ROUTER_DOWN, "test")
 
     def router_changed(self, router: Router) -> None:
-        if router.routes and router.session is not None and router.session.routing is not None:
-            ledger = router.session.routing.journal.ledger
+        if router.routes and router.session is not None and router.session._assembly is not None:
+            ledger = router.session._assembly.journal.ledger
             self.known_epoch = ledger.epoch
             self.known_members = {member: tuple(sorted(ledger.owned_by(member))) for member in ledger.members}
         if (self._down is not None and self._down is not router and router.routes) or (
@@ -412,6 +438,7 @@ class World:
         """Nothing goes wrong any more: everything must come to rest."""
         for router in self.routers:
             router.crash_after, router.crash_at = -1, None
+        self.nodes.back()
         if self.router is None:
             self.start_router("last")
         self.tell_pods()
@@ -435,10 +462,10 @@ class World:
             places = {n: c for n in self.broker.names() if (q := self.broker.queue(n)) and (c := q.message_count)}
             return f"not acknowledged: {sorted(missing)[:8]}; ready: {places}; {self._running()}"
         router = self.router
-        if router is None or not router.routes or router.session is None or router.session.routing is None:
+        if router is None or not router.routes or router.session is None or router.session._assembly is None:
             return self._running()
-        routing = router.session.routing
-        if not routing.controller.balanced:
+        routing = router.session._assembly
+        if not routing.rebalancer.balanced:
             return f"not balanced: {self._running()}"
         ledger = routing.journal.ledger
         transfers = [name for name in self.broker.names() if ".transfer." in name]
@@ -461,12 +488,12 @@ class World:
 
     def _running(self) -> str:
         router = self.router
-        if router is None or router.session is None or router.session.routing is None:
+        if router is None or router.session is None or router.session._assembly is None:
             alive = [(each.identity, each.stopping, each.stalled) for each in self.routers if not each.killed]
             return f"nobody routes: {alive}"
-        routing = router.session.routing
+        routing = router.session._assembly
         running = {donor: progress.waiting_for for donor, progress in routing.handoffs.running.items()}
-        states = {name: str(member.state) for name, member in routing.controller.membership.members.items()}
+        states = {name: str(member.state) for name, member in routing.rebalancer.membership.members.items()}
         owners = [partition.owner for partition in routing.journal.ledger.partitions]
         clients = [name for name, client in self.clients.items() if client.running]
         return f"handoffs: {running}; members: {states}; owners: {owners}; pods: {self.listed}; clients: {clients}"
@@ -514,8 +541,10 @@ def inhabited(setting: Setting) -> Iterator[World]:
         router = next(router for router in world.routers if router.identity in name.split())
         purpose = next((word for word in ("topology", "source", "probe", "backlog") if name.endswith(word)), "")
         on_cut: Callable[[], None] = (lambda: world.router_goes_down(router)) if not purpose else (lambda: None)
-        connection = SimConnection(world.wire, on_effect=router.effect, on_cut=on_cut, hasty=True)
-        if world.setting.zombies:
+        beside = router.data.node if purpose and router.data is not None else None
+        node = world.nodes.place(beside)
+        connection = SimConnection(world.wire, on_effect=router.effect, on_cut=on_cut, hasty=True, node=node)
+        if world.setting.zombies or world.setting.keeps:
             connection.server_version = (4, 3, 6)
         router.opened(connection, purpose)
         if router.killed:
@@ -531,9 +560,9 @@ def inhabited(setting: Setting) -> Iterator[World]:
         for module in TIMED:
             stack.enter_context(mock.patch.object(module, "time", _Clock(world.loop)))
         stack.enter_context(mock.patch.object(Connection, "open", connect))
-        stack.enter_context(mock.patch.object(source, "PREFETCH", setting.source_prefetch))
+        stack.enter_context(mock.patch.object(source_reader, "PREFETCH", setting.source_prefetch))
         stack.enter_context(mock.patch.object(recovery, "Management", return_value=_Management(world)))
-        stack.enter_context(mock.patch.object(lostnodes, "Management", return_value=contextlib.nullcontext()))
-        stack.enter_context(mock.patch.object(lostnodes, "sight", return_value=lostnodes.Sight()))
+        stack.enter_context(mock.patch.object(lost_nodes, "Management", return_value=contextlib.nullcontext()))
+        stack.enter_context(mock.patch.object(lost_nodes, "sight", world.nodes.sight))
         stack.enter_context(mock.patch.object(recovery, "prove", _same_broker))
         yield world

@@ -1,0 +1,1 @@
+"""`partymq serve`: the router and the clients API without a cluster."""
