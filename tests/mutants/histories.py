@@ -29,6 +29,8 @@ from unit.sim.world import Setting
 FULL: Final = ("full", "full of older segments")
 OLDER: Final = ("full of older segments", "hushed segments")
 """Segments are as an older version has declared them: the broker itself does not keep a second reader waiting."""
+HASTY: Final = ("restarts", "shuffled")
+"""What is confirmed behind something that waits is acknowledged at once."""
 
 
 def history(kind: str, seed: int) -> tuple[Setting, list[Act]]:
@@ -43,6 +45,8 @@ def history(kind: str, seed: int) -> tuple[Setting, list[Act]]:
         partitions=4,
         routers=2 if kind == "two" else 1,
         quorum_source=kind in ("stops", "refused") or random.random() < 0.5,
+        hasty=kind in HASTY,
+        shuffles=kind == "shuffled",
         delivery_limit=3 if kind == "refused" else None,
         zombies=kind == "zombies",
         older=kind in OLDER,
@@ -165,7 +169,7 @@ def _step(kind: str, random: Random) -> Step:
         "committing": [CrashAt(Point.COMMITTED)] * 3,
         "refused": [Poison(random.randint(1, 3), random.choice(list(Refusal)))] * 4,
         "refusals": [Trouble(member, random.choice(["refuses", "accepts"]))] * 3,
-        "restarts": [Crash(random.randint(1, 400))] * 8,
+        **dict.fromkeys(HASTY, [Crash(random.randint(1, 400))] * 8),
         **dict.fromkeys(FULL, [Trouble(member, random.choice(["stuck", "works"])), Crash(random.randint(1, 200))] * 3),
         "two": [Stall(random.choice([0.05, 0.5]), random.choice([0.3, 8.0])), Restart(), Crash(random.randint(1, 100))],
     }

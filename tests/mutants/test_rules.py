@@ -24,7 +24,7 @@ from partymq.errors import BrokerError
 from partymq.router.broker import settling
 from partymq.router.broker.stamp_order import Message
 from partymq.router.broker.takeover import Takeover
-from partymq.router.flow import source_count
+from partymq.router.flow import source_acks, source_count
 from partymq.router.flow.backlogs import Backlogs
 from partymq.router.flow.lane_table import LaneTable
 from partymq.router.flow.lanes import Lane, Mode
@@ -32,6 +32,7 @@ from partymq.router.flow.readers import Readers
 from partymq.router.flow.release import Releaser
 from partymq.router.flow.segment_flow import Flow
 from partymq.router.flow.segments import SegmentReader
+from partymq.router.flow.source_acks import SourceAcks
 from partymq.router.flow.source_count import SourceCount
 from partymq.router.flow.source_reader import Source
 from partymq.router.journal import Journal
@@ -93,10 +94,10 @@ async def _declare_without_a_lock(session: Session, topology: Topology) -> None:
     await topology.declare_quorum(session._names.journal)
 
 
-def _count_as_the_last(source: Source, tag: int) -> None:
+def _count_as_the_last(acks: SourceAcks, tag: int) -> None:
     """Whatever is before it."""
-    source.routed += 1
-    source._next = tag + 1
+    acks.routed += 1
+    acks.next = tag + 1
 
 
 async def _at_any_time(*_: object) -> bool:
@@ -168,7 +169,14 @@ MUTATIONS = [
         _declare_without_a_lock,
         also=Mutation("a successor waits for the outlets", Session, "_outlets_are_ours", "two"),
     ),
-    Mutation("contiguous acknowledgements", Source, "confirmed", "restarts", _count_as_the_last),
+    Mutation("acknowledgements up to the first gap", SourceAcks, "confirmed", "restarts", _count_as_the_last),
+    Mutation(
+        "nothing is acknowledged behind what waits of its partition",
+        source_acks,
+        "_stands_behind",
+        "shuffled",
+        lambda _lane, _waiting: False,
+    ),
     Mutation(
         "a source is cancelled when nothing is on its way",
         Source,

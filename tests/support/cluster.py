@@ -4,6 +4,7 @@ Invariant: each node is an instance of its own of `hack/broker.sh`, so nothing t
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -15,12 +16,16 @@ from support.broker import QUORUM, temporary_queue
 from support.conditions import eventually
 from support.own_broker import OwnBroker
 
+LOG = logging.getLogger(__name__)
+
 NODES = 3
 USUAL_TICK = 60
 """Seconds."""
-SERVES_WITHIN = 120.0
+SERVES_WITHIN = 60.0
 TRY = 5.0
 """Seconds for one try."""
+CHANNELS = "[erlang:process_info(P, current_stacktrace) || P <- rabbit_channel:list_local()]."
+"""What each is doing."""
 
 
 class Cluster:
@@ -87,7 +92,25 @@ class Cluster:
             await node.control("await_startup")
             await node.control("await_online_nodes", str(len(self.nodes)))
         for node in self.nodes:  # being online is not yet having elected leaders
-            await eventually(partial(_serves, node), f"{node.url} serves no quorum queue", SERVES_WITHIN)
+            if not await _comes_to_serve(node):
+                doing = await node.control("eval", CHANNELS)
+                LOG.warning("%s serves no quorum queue; its channels: %s", node.url, doing)
+                await node.control("stop_app")
+                await node.control("start_app")
+                await eventually(partial(_serves, node), f"{node.url} serves no quorum queue", SERVES_WITHIN)
+
+
+async def _comes_to_serve(node: OwnBroker) -> bool:
+    """False where something is wrong with it.
+
+    A node of 4.0.5 that had been killed once answered no deletion for a quarter of an hour. As an administrator would,
+    we look what it does, and start it anew: no test is about that.
+    """
+    try:
+        await eventually(partial(_serves, node), "", SERVES_WITHIN)
+    except AssertionError:
+        return False
+    return True
 
 
 async def _serves(node: OwnBroker) -> bool:

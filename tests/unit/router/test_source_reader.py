@@ -112,7 +112,7 @@ class _Broker:
 
     def confirm(self, *tags: int) -> None:
         for tag in tags:
-            self.source.confirmed(tag)
+            self.source._acks.confirmed(tag)
         self._link.chunk_over()
 
     def _reached(self, point: Point) -> None:

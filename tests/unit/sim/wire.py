@@ -70,6 +70,8 @@ class Wire:
         """The node that a connection goes to."""
         self.older = False
         """Whether queues are as an older version has declared them."""
+        self.shuffles = False
+        """Whether some confirms come late, and others before them."""
         self.connections: list[SimConnection] = []
         """Those that have not ended, and some that have."""
         self._contents: list[Content] = []
@@ -556,13 +558,20 @@ class SimChannel:
         for number in sorted(remote.confirmed):
             if number in remote.returned:
                 self._replies.put(lambda: self._on_return("there is no such queue"))
-            self._replies.put(partial(self._confirm, number))
+            self._put_confirm(partial(self._confirm, number))
         for _ in remote.cancelled:
             self._deliveries.put(self._cancel)
         remote.confirmed.clear()
         remote.refused.clear()
         remote.returned.clear()
         remote.cancelled.clear()
+
+    def _put_confirm(self, confirm: Callable[[], None]) -> None:
+        network = self._wire.network
+        if self._wire.shuffles and network.random.random() < 0.1:
+            network.loop.call_later(network.random.uniform(0.0, 0.5), self._replies.put, confirm)
+        else:
+            self._replies.put(confirm)
 
     def _deliver(self, delivery: Delivery) -> None:
         if not self._coming or self._coming[0] is not delivery:

@@ -38,7 +38,7 @@ from partymq.errors import BrokerError
 from partymq.message.stamp import read_fence, read_stamp
 from partymq.router.broker.memory_budget import Budget
 from partymq.router.failpoints import Point
-from partymq.router.flow import inboxes, source_reader
+from partymq.router.flow import inboxes, source_acks, source_reader
 from partymq.router.rebalance import listing, overdue, progress, rebalancer
 from partymq.router.session import recovery
 from support.auditor import Auditor
@@ -86,6 +86,10 @@ class Setting:
     returning: bool = False
     """Whether members are a StatefulSet's pods, which come back under their names."""
     source_prefetch: int = source_reader.PREFETCH
+    hasty: bool = False
+    """Whether what is confirmed behind something that waits is acknowledged at once, and not a moment later."""
+    shuffles: bool = False
+    """Whether confirms come in any order: as those of a classic queue, where some messages are durable."""
     delivery_limit: int | None = None
     """Of the source."""
     strict: bool = True
@@ -165,7 +169,7 @@ class World:
         )
         self.wire = Wire(self.network, self.broker)
         self.nodes = Nodes(self, several=setting.nodes)
-        self.wire.place, self.wire.older = self.nodes.place, setting.older
+        self.wire.place, self.wire.older, self.wire.shuffles = self.nodes.place, setting.older, setting.shuffles
         self.wire.on_refused = self._refused
         self.wire.refuses = self._refusal
         self.strict = setting.strict
@@ -561,6 +565,8 @@ def inhabited(setting: Setting) -> Iterator[World]:
             stack.enter_context(mock.patch.object(module, "time", _Clock(world.loop)))
         stack.enter_context(mock.patch.object(Connection, "open", connect))
         stack.enter_context(mock.patch.object(source_reader, "PREFETCH", setting.source_prefetch))
+        if setting.hasty:
+            stack.enter_context(mock.patch.object(source_acks, "BEHIND_AFTER", 0.0))
         stack.enter_context(mock.patch.object(recovery, "Management", return_value=_Management(world)))
         stack.enter_context(mock.patch.object(lost_nodes, "Management", return_value=contextlib.nullcontext()))
         stack.enter_context(mock.patch.object(lost_nodes, "sight", world.nodes.sight))

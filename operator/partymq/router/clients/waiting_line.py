@@ -10,7 +10,7 @@ it.
 from collections import deque
 from collections.abc import Callable
 
-from partymq.router.flow.lanes import Lane
+from partymq.router.flow.lanes import Lane, Member
 from partymq.router.publish.outlet import Settled, Sink
 
 
@@ -31,6 +31,11 @@ class Unplaced(Lane):
         """The slot has a place."""
         self.place = place
         return place
+
+    @property
+    def orders(self) -> tuple[int | Member, ...]:
+        """Those of its place, as soon as it has one."""
+        return super().orders if self.place is None else self.place.orders
 
     def park(self, tag: int, header: bytes, body: bytes) -> None:
         """Keeps an arrival; the first one asks for a place."""

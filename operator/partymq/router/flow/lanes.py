@@ -42,6 +42,7 @@ class Member:
         "low",
         "name",
         "news",
+        "ordered",
         "pause",
         "polled_at",
         "ready",
@@ -63,6 +64,8 @@ class Member:
         """Credit below which a poll is due: half of what the last one gave."""
         self.room = UNLIMITED
         """Bytes that its inbox is to hold at most."""
+        self.ordered = False
+        """True where the queue as a whole keeps the source's order, and not only each partition."""
         self.closed = False
         """True while it is a donor: nothing is published to its inbox, for whatever reason."""
         self.barred = False
@@ -98,7 +101,7 @@ class Member:
     def plain(cls, name: str, sink: Sink) -> "Member":
         """A plain client's queue: a destination without limits."""
         member = cls(name, sink, UNLIMITED)
-        member.consuming = True
+        member.consuming = member.ordered = True
         return member
 
     def polled(self, *, ready: int, consuming: bool, uncounted: int, now: float, room: int | None = None) -> None:
@@ -246,12 +249,13 @@ class Mode(Enum):
 class Lane:
     """One partition, or the keyless messages, in this session."""
 
-    __slots__ = ("_on_park", "index", "mode", "owner", "parked", "sink", "stamp")
+    __slots__ = ("_on_park", "index", "mode", "owner", "parked", "partition", "sink", "stamp")
 
     def __init__(
         self, index: int, epoch: int, on_park: "Callable[[Lane], None]", *, beside: "Lane | None" = None
     ) -> None:
         self.index = index
+        self.partition: int = index if beside is None else beside.partition
         self.stamp: Callable[[bytes, int, bytes], bytes] = (
             Stamper(index, epoch).stamp if beside is None else beside.stamp
         )
@@ -262,6 +266,12 @@ class Lane:
         """Where arrivals go now; None parks them."""
         self.parked: deque[Arrival] = _NONE
         self._on_park = on_park
+
+    @property
+    def orders(self) -> "tuple[int | Member, ...]":
+        """What keeps the source's order: its partition, and the queue of a plain client."""
+        owner = self.owner
+        return (self.partition,) if owner is None or not owner.ordered else (self.partition, owner)
 
     def park(self, tag: int, header: bytes, body: bytes) -> None:
         """Keeps an arrival; the first one asks for help."""

@@ -97,7 +97,7 @@ class SourceGate:
         self._loop = asyncio.get_running_loop()
         self._limit_seen = 0.0
         self._spent_at: int | None = None
-        """How far it was acknowledged when its credit was seen to be used up."""
+        """How many had been routed when its credit was seen to be used up."""
         self._spent_since = 0.0
         self._routed = 0
         self._base = 0
@@ -194,7 +194,7 @@ class SourceGate:
 
     def _look_at_credit(self) -> None:
         source = self._source
-        at = source.end if source is not None and source.unsettled >= PREFETCH else None
+        at = source.routed if source is not None and source.unsettled >= PREFETCH else None
         if at != self._spent_at:
             self._spent_at, self._spent_since = at, self._loop.time()
 

@@ -1,8 +1,7 @@
 """The reader of the source queue: the per-message path.
 
-Invariant: messages of a partition are stamped and handed on in the order of the source, and a message is acknowledged
-only when it and all before it are confirmed in their next queue. One that fits into no queue is never acknowledged, and
-does not keep those behind it.
+Invariant: messages of a partition are stamped and handed on in the order of the source. What has become of each, and
+when it is acknowledged, is `flow.source_acks`.
 
 The sequence number of a stamp is the message's place among all that a session reads: it grows for every partition, and
 is its delivery tag but for a constant, so that a message that comes back is known again.
@@ -26,6 +25,7 @@ from partymq.router.context import Context
 from partymq.router.failpoints import Point
 from partymq.router.flow.lane_table import LaneTable
 from partymq.router.flow.lanes import Lane
+from partymq.router.flow.source_acks import RING, SourceAcks
 
 PREFETCH = 2000
 """Covers the confirm's round trip at 100 000 messages a second, and bounds what may be parked."""
@@ -78,28 +78,24 @@ class Source:
         self._source_connection: SourceConnection | None = None
         self._channel: Channel | None = None
         self._queue = ""
-        self._next = 1
+        self._acks = SourceAcks()
+        self._lane_of = self._acks.lanes
         self._last = 0
         """The last delivery."""
         self._progress = asyncio.Event()
-        self._acked = 0
-        self._done: set[int] = set()
-        self._staying: set[int] = set()
-        """What fits into no queue."""
-        self._stopped = False
         self._returned = 0
         self._kept: list[tuple[int, bytes, bytes, bytes]] = []
         self._back = 0
         """The last delivery that somebody had been given before, as far as they were looked at for that."""
         self._fresh = False
         """True once there was another."""
-        self.routed = 0
 
     async def open(self, queue: str) -> None:
         """Starts to consume; what is delivered is kept until `begin` or `abandon`."""
         self._queue = queue
         self._source_connection = source_connection = await self._link.source_connection()
         self._channel = channel = source_connection.channel
+        self._acks.begin(channel)
         await channel.consume(queue, self._keep, prefetch=PREFETCH, on_cancel=self._link.cancelled(queue))
         self._link.on_chunk(self._account)  # not before: the answer may come behind messages, which then waited for it
         source_connection.connection.add_chunk_hook(self._account)
@@ -108,7 +104,7 @@ class Source:
     def begin(self) -> None:
         """Hands on what is delivered: nobody else consumes the queue."""
         assert self._channel is not None
-        self._publisher.serve(self)
+        self._publisher.serve(self._acks)
         self._link.on_chunk(self._ack)
         kept, self._kept = self._kept, []
         for delivery in kept:
@@ -135,7 +131,7 @@ class Source:
 
     async def abandon(self) -> None:
         """Gives back what was kept, in its order."""
-        self._stopped = True
+        self._acks.stopped = True
         self._kept.clear()
         if self._source_connection is not None:
             self._source_connection.let_go()
@@ -150,7 +146,7 @@ class Source:
         self._kept.append((tag, origin, header, body))
 
     def _on_delivery(self, tag: int, origin: bytes, header: bytes, body: bytes) -> None:
-        if self._stopped:
+        if self._acks.stopped:
             return
         self._last = tag
         key = self._read_key(header, body, origin)
@@ -163,6 +159,7 @@ class Source:
         if len(stamped) > self._header_max:
             self._on_oversized(tag, header, body)
             return
+        self._lane_of[tag % RING] = lane
         sink = lane.sink
         if sink is not None and sink.left > 0:
             sink.left -= 1
@@ -170,41 +167,15 @@ class Source:
         else:
             lane.park(tag, stamped, body)
 
-    def confirmed(self, tag: int) -> None:
-        """The message of `tag` is in its next queue."""
-        self.routed += 1
-        if tag != self._next:
-            self._done.add(tag)
-            return
-        tag += 1
-        done = self._done
-        while tag in done:
-            done.remove(tag)
-            tag += 1
-        self._next = tag
-
-    def stays(self, tag: int) -> None:
-        """The message of `tag` fits into no queue."""
-        self._staying.add(tag)
-        self.confirmed(tag)
-        self.routed -= 1
-
-    def keeps(self, tag: int) -> bool:
-        """Whether that is so, and it has not gone back."""
-        return tag in self._staying and not self._stopped
-
-    def leaves(self, tag: int) -> None:
-        """The message of `tag` stayed until now, and is in the dead queue."""
-        if self.keeps(tag):
-            self._staying.remove(tag)
-            self.routed += 1
-            if tag <= self._acked and self._channel is not None:
-                self._channel.ack(tag)
-
     @property
     def unsettled(self) -> int:
         """Messages that were delivered and not acknowledged."""
-        return self._last - self._acked + len(self._staying)
+        return self._acks.unsettled(self._last)
+
+    @property
+    def routed(self) -> int:
+        """Messages that are in their next queues."""
+        return self._acks.routed
 
     def passed(self, returning: int) -> bool:
         """Whether all that have come back, and at least `returning`, are in their next queues, or stay.
@@ -212,20 +183,15 @@ class Source:
         What comes back is delivered before all else, so the first that was never delivered is the sign that it is all.
         A source with priorities may give out something newer before it; then care ends too early at the worst.
         """
-        return self._fresh and (not returning or self._back > 0) and self._next > max(self._back, returning)
+        return self._fresh and (not returning or self._back > 0) and self._acks.next > max(self._back, returning)
 
     @property
     def end(self) -> int:
         """No message of this opening has a sequence number beyond it."""
-        return self._base + self._next + PREFETCH
-
-    @property
-    def stopped(self) -> bool:
-        """True once what was delivered and is in no queue goes back to the source's."""
-        return self._stopped
+        return self._base + self._last
 
     def returned(self, seq: int) -> bool:
-        """A message came back: it is not acknowledged, nor is anything after it until `close`.
+        """A message came back: it is not acknowledged, nor is anything of its partition after it until `close`.
 
         False when it is none that was published from here and is unconfirmed.
         """
@@ -239,18 +205,11 @@ class Source:
         """Called for every chunk that was read, from either connection."""
         self._progress.set()
         if self._source_connection is not None:
-            self._source_connection.account(self._last, self._next, idle=self.accounted)
+            self._source_connection.account(self._last, self._acks.next, idle=self.accounted)
 
     def _ack(self) -> None:
-        last = self._next - 1
-        if last > self._acked and self._channel is not None:
-            if self._staying:
-                for tag in range(self._acked + 1, last + 1):
-                    if tag not in self._staying:
-                        self._channel.ack(tag)
-            else:
-                self._channel.ack(last, multiple=True)
-            self._acked = last
+        """Called for every chunk that the data connection has read."""
+        self._acks.acknowledge(self._last)
 
     @property
     def _spent(self) -> bool:
@@ -260,8 +219,8 @@ class Source:
     @property
     def accounted(self) -> bool:
         """True while all that was delivered is confirmed, came back, stays, or waits for a queue that refused it."""
-        missing = self._last - self.routed
-        return missing <= 0 or missing <= self._returned + len(self._staying) + self._publisher.kept
+        missing = self._last - self._acks.routed
+        return missing <= 0 or missing <= self._returned + self._acks.staying + self._publisher.kept
 
     async def close(self, settled: Callable[[bool], Awaitable[None]]) -> None:
         """Stops without a repeat: what was delivered goes its way, and the acknowledgements of it are proven.
@@ -278,7 +237,7 @@ class Source:
         """
         channel, source_connection = self._channel, self._source_connection
         if channel is None or source_connection is None:
-            self._stopped = True
+            self._acks.stopped = True
             return
         loop = asyncio.get_running_loop()
         deadline = loop.time() + DRAIN_WITHIN
@@ -292,17 +251,15 @@ class Source:
             await channel.cancel()
             self._reached(Point.CANCELLED)
             await self._until(lambda: self.accounted, deadline)
-        self._stopped = True
+        self._acks.stopped = True
         source_connection.let_go()
         self._table.drop_parked()
         self._publisher.drop_arrivals()
         await self._publisher.confirmed()
         self._link.off_chunk(self._account)
-        self._ack()
-        for tag in sorted(self._done - self._staying):
-            channel.ack(tag)
+        self._acks.acknowledge_all()
         if provable:
-            gives_back = self._next <= self._last or bool(self._staying)
+            gives_back = self._acks.next <= self._last or self._acks.staying > 0
             if gives_back:
                 channel.give_back()
             with contextlib.suppress(TimeoutError):
@@ -311,6 +268,7 @@ class Source:
         else:
             await asyncio.sleep(UNPROVEN)
         self._channel = self._source_connection = None
+        self._acks.end()
         await self._link.shut_source_connection()
 
     async def _may_cancel(self, channel: Channel, deadline: float) -> bool:
@@ -328,7 +286,7 @@ class Source:
                 break
             if self._last == last:
                 break
-        return self._spent or self._next > self._last
+        return self._spent or self._acks.next > self._last
 
     async def _until(self, condition: Callable[[], bool], deadline: float) -> None:
         """Returns with the condition still true, or at the deadline, or when nothing goes on any more."""

@@ -1,0 +1,158 @@
+"""What has become of each delivery of the source, and which of them are acknowledged.
+
+Invariant: a message is acknowledged only when it is confirmed in its next queue, and all before it are that are of its
+partition or for the same plain client. So whenever the source takes back what it has no acknowledgement of, that is the
+end of what each of these was sent. What fits into no queue is never acknowledged, and keeps nothing behind it.
+
+What is confirmed without a gap is acknowledged at once, with one acknowledgement for a chunk. Where a partition waits
+(for its backlog, for a queue that refuses), what is confirmed behind its messages is acknowledged one by one, a moment
+later: else it would all come again should the router die, and nothing more would come where much waits.
+"""
+
+import asyncio
+from typing import Final
+
+from partymq.amqp.channel import Channel
+from partymq.router.flow.lanes import Lane, Member
+
+BEHIND_AFTER: Final = 0.25
+"""Seconds after which a gap is not waited for: at the latest after twice as long."""
+RING: Final = 8192
+"""Deliveries whose lanes are known, the last ones."""
+FARTHEST: Final = 6000
+"""From the first gap, so many deliveries are acknowledged at most; besides, a whole prefetch may be under way."""
+
+
+class SourceAcks:
+    """Of one opening of the source. What it publishes is told to this as its origin."""
+
+    def __init__(self) -> None:
+        self._now = asyncio.get_running_loop().time
+        self._channel: Channel | None = None
+        self.lanes: list[Lane | None] = [None] * RING
+        """Of the last deliveries, each at its tag modulo `RING`; that of one without a lane is an older one's."""
+        self.next = 1
+        """All before it are in their next queues, or stay."""
+        self.routed = 0
+        """Messages that are in their next queues."""
+        self.stopped = False
+        """True once what was delivered and is in no queue goes back to the source's."""
+        self._done: set[int] = set()
+        """From `next` on, what is in its next queue or stays."""
+        self._acked = 0
+        """Up to this one all are acknowledged that do not stay."""
+        self._behind: set[int] = set()
+        """What is acknowledged beyond it."""
+        self._staying: set[int] = set()
+        """What fits into no queue."""
+        self._left_out = 0
+        """How many of these are not beyond `_acked`."""
+        self._seen = 0
+        """The last delivery, a moment ago."""
+        self._seen_at = self._now()
+
+    @property
+    def staying(self) -> int:
+        """Messages that fit into no queue."""
+        return len(self._staying)
+
+    def begin(self, channel: Channel) -> None:
+        """Deliveries come over this channel."""
+        self._channel = channel
+
+    def end(self) -> None:
+        """The channel is closed, or is about to be: nothing is acknowledged any more."""
+        self._channel = None
+
+    # --- as an origin
+
+    def confirmed(self, tag: int) -> None:
+        """The message of `tag` is in its next queue."""
+        self.routed += 1
+        if tag != self.next:
+            self._done.add(tag)
+            return
+        tag += 1
+        done = self._done
+        while tag in done:
+            done.remove(tag)
+            tag += 1
+        self.next = tag
+
+    def stays(self, tag: int) -> None:
+        """The message of `tag` fits into no queue."""
+        self._staying.add(tag)
+        self.confirmed(tag)
+        self.routed -= 1
+
+    def keeps(self, tag: int) -> bool:
+        """Whether that is so, and it has not gone back."""
+        return tag in self._staying and not self.stopped
+
+    def leaves(self, tag: int) -> None:
+        """The message of `tag` stayed until now, and is in the dead queue."""
+        if self.keeps(tag):
+            self._staying.remove(tag)
+            self.routed += 1
+            if tag <= self._acked:
+                self._left_out -= 1
+                self._ack(tag)
+
+    # --- acknowledging
+
+    def unsettled(self, last: int) -> int:
+        """Messages up to the delivery `last` that are not acknowledged."""
+        return last - self._acked - len(self._behind) + self._left_out
+
+    def acknowledge(self, last: int) -> None:
+        """Acknowledges what may be; called once for a chunk. The last delivery is `last`."""
+        if self.next - 1 > self._acked:
+            self._acknowledge_stretch()
+        if self._done and self._now() >= self._seen_at + BEHIND_AFTER:
+            seen, self._seen, self._seen_at = self._seen, last, self._now()
+            self._acknowledge_behind(seen)
+
+    def acknowledge_all(self) -> None:
+        """Acknowledges whatever is confirmed: what is not was not sent either, so nothing that was stands behind it."""
+        self._acknowledge_stretch()
+        for tag in sorted(self._done):
+            self._acknowledge_one(tag)
+
+    def _acknowledge_stretch(self) -> None:
+        last = self.next - 1
+        if not (self._staying or self._behind):
+            if last > self._acked and self._channel is not None:
+                self._channel.ack(last, multiple=True)
+        else:
+            for tag in range(self._acked + 1, last + 1):
+                if tag in self._staying:
+                    self._left_out += 1
+                elif tag in self._behind:
+                    self._behind.remove(tag)
+                else:
+                    self._ack(tag)
+        self._acked = last
+
+    def _acknowledge_behind(self, seen: int) -> None:
+        waiting: set[int | Member] = set()
+        for tag in range(self.next, min(seen, self.next + FARTHEST) + 1):
+            lane = self.lanes[tag % RING]
+            if tag in self._done:
+                if not _stands_behind(lane, waiting):
+                    self._acknowledge_one(tag)
+            elif lane is not None:
+                waiting.update(lane.orders)
+
+    def _acknowledge_one(self, tag: int) -> None:
+        if tag not in self._behind and tag not in self._staying:
+            self._behind.add(tag)
+            self._ack(tag)
+
+    def _ack(self, tag: int) -> None:
+        if self._channel is not None:
+            self._channel.ack(tag)
+
+
+def _stands_behind(lane: Lane | None, waiting: set[int | Member]) -> bool:
+    """Whether something waits that must not come again after a message of this lane."""
+    return lane is not None and not waiting.isdisjoint(lane.orders)
