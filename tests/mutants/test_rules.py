@@ -100,6 +100,14 @@ def _count_as_the_last(acks: SourceAcks, tag: int) -> None:
     acks.next = tag + 1
 
 
+def _acknowledge_at_once(flow: Flow, tag: int) -> None:
+    """Whatever is before it."""
+    flow.unconfirmed -= 1
+    flow.under_way.remove(tag)
+    flow._acknowledge(tag)
+    flow._settle()
+
+
 async def _at_any_time(*_: object) -> bool:
     return True
 
@@ -177,6 +185,7 @@ MUTATIONS = [
         "shuffled",
         lambda _lane, _waiting: False,
     ),
+    Mutation("a segment is acknowledged in its order", Flow, "confirmed", "shuffled", _acknowledge_at_once),
     Mutation(
         "a source is cancelled when nothing is on its way",
         Source,

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from partymq.amqp.frames import plain_header
+from partymq.core.names import SPREAD
 from partymq.errors import ConnectionLostError
 from partymq.message.stamp import Stamper
 from partymq.router.broker.memory_budget import Budget
@@ -13,6 +14,8 @@ from partymq.router.flow.segments import BACKLOG_PREFETCH, Segment, SegmentReade
 from partymq.router.publish.outlet import UNLIMITED, Sink
 from support.fake_kubernetes import in_virtual_time
 from unit.router.doubles import FakeChannel, FakeConnection, FakeLink, FakeWay
+
+MESSAGE = plain_header(0), b""
 
 
 class Stage:
@@ -25,6 +28,7 @@ class Stage:
         budget: int = 1 << 28,
         aside: FakeConnection | None = None,
         prefetch: int = BACKLOG_PREFETCH,
+        partition: int = 0,
     ) -> None:
         self.link = FakeLink(budget=Budget(budget))
         self.heavy: list[SegmentReader] = []
@@ -32,7 +36,7 @@ class Stage:
         self.closed = self.channel.closed
         self.reader = SegmentReader(
             link=self.link,
-            segment=Segment(queue="backlog", partitions={0}, prefetch=prefetch),
+            segment=Segment(queue="backlog", partitions={partition}, prefetch=prefetch),
             channel=self.channel,
             on_stray=on_stray,
             aside=aside,
@@ -43,12 +47,13 @@ class Stage:
         self.unconfirmed = inbox.unconfirmed
         self._sink = Sink(inbox, b"", UNLIMITED)
         self.takes = True
-        self._stamper = Stamper(0, 1)
+        self._partition = partition
+        self._stamper = Stamper(partition, 1)
         self._tag = 0
 
     @property
     def flow(self) -> Flow:
-        flow = self.reader.flow(0)
+        flow = self.reader.flow(self._partition)
         flow.next_sink = lambda: self._sink if self.takes else None
         return flow
 
@@ -61,6 +66,13 @@ class Stage:
         """The oldest one is in its inbox."""
         flow, tag = self.unconfirmed.pop(0)
         flow.confirmed(tag)
+
+    def confirmed(self, *tags: int) -> list[tuple[int, bool]]:
+        """These are in their inbox; gives all acknowledgements."""
+        for tag in tags:
+            self.flow.confirmed(tag)
+        self.link.chunk_over()
+        return self.channel.acked
 
     def return_fence(self) -> None:
         """The last fence is confirmed and comes back."""
@@ -127,6 +139,40 @@ async def test_what_comes_in_the_chunk_that_made_a_flow_idle_keeps_it_from_being
     stage.return_fence()
     async with asyncio.timeout(1):
         await exhausted
+
+
+async def test_what_is_confirmed_before_an_older_message_is_acknowledged_after_it() -> None:
+    """A classic queue confirms small and large messages, or durable and other ones, each in their order."""
+    stage = Stage()
+    flow = stage.flow
+    for tag in (1, 2, 3, 4):
+        stage.deliver(tag)
+    assert stage.confirmed(3, 2) == []
+    assert stage.confirmed(1) == [(3, True)]
+    assert stage.confirmed(4) == [(3, True), (4, True)]
+    assert flow.idle.is_set()
+    assert stage.reader.released == 4
+
+
+async def test_what_was_refused_or_stays_holds_nothing_back() -> None:
+    stage = Stage()
+    flow = stage.flow
+    for tag in (1, 2, 3):
+        stage.deliver(tag)
+    assert stage.confirmed(3) == []
+    stage.takes = False
+    flow.take_back(1, *MESSAGE)
+    assert stage.confirmed() == []
+    flow.stays(2)
+    assert stage.confirmed() == [(3, False)]
+
+
+async def test_keyless_messages_wait_for_no_other() -> None:
+    stage = Stage(partition=SPREAD)
+    assert stage.flow.idle.is_set()
+    for tag in (1, 2):
+        stage.deliver(tag)
+    assert stage.confirmed(2) == [(2, False)]
 
 
 async def test_a_fence_that_is_back_and_not_confirmed_proves_nothing() -> None:

@@ -1,7 +1,8 @@
 """What one segment has of one partition, on its way to the owner.
 
-Invariant: its messages are published in their order, each is acknowledged after it is confirmed, and what was refused
-keeps its place. What gives it out and holds it back is `lane_table` (and overflows, to the one client that is theirs).
+Invariant: its messages are published in their order, and what was refused keeps its place. Each is acknowledged after
+it and what was published before it are confirmed: not every queue confirms in order. What gives it out and holds it
+back is `lane_table` (and overflows, to the one client that is theirs).
 """
 
 import asyncio
@@ -38,9 +39,15 @@ class Flow:
 
     partition: int
     reader: Reading
+    ordered: bool
+    """False of messages without a key, which go to any member: none of them waits for another."""
     next_sink: NextSink | None = None
     """Gives the inbox that takes one more; None holds the flow back."""
     pending: deque[tuple[int, bytes, bytes]] = field(default_factory=deque)
+    under_way: deque[int] = field(default_factory=deque)
+    """What was published and is not acknowledged, in that order."""
+    confirmed_early: set[int] = field(default_factory=set)
+    """Of these, what was confirmed before the first of them."""
     unconfirmed: int = 0
     received: int = 0
     staying: int = 0
@@ -49,9 +56,9 @@ class Flow:
     """Set while nothing is in memory or unconfirmed."""
 
     @classmethod
-    def empty(cls, partition: int, reader: Reading) -> "Flow":
+    def empty(cls, partition: int, reader: Reading, *, ordered: bool = True) -> "Flow":
         """One of which nothing has been read."""
-        flow = cls(partition, reader)
+        flow = cls(partition, reader, ordered)
         flow.idle.set()
         return flow
 
@@ -96,12 +103,15 @@ class Flow:
         tag, header, body = self.pending.popleft()
         self.reader.weight -= weight(header, body)
         self.unconfirmed += 1
+        if self.ordered:
+            self.under_way.append(tag)
         sink.publish(header, body, origin=self, tag=tag)
         return True
 
     def take_back(self, tag: int, header: bytes, body: bytes) -> None:
         """The message of `tag` was refused: it keeps its place."""
         self.unconfirmed -= 1
+        self._no_longer(tag)
         if not self.reader.dropped:
             insort(self.pending, (tag, header, body), key=itemgetter(0))
             self.reader.weight += weight(header, body)
@@ -109,15 +119,38 @@ class Flow:
     def confirmed(self, tag: int) -> None:
         """The message of `tag` is in its inbox."""
         self.unconfirmed -= 1
-        self.reader.released += 1
-        self.reader.fences.ack(tag)
+        if not self.ordered:
+            self._acknowledge(tag)
+        elif tag == self.under_way[0]:
+            self.under_way.popleft()
+            self._acknowledge(tag)
+            self._acknowledge_early()
+        else:
+            self.confirmed_early.add(tag)
         self._settle()
 
-    def stays(self, _tag: int) -> None:
+    def stays(self, tag: int) -> None:
         """The message of `tag` fits nowhere: it stays in the segment, unacknowledged."""
         self.staying += 1
         self.unconfirmed -= 1
+        self._no_longer(tag)
         self._settle()
+
+    def _no_longer(self, tag: int) -> None:
+        """It is in no queue, and nobody waits for it."""
+        if self.ordered:
+            self.under_way.remove(tag)
+            self._acknowledge_early()
+
+    def _acknowledge_early(self) -> None:
+        while self.under_way and self.under_way[0] in self.confirmed_early:
+            tag = self.under_way.popleft()
+            self.confirmed_early.remove(tag)
+            self._acknowledge(tag)
+
+    def _acknowledge(self, tag: int) -> None:
+        self.reader.released += 1
+        self.reader.fences.ack(tag)
 
     def _settle(self) -> None:
         if not self.unconfirmed and not self.pending and not self.reader.dropped:
@@ -130,5 +163,4 @@ class Flow:
     def leaves(self, tag: int) -> None:
         """The message of `tag` stayed until now, and is in the dead queue."""
         self.staying -= 1
-        self.reader.released += 1
-        self.reader.fences.ack(tag)
+        self._acknowledge(tag)

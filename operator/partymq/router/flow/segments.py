@@ -121,7 +121,8 @@ class SegmentReader:
         """The partition's messages in this segment."""
         flow = self._flows.get(partition)
         if flow is None:
-            flow = self._flows[partition] = Flow.empty(partition, self)
+            ordered = self._one_line or partition != SPREAD
+            flow = self._flows[partition] = Flow.empty(partition, self, ordered=ordered)
         return flow
 
     @property
