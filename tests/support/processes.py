@@ -45,7 +45,7 @@ class Client:
         """Whether the process has not ended yet."""
         return self._process.returncode is None
 
-    async def started(self, deadline: float = 30.0) -> Self:
+    async def started(self, deadline: float = 60.0) -> Self:
         """Wait until it produces or consumes; a consumer waits for its queue to be declared."""
         async with asyncio.timeout(deadline):
             if not await self.up():
