@@ -153,5 +153,12 @@ async def test_no_more_is_acknowledged_behind_a_gap_than_is_known(monkeypatch: p
     assert deliveries.later() == ["2", "3", "4"]
 
 
+async def test_nor_is_anything_where_more_has_come_than_is_known() -> None:
+    deliveries = _Deliveries(P, Q)
+    deliveries.confirm(2)
+    deliveries.last = RING + 1
+    assert deliveries.later() == []
+
+
 def test_the_lanes_of_all_that_may_be_under_way_are_known() -> None:
     assert FARTHEST + PREFETCH <= RING

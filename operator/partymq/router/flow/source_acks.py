@@ -110,7 +110,8 @@ class SourceAcks:
             self._acknowledge_stretch()
         if self._done and self._now() >= self._seen_at + BEHIND_AFTER:
             seen, self._seen, self._seen_at = self._seen, last, self._now()
-            self._acknowledge_behind(seen)
+            if last - self.next < RING:  # a node that was cut off may have given more than was asked for
+                self._acknowledge_behind(seen)
 
     def acknowledge_all(self) -> None:
         """Acknowledges whatever is confirmed: what is not was not sent either, so nothing that was stands behind it."""
