@@ -20,6 +20,7 @@ class _Deliveries:
         self.acks._now = lambda: self.now
         self.acks.begin(self.channel)
         self.last = len(lanes)
+        self.acks.make_room(self.last + 1)
         for tag, lane in enumerate(lanes, 1):
             self.acks.lanes[tag % RING] = lane
 
@@ -151,6 +152,16 @@ async def test_no_more_is_acknowledged_behind_a_gap_than_is_known(monkeypatch: p
     deliveries = _Deliveries(P, Q, Q, Q, Q)
     deliveries.confirm(2, 3, 4, 5)
     assert deliveries.later() == ["2", "3", "4"]
+
+
+async def test_a_source_that_delivers_little_takes_little() -> None:
+    acks = SourceAcks()
+    assert not acks.lanes
+    acks.make_room(3)
+    acks.make_room(2)
+    assert len(acks.lanes) == 3
+    acks.make_room(2 * RING)
+    assert len(acks.lanes) == RING
 
 
 async def test_nor_is_anything_where_more_has_come_than_is_known() -> None:

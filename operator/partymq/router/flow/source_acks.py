@@ -1,8 +1,9 @@
 """What has become of each delivery of the source, and which of them are acknowledged.
 
 Invariant: a message is acknowledged only when it is confirmed in its next queue, and all before it are that are of its
-partition or for the same plain client. So whenever the source takes back what it has no acknowledgement of, that is the
-end of what each of these was sent. What fits into no queue is never acknowledged, and keeps nothing behind it.
+partition or for the same plain client (but see `acknowledge_all`). So whenever the source takes back what it has no
+acknowledgement of, that is the end of what each of these was sent. What fits into no queue is never acknowledged, and
+keeps nothing behind it.
 
 What is confirmed without a gap is acknowledged at once, with one acknowledgement for a chunk. Where a partition waits
 (for its backlog, for a queue that refuses), what is confirmed behind its messages is acknowledged one by one, a moment
@@ -29,7 +30,7 @@ class SourceAcks:
     def __init__(self) -> None:
         self._now = asyncio.get_running_loop().time
         self._channel: Channel | None = None
-        self.lanes: list[Lane | None] = [None] * RING
+        self.lanes: list[Lane | None] = []
         """Of the last deliveries, each at its tag modulo `RING`; that of one without a lane is an older one's."""
         self.next = 1
         """All before it are in their next queues, or stay."""
@@ -63,6 +64,10 @@ class SourceAcks:
     def end(self) -> None:
         """The channel is closed, or is about to be: nothing is acknowledged any more."""
         self._channel = None
+
+    def make_room(self, deliveries: int) -> None:
+        """Has `lanes` hold so many, `RING` at most: most sources that are read are idle, and need hardly any."""
+        self.lanes.extend([None] * (min(deliveries, RING) - len(self.lanes)))
 
     # --- as an origin
 
@@ -114,7 +119,11 @@ class SourceAcks:
                 self._acknowledge_behind(seen)
 
     def acknowledge_all(self) -> None:
-        """Acknowledges whatever is confirmed: what is not was not sent either, so nothing that was stands behind it."""
+        """Acknowledges whatever is confirmed, when nothing is on its way any more.
+
+        What is not confirmed then was refused, came back, or was not sent. Behind what was not
+        sent there is nothing; what was refused or came back holds nothing back here.
+        """
         self._acknowledge_stretch()
         for tag in sorted(self._done):
             self._acknowledge_one(tag)

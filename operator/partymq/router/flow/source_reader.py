@@ -109,14 +109,21 @@ class Source:
         kept, self._kept = self._kept, []
         for delivery in kept:
             self._hand_on_first(*delivery)
-        self._channel.redirect(self._first_delivery if self._last < PREFETCH else self._on_delivery)
+        if self._last < PREFETCH:
+            self._channel.redirect(self._first_delivery)
+        else:
+            self._go_on(self._channel)
 
     def _first_delivery(self, tag: int, origin: bytes, header: bytes, body: bytes) -> None:
         """What may have come back stands before everything else, so later ones are not looked at for that."""
         if tag >= PREFETCH and self._channel is not None:
-            self._channel.redirect(self._on_delivery)
+            self._go_on(self._channel)
         self._note_first(tag)
         self._hand_on_first(tag, origin, header, body)
+
+    def _go_on(self, channel: Channel) -> None:
+        self._acks.make_room(RING)
+        channel.redirect(self._on_delivery)
 
     def _note_first(self, tag: int) -> None:
         if self._channel is not None and self._channel.take_redelivered():
@@ -127,6 +134,7 @@ class Source:
     def _hand_on_first(self, tag: int, origin: bytes, header: bytes, body: bytes) -> None:
         if returns := returns_of(header):
             self._on_returns(returns)
+        self._acks.make_room(tag + 1)
         self._on_delivery(tag, origin, header, body)
 
     async def abandon(self) -> None:
