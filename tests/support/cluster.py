@@ -140,6 +140,17 @@ async def frozen(node: OwnBroker) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
+async def cut_off(node: OwnBroker) -> AsyncIterator[None]:
+    """Nothing passes between the node and anybody else for the time of the block, and nobody is told."""
+    await node.cut()
+    try:
+        yield
+    finally:
+        await node.mend()
+        await node.up()
+
+
+@asynccontextmanager
 async def lost(node: OwnBroker) -> AsyncIterator[None]:
     """The node is killed for the time of the block."""
     await node.kill()

@@ -1,6 +1,8 @@
 """Nodes of three are lost: a router goes on through another one, or as soon as it can, and keeps all promises."""
 
 import asyncio
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +11,7 @@ from yarl import URL
 
 from partymq.core.membership import PodState
 from support.broker import ONE_ACTIVE_CONSUMER, QUORUM
-from support.cluster import Cluster, frozen, lost
+from support.cluster import Cluster, cut_off, frozen, lost
 from support.conditions import eventually
 from support.events import Kind
 from support.group import Group, group
@@ -91,13 +93,16 @@ TICK = 8
 """Seconds after which a node that says nothing is lost to the others, at most a quarter more."""
 
 
-async def test_the_node_of_the_router_is_frozen(tmp_path: Path, cluster: Cluster) -> None:
+@pytest.mark.parametrize("silenced", [frozen, cut_off])
+async def test_the_node_of_the_router_says_nothing_more(
+    tmp_path: Path, cluster: Cluster, silenced: Callable[[OwnBroker], AbstractAsyncContextManager[None]]
+) -> None:
     async with cluster.ticking(TICK), group(tmp_path) as g:
         first, _, third = cluster.nodes
         _, producer = await _at_work(g, first, third)
         [victim] = await _nodes_of_router(g, cluster)
         g.spool.note(ROUTER, Kind.ROUTER_DOWN)
-        async with frozen(victim):
+        async with silenced(victim):
             # More than was in the inboxes; the router notices after 20 s, and others need a moment each.
             await g.progress(1000, deadline=60.0)
         g.spool.note(ROUTER, Kind.ROUTER_UP)

@@ -4,7 +4,16 @@ import pytest
 
 from partymq.errors import ChannelClosedError, ConnectionClosedError, ConnectionLostError
 from partymq.router.poison import failed_sessions as module
-from partymq.router.poison.failed_sessions import AT_RISK, BACKOFF_MAX, RARELY, STEADY, Advice, FailedSessions, Past
+from partymq.router.poison.failed_sessions import (
+    AT_RISK,
+    BACKOFF_MAX,
+    LINGER,
+    RARELY,
+    STEADY,
+    Advice,
+    FailedSessions,
+    Past,
+)
 
 REFUSED = ChannelClosedError(406, "PRECONDITION_FAILED")
 CRASHED = ConnectionClosedError(541, "INTERNAL_ERROR")
@@ -35,6 +44,19 @@ def test_tries_that_fail_in_the_same_way_come_ever_more_rarely(error: Exception)
     pauses = [failed_sessions.ended(Past(reading=True, routed=1), error=error, seconds=1.0) for _ in range(8)]
     assert pauses[0] < 1.0
     assert RARELY / 2 <= pauses[-1] <= RARELY
+
+
+def test_where_the_message_is_known_tries_do_not_become_rarer_but_care_lasts_longer() -> None:
+    failed_sessions, lingers = FailedSessions(), list[float]()
+    for _ in range(8):
+        past = Past(reading=True, refused=True, routed=1, blamed=1)
+        assert failed_sessions.ended(past, error=REFUSED, seconds=5.0) <= BACKOFF_MAX
+        lingers.append(failed_sessions.advice.linger)
+    assert lingers[0] == LINGER
+    assert lingers == sorted(lingers)
+    assert lingers[-1] == STEADY
+    failed_sessions.ended(past, error=REFUSED, seconds=STEADY + 1)
+    assert failed_sessions.advice.linger == LINGER
 
 
 @pytest.mark.parametrize("past", [Past(reading=True, routed=1), Past()])

@@ -58,6 +58,17 @@ def test_many_in_a_row_lose_nothing(kind: Refusal) -> None:
 
 
 @KINDS
+def test_a_producer_of_some_that_are_refused_is_served_by_a_session_that_lasts(kind: Refusal) -> None:
+    for seed in range(SEEDS):
+        setting = Setting(seed=seed, pace="uneven", delivery_limit=3)
+        steps: list[Step] = [step for _ in range(30) for step in (Poison(1, kind), Produce(10, 6))]
+        outcome = play(setting, [Act(step, 1.5) for step in steps], begin=2.0)
+        assert not outcome.violations, outcome.violations
+        assert outcome.poisoned == [DEAD] * 30
+        assert sum("ended: the broker closed" in line for line in outcome.log) <= 4
+
+
+@KINDS
 def test_whatever_else_happens_meanwhile(kind: Refusal) -> None:
     for seed in range(SEEDS):
         setting = Setting(seed=seed, pace="uneven", members=2, window=6, routers=1 + seed % 2)

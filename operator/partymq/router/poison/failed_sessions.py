@@ -1,9 +1,10 @@
 """What failed sessions of a group leave to the next one.
 
 Invariant: failing again holds nothing. After a session that the broker ended over a publish, the next one publishes one
-message at a time (`poison.isolation`), until one of them has passed what was under way. Whatever it is that sessions
-fail over: tries that read the source come ever more rarely, and when the same messages have come back to a quorum
-source so often that a delivery limit may come into play, it is not read any more.
+message at a time (`poison.isolation`), until one of them has passed what was under way, and for longer each time, as
+long as the next message that is refused comes soon. Whatever it is that sessions fail over: tries that read the source
+come ever more rarely, unless the message is known, and when the same messages have come back to a quorum source so
+often that a delivery limit may come into play, it is not read any more.
 """
 
 import random
@@ -27,6 +28,8 @@ RARELY_GROWTH: Final = 4
 """The same, after sessions that had read the source and ended in the same way, other than with their network."""
 STEADY: Final = 30.0
 """Seconds after which a session counts as a success."""
+LINGER: Final = 1.0
+"""Seconds; see `Advice.linger`. They grow as tries get rarer, up to `STEADY`."""
 AT_RISK: Final = 5
 """So often may a message of the source come back. RabbitMQ's default delivery limit is 20, and nothing tells it."""
 
@@ -40,6 +43,8 @@ class Advice:
     """So many messages of the source, at the least, were under way."""
     others: int = 0
     """So many that were not the source's."""
+    linger: float = LINGER
+    """Care lasts for so many seconds after a message was refused: where one is, there may be more."""
     at_risk: str = ""
     """Why the source is not to be read."""
 
@@ -60,6 +65,8 @@ class Past:
     """Messages of the source were under way."""
     others: int = 0
     """Messages that were not the source's were."""
+    blamed: int = 0
+    """Messages that the broker refuses are known, and out of the way."""
     returns: int = 0
     """The most often that a message of the source had come back when it came."""
 
@@ -105,9 +112,15 @@ class FailedSessions:
                 times = max(past.returns, self._barren)
                 at_risk = f"messages of it have come back {times} times; the last session ended with: {error}"
             self._returns = past.returns
-        self.advice = Advice(careful=careful, returning=past.returning, others=past.others, at_risk=at_risk)
-        if past.reading and self._reads > 1:
-            most = min(BACKOFF * RARELY_GROWTH**self._reads, RARELY)
+        self.advice = Advice(
+            careful=careful,
+            returning=past.returning,
+            others=past.others,
+            linger=min(LINGER * RARELY_GROWTH ** min(max(self._reads - 1, 0), 20), STEADY),
+            at_risk=at_risk,
+        )
+        if past.reading and self._reads > 1 and not past.blamed:
+            most = min(BACKOFF * RARELY_GROWTH ** min(self._reads, 20), RARELY)
             return random.uniform(most / 2, most)  # noqa: S311 - jitter
         return random.uniform(0, min(BACKOFF * GROWTH ** min(self._failures, 20), BACKOFF_MAX))  # noqa: S311 - jitter
 

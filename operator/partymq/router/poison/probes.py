@@ -1,6 +1,6 @@
-"""Offering messages to the broker over probes, one probe after another.
+"""Offering messages to the broker over probes, each of which carries one message at a time.
 
-Invariant: a message is offered again only when nothing that the last probe has sent can still arrive; and what is the
+Invariant: a message is offered again only when nothing that a broken probe has sent can still arrive; and what is the
 destination's fault, or everybody's, ends the session instead of blaming the message.
 """
 
@@ -14,10 +14,12 @@ from partymq.errors import AccessRefusedError, BrokerError, ChannelClosedError, 
 from partymq.router.broker.settling import await_alone
 from partymq.router.context import Context
 from partymq.router.poison.probe import NackedError, Probe, UnansweredError
-from partymq.router.publish.publisher import STALLED_AFTER
+from partymq.router.publish.publisher import OUTLETS, STALLED_AFTER
 
 LOG = logging.getLogger(__name__)
 
+MOST: Final = OUTLETS
+"""Probes at once: as many as there are channels otherwise, for messages of one of those keep their order."""
 DIAL_AGAIN: Final = (0.05, 5.0)
 """Seconds between tries to open a probe, the first and the longest."""
 FORCED: Final = 320
@@ -29,7 +31,7 @@ COINCIDENCES: Final = 2
 
 
 class Probes:
-    """Of one session; there is one at a time, and none while none is needed."""
+    """Of one session. They are opened when they are needed, and where the broker gives but one, that one serves all."""
 
     def __init__(self, context: Context, dial: Callable[[], Awaitable[Connection]]) -> None:
         self._link = context.link
@@ -37,9 +39,14 @@ class Probes:
         self._publisher = context.publisher
         self._names = context.names
         self._dial = dial
-        self._probe: Probe | None = None
+        self._open: set[Probe] = set()
+        self._free: list[Probe] = []
+        self._most = MOST
+        self._turn = asyncio.Lock()
+        """Held by the one who gets the next probe."""
+        self._given_back = asyncio.Event()
         self._broken = False
-        """True while the last probe may still be on its way to the queues."""
+        """True while a probe that is gone may still be on its way to the queues."""
 
     async def offer(self, frame: bytes, header: bytes, body: bytes) -> None:
         """Returns when the broker has the message; raises what it has against it, or NackedError.
@@ -48,7 +55,7 @@ class Probes:
         """
         coincidences = 0
         while True:
-            probe = await self._ready()
+            probe = await self._take()
             try:
                 await probe.publish(frame, header, body, patience=STALLED_AFTER)
             except (NackedError, UnansweredError, AccessRefusedError) as error:
@@ -62,51 +69,85 @@ class Probes:
                     await self._never()
                 raise
             except BrokerError as error:
-                self._drop_probe()
+                self._drop(probe)
                 coincidences += 1
                 told = isinstance(error, ConnectionClosedError) and error.code != FORCED
                 if coincidences > (1 if told else COINCIDENCES):
                     raise
             else:
                 return
+            finally:
+                self._give_back(probe)
 
     @property
     def blocked(self) -> bool:
-        """True while the broker takes no messages over the probe."""
-        return self._probe is not None and self._probe.blocked
+        """True while the broker takes no messages over a probe."""
+        return any(probe.blocked for probe in self._open)
 
     def abort(self) -> None:
         """The session is over."""
-        if self._probe is not None:
-            self._probe.abort()
+        for probe in self._open:
+            probe.abort()
 
     async def _never(self) -> None:
         """The session is over: whoever waits for it ends this."""
         await asyncio.get_running_loop().create_future()
 
-    async def _ready(self) -> Probe:
+    async def _take(self) -> Probe:
         wait, longest = DIAL_AGAIN
-        while self._probe is None:
-            if self._broken:
-                await await_alone(self._topology, self._names.outlets, own=len(self._publisher.outlets), bare=True)
-                self._broken = False
-            try:
-                self._probe = await Probe.open(self._dial, outlets=self._names.outlets, on_return=self._link.returned)
-            except BrokerError as error:
-                self._broken = True  # it may have got as far as that
-                LOG.warning("%s no connection to try messages one by one: %s", self._names.prefix, error)
-                await asyncio.sleep(wait)
-                wait = min(2 * wait, longest)
-        return self._probe
+        async with self._turn:
+            while True:
+                if self._broken:
+                    await self._settle()
+                if self._free:
+                    return self._free.pop()
+                if len(self._open) < self._most and (probe := await self._dialled()) is not None:
+                    return probe
+                if self._open:
+                    await self._until_given_back()
+                else:
+                    await asyncio.sleep(wait)
+                    wait = min(2 * wait, longest)
 
-    def _drop_probe(self) -> None:
-        if self._probe is not None:
-            self._probe.abort()
-            self._probe, self._broken = None, True
+    async def _dialled(self) -> Probe | None:
+        try:
+            probe = await Probe.open(self._dial, outlets=self._names.outlets, on_return=self._link.returned)
+        except BrokerError as error:
+            LOG.warning("%s no connection to try messages one by one: %s", self._names.prefix, error)
+            self._most = max(1, len(self._open))
+            self._broken = self._broken or not self._open  # it may have got as far as that
+            return None
+        self._open.add(probe)
+        return probe
+
+    async def _settle(self) -> None:
+        """Returns when nothing that was sent over a broken probe can still arrive: when no probe is left to be seen."""
+        while len(self._free) < len(self._open):
+            await self._until_given_back()
+        self._free.clear()
+        while self._open:
+            self._open.pop().abort()
+        await await_alone(self._topology, self._names.outlets, own=len(self._publisher.outlets), bare=True)
+        self._broken = False
+
+    async def _until_given_back(self) -> None:
+        self._given_back.clear()
+        await self._given_back.wait()
+
+    def _drop(self, probe: Probe) -> None:
+        probe.abort()
+        self._open.discard(probe)
+        self._broken = True
+
+    def _give_back(self, probe: Probe) -> None:
+        if probe in self._open:
+            self._free.append(probe)
+        self._given_back.set()
 
     async def close(self) -> None:
-        """None is needed for a while."""
-        probe, self._probe = self._probe, None
-        if probe is not None:
+        """None is needed for a while, and none is in use."""
+        self._most = MOST
+        self._free.clear()
+        while self._open:
             self._broken = True
-            await probe.close()
+            await self._open.pop().close()

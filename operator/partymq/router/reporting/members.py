@@ -89,7 +89,7 @@ def stuck_text(member: MemberReport) -> str:
     since = datetime.fromtimestamp(member.since, UTC).strftime("%H:%M:%SZ")
     return (
         f"{member.name} has acknowledged nothing since {since}, although about {_about(member.ready + member.backlog)} "
-        f"messages of partitions {ranges.text(member.partitions)} wait for it; others go on. Look at its log; if it "
+        f"messages of partitions {ranges.text(member.partitions)} wait for it. Look at its log; if it "
         "hangs, delete the pod: what it holds is delivered again, in order"
     )
 

@@ -118,6 +118,7 @@ class Session:
             wary=isolation.engaged or isolation.stays > 0,
             returning=max(isolation.returning, source_gate.unsettled if source_gate is not None else 0),
             others=isolation.others,
+            blamed=isolation.blamed,
             returns=isolation.returns,
         )
 
