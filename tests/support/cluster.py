@@ -4,6 +4,7 @@ Invariant: each node is an instance of its own of `hack/broker.sh`, so nothing t
 """
 
 import asyncio
+import json
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -98,6 +99,19 @@ class Cluster:
                 await node.control("stop_app")
                 await node.control("start_app")
                 await eventually(partial(_serves, node), f"{node.url} serves no quorum queue", SERVES_WITHIN)
+        await eventually(self._spreads, "a quorum queue does not get a member on each node", SERVES_WITHIN)
+
+    async def _spreads(self) -> bool:
+        """Whether a quorum queue gets a member on each node.
+
+        One that is online may still refuse them, and RabbitMQ does not try again: such a queue has lost its majority as
+        soon as another node is away.
+        """
+        node = self.nodes[0]
+        async with temporary_queue(node.url, "spreads", QUORUM) as queue:
+            listed = json.loads(await node.control("list_queues", "name", "online", "--formatter", "json"))
+            (online,) = (each["online"] for each in listed if each["name"] == queue)
+            return len(online) == len(self.nodes)
 
 
 async def _comes_to_serve(node: OwnBroker) -> bool:
