@@ -20,7 +20,15 @@ from partymq.core.schema import KEY_PROPERTIES, is_pointer
 from partymq.core.spec import KeyFrom, KeySpec
 from partymq.errors import InvalidSpecError
 from partymq.message import tables
-from partymq.message.tables import MalformedHeaderError, find_header, find_property, value_at
+from partymq.message.tables import (
+    FLAGS_AT,
+    HEADERS,
+    MalformedHeaderError,
+    find_header,
+    find_property,
+    table_at,
+    value_at,
+)
 
 KeyReader = Callable[[bytes, bytes, bytes], bytes | None]
 """Gets the content header's payload, the body's frames, and exchange and routing key as two short strings."""
@@ -37,6 +45,7 @@ _PROPERTIES: Final = {
     "app_id": tables.APP_ID,
 }
 """Where each of KEY_PROPERTIES stands."""
+_HAS_HEADERS: Final = HEADERS >> 8
 _BEYOND: Final = 2.0**63
 """A number of at least this size that orjson reads as a double may have been written as an integer."""
 _INFINITE: Final = "infinity"
@@ -67,8 +76,18 @@ def _header_reader(name: str) -> KeyReader:
             f"key.name is the name of a header: 1 to 255 bytes, and {name[:60]!r} has {len(encoded)}."
         )
 
+    first = bytes((len(encoded),)) + encoded + b"S"
+    size_at = 4 + len(first)
+
     def read(header: bytes, _body: bytes, _origin: bytes) -> bytes | None:
         try:
+            # Mostly it is the first header, and a string: then there is nothing to walk over.
+            at = table_at(header)
+            if header.startswith(first, at + 4) and header[FLAGS_AT] & _HAS_HEADERS:
+                start = at + size_at + 4
+                stop = start + int.from_bytes(header[at + size_at : start], "big")
+                if stop <= at + 4 + int.from_bytes(header[at : at + 4], "big") <= len(header):
+                    return header[start:stop] or None
             at = find_header(header, encoded)
         except MalformedHeaderError:
             return None

@@ -14,6 +14,7 @@ from partymq.core.schema import KEY_PROPERTIES
 from partymq.core.spec import KeyFrom, KeySpec
 from partymq.errors import InvalidSpecError
 from partymq.message.key_reader import KeyReader, key_reader
+from partymq.message.tables import FLAGS_AT, MalformedHeaderError, find_header, value_at
 from support.field_tables import Field, content_header, counted, short, table
 
 ORIGIN = b"\x09amq.topic\x09orders.eu"
@@ -55,6 +56,28 @@ def in_body(payload: bytes, name: str = "key", frame_max: int = 4096) -> bytes |
 )
 def test_a_header_is_a_key_by_its_value(kind: str, raw: bytes, key: bytes | None) -> None:
     assert in_header(kind, raw) == key
+
+
+def _walked(header: bytes) -> bytes | None:
+    """The key as it is found wherever it stands."""
+    try:
+        at = find_header(header, b"key")
+    except MalformedHeaderError:
+        return None
+    return text(value_at(header, at)) if at >= 0 else None
+
+
+@pytest.mark.parametrize("before", [{}, {"content_type": short(b"a/b")}, {"content_encoding": short(b"gzip")}])
+def test_the_first_header_is_read_as_one_that_stands_elsewhere(before: dict[str, bytes]) -> None:
+    rows = [Field(b"key", "S", counted(b"first")), Field(b"key", "S", counted(b"second"))]
+    header = content_header({**before, "headers": table(rows), "app_id": short(b"me")})
+    read = reader(KeyFrom.HEADER)
+    assert read(header, b"", ORIGIN) == b"first"
+    for at in range(FLAGS_AT, len(header)):
+        assert read(header[:at], b"", ORIGIN) == _walked(header[:at])
+        for byte in (0, 1, header[at] ^ 0x20, 0x80, 0xFF):
+            spoilt = header[:at] + bytes((byte,)) + header[at + 1 :]
+            assert read(spoilt, b"", ORIGIN) == _walked(spoilt), (at, byte)
 
 
 @given(st.integers(-(2**63), 2**63 - 1))
