@@ -1,5 +1,7 @@
 """What is confirmed of a source is acknowledged, but nothing behind what must not come again after it."""
 
+import asyncio
+
 import pytest
 
 from partymq.router.flow import source_acks as module
@@ -7,6 +9,7 @@ from partymq.router.flow.lanes import Lane, Member
 from partymq.router.flow.source_acks import BEHIND_AFTER, FARTHEST, RING, SourceAcks
 from partymq.router.flow.source_reader import PREFETCH
 from partymq.router.publish.outlet import Sink
+from support.conditions import eventually
 from unit.router.doubles import FakeChannel, FakeWay
 
 
@@ -75,6 +78,18 @@ async def test_what_has_just_come_is_waited_for() -> None:
     deliveries.now += BEHIND_AFTER
     deliveries.confirm(2)
     assert deliveries.channel.sent == [], "a moment ago it had not been seen"
+
+
+async def test_it_does_not_take_another_chunk() -> None:
+    deliveries = _Deliveries(P, Q, P, Q)
+    loop = asyncio.get_running_loop()
+    deliveries.acks._now = loop.time
+    deliveries.confirm(2, 4)
+    await eventually(lambda: deliveries.channel.sent == ["2", "4"], lambda: f"{deliveries.channel.sent}", 3.0)
+    assert deliveries.acks._again is None, "until something changes"
+    deliveries.confirm(3)
+    deliveries.acks.rest()
+    assert deliveries.channel.sent == ["2", "4"]
 
 
 async def test_what_was_acknowledged_alone_is_not_again() -> None:

@@ -28,7 +28,8 @@ class SourceAcks:
     """Of one opening of the source. What it publishes is told to this as its origin."""
 
     def __init__(self) -> None:
-        self._now = asyncio.get_running_loop().time
+        self._loop = asyncio.get_running_loop()
+        self._now = self._loop.time
         self._channel: Channel | None = None
         self.lanes: list[Lane | None] = []
         """Of the last deliveries, each at its tag modulo `RING`; that of one without a lane is an older one's."""
@@ -51,6 +52,12 @@ class SourceAcks:
         self._seen = 0
         """The last delivery, a moment ago."""
         self._seen_at = self._now()
+        self._last = 0
+        self._considered = (0, 0)
+        """So many messages had been routed, and so many delivered, when all that could be was acknowledged."""
+        self._again: asyncio.TimerHandle | None = None
+        """Set while there may be more to acknowledge behind a gap, whether or not anything comes from the broker."""
+        self._resting = False
 
     @property
     def staying(self) -> int:
@@ -61,8 +68,15 @@ class SourceAcks:
         """Deliveries come over this channel."""
         self._channel = channel
 
+    def rest(self) -> None:
+        """From now on nothing is acknowledged but by a call."""
+        self._resting = True
+        if self._again is not None:
+            self._again.cancel()
+
     def end(self) -> None:
         """The channel is closed, or is about to be: nothing is acknowledged any more."""
+        self.rest()
         self._channel = None
 
     def make_room(self, deliveries: int) -> None:
@@ -113,10 +127,8 @@ class SourceAcks:
         """Acknowledges what may be; called once for a chunk. The last delivery is `last`."""
         if self.next - 1 > self._acked:
             self._acknowledge_stretch()
-        if self._done and self._now() >= self._seen_at + BEHIND_AFTER:
-            seen, self._seen, self._seen_at = self._seen, last, self._now()
-            if last - self.next < RING:  # a node that was cut off may have given more than was asked for
-                self._acknowledge_behind(seen)
+        if self._done:
+            self._look_behind(last)
 
     def acknowledge_all(self) -> None:
         """Acknowledges whatever is confirmed, when nothing is on its way any more.
@@ -142,6 +154,21 @@ class SourceAcks:
                 else:
                     self._ack(tag)
         self._acked = last
+
+    def _look_behind(self, last: int) -> None:
+        if self._now() >= self._seen_at + BEHIND_AFTER:
+            seen, self._seen, self._seen_at = self._seen, last, self._now()
+            if last - self.next < RING:  # a node that was cut off may have given more than was asked for
+                self._acknowledge_behind(seen)
+            if seen >= last:
+                self._considered = self.routed, last
+        self._last = last
+        if self._again is None and not self._resting and self._considered != (self.routed, last):
+            self._again = self._loop.call_later(BEHIND_AFTER, self._look_again)
+
+    def _look_again(self) -> None:
+        self._again = None
+        self.acknowledge(self._last)
 
     def _acknowledge_behind(self, seen: int) -> None:
         waiting: set[int | Member] = set()

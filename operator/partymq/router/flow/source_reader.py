@@ -250,6 +250,7 @@ class Source:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + DRAIN_WITHIN
         self._link.off_chunk(self._ack)
+        self._acks.rest()
         provable = await self._may_cancel(channel, deadline)
         if provable:
             if not self._spent:
