@@ -41,7 +41,6 @@ class _Line:
     waiting: deque[Diverted] = field(default_factory=deque)
     """The first is under way."""
     news: asyncio.Event = field(default_factory=asyncio.Event)
-
     over: bool = False
     """True when only what is under way is to be finished."""
 
