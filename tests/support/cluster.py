@@ -104,8 +104,8 @@ class Cluster:
     async def _spreads(self) -> bool:
         """Whether a quorum queue gets a member on each node.
 
-        One that is online may still refuse them, and RabbitMQ does not try again: such a queue has lost its majority as
-        soon as another node is away.
+        A node that others cannot reach when a queue is declared gets none for now ("servers failed to start" in the
+        log), and such a queue has lost its majority as soon as another node is away.
         """
         node = self.nodes[0]
         async with temporary_queue(node.url, "spreads", QUORUM) as queue:

@@ -237,7 +237,8 @@ class Isolation:
             else:
                 self._others -= 1
                 self._last_other = self._now()
-            if await self._is_refused(message):
+            refused = await self._pass(message)
+            if refused:
                 self._until = self._now() + self._linger
             line.waiting.popleft()
             self._passed.set()
@@ -256,8 +257,8 @@ class Isolation:
             outlet.straighten(line.waiting)
         self._lines = {}
 
-    async def _is_refused(self, message: Diverted) -> bool:
-        """Whether the broker refuses it; what becomes of it then is seen to, and what a queue has no room for, too."""
+    async def _pass(self, message: Diverted) -> bool:
+        """Sends a message, and sees to what becomes of it; says whether the broker refuses it, whatever its queue."""
         try:
             await self._send_and_wait(message)
         except NackedError:
