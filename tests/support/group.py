@@ -152,8 +152,11 @@ class Group:
         return self.router.pid
 
     async def died(self, deadline: float = 30.0) -> None:
-        """Waits until the router's process has killed itself."""
-        await self.router.ended(deadline)
+        """Waits until the router's process has killed itself, or tells where the group's messages are."""
+        try:
+            await self.router.ended(deadline)
+        except TimeoutError:
+            raise AssertionError(f"the router has not died in {deadline} s\n{await self._whereabouts()}") from None
 
     async def kill(self) -> None:
         """Kills the router's process without grace."""
