@@ -53,6 +53,8 @@ def history(kind: str, seed: int) -> tuple[Setting, list[Act]]:
     )
     if kind == "epochs":
         return setting, _epochs(random)
+    if kind == "deletions":
+        return replace(setting, pace="rough", fragile=True), _deletions(random)
     if kind == "stops":
         return setting, _stops(random)
     if kind == "crowded":
@@ -81,6 +83,15 @@ def _epochs(random: Random) -> list[Act]:
     stuck = [Act(Trouble("a", "stuck"), 0.0), Act(Trouble("b", "stuck"), 0.0)]
     sessions = [Act(step, 1.2) for _ in range(3) for step in (Produce(6, 6), Crash(random.randint(1, 20)))]
     return [Act(Produce(12, 6), 0.5), *stuck, *sessions, Act(Produce(6, 6), 0.1), Act(Join("c"), 1.0)]
+
+
+def _deletions(random: Random) -> list[Act]:
+    """Members are gone, whose inboxes are taken over again and again until they hold nothing any more."""
+    script = []
+    for name in "abab":
+        going = [Act(Leave(name, random.choice(["drained", "killed"])), random.uniform(0.5, 1.5)), Act(Join(name), 0.3)]
+        script += [Act(Produce(20, 6, 0.003), random.uniform(0.0, 0.1)), *going]
+    return [Act(Produce(6, 6), 0.5), *script]
 
 
 def _crowded(random: Random, prefetch: int) -> list[Act]:

@@ -22,6 +22,7 @@ from partymq.amqp.topology import QueueState, Silence, Topology
 from partymq.core.ledger import Ledger, succeed
 from partymq.errors import BrokerError
 from partymq.router.broker import settling
+from partymq.router.broker.deletions import Deletions
 from partymq.router.broker.stamp_order import Message
 from partymq.router.broker.takeover import Takeover
 from partymq.router.flow import source_acks, source_count
@@ -80,14 +81,6 @@ async def _acknowledge_and_extract(
 async def _begin_without_a_write(journal: Journal, ledger: Ledger) -> Ledger:
     journal._ledger = succeed(ledger, writer=journal._writer)
     return journal._ledger
-
-
-async def _delete_from_elsewhere(takeover: Takeover) -> None:
-    takeover._deleting = True
-    connection, channel = await takeover._link.aside()
-    await channel.delete_queue(takeover._inbox)
-    await channel.close()
-    await connection.close()
 
 
 async def _declare_without_a_lock(session: Session, topology: Topology) -> None:
@@ -161,13 +154,8 @@ MUTATIONS = [
     Mutation("a backlog is listed ahead", Backlogs, "_list", "full"),
     Mutation("the epoch is journaled first", Journal, "begin", "epochs", _begin_without_a_write),
     Mutation("confirms before a takeover", Handoffs, "_confirmed", "moves"),
-    Mutation(
-        "inboxes are deleted on the connection that publishes to them",
-        Takeover,
-        "delete_inbox",
-        "moves",
-        _delete_from_elsewhere,
-    ),
+    Mutation("an inbox is deleted when nothing is on its way to it", Takeover, "_nothing_on_its_way", "deletions"),
+    Mutation("a successor waits for deletions", Deletions, "_be_waited_for", "deletions"),
     Mutation("an inbox in which a zombie may be next in line is declared anew", Handoffs, "_renew", "zombies"),
     Mutation(
         "one active consumer of the journal",

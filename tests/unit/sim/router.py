@@ -57,7 +57,7 @@ class Router:
     def opened(self, connection: SimConnection, purpose: str) -> None:
         if purpose == "backlog":
             self.backlogs = [each for each in self.backlogs if not each.lost.done()] + [connection]
-        elif purpose in ("topology", "probe"):
+        elif purpose in ("topology", "probe", "deletion"):
             self.side = [each for each in self.side if not each.lost.done()] + [connection]
         elif purpose == "source":
             self.source = connection

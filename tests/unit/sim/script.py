@@ -212,6 +212,7 @@ settings_of_histories = st.builds(
     zombies=st.booleans(),
     keeps=st.booleans(),
     nodes=st.booleans(),
+    fragile=st.booleans(),
 )
 
 

@@ -146,6 +146,23 @@ def test_clients_die_while_they_are_taken_over_and_come_back_as_zombies(restart:
         check(play(Setting(seed=seed, pace="uneven", zombies=True), script, begin=2.0))
 
 
+@pytest.mark.parametrize("zombies", [False, True])
+def test_nodes_are_lost_while_inboxes_are_deleted_whose_leaders_they_have(zombies: bool) -> None:
+    """The broker ends the connection over which that is done; no session ends with it."""
+    for seed in range(20):
+        script = [
+            Act(Produce(40, 6, 0.003), 0.05),
+            Act(Join("c"), 0.4),
+            Act(Leave("a", ("drained", "killed")[seed % 2]), 1.5),
+            Act(Join("a"), 0.02 * (seed % 10)),
+            Act(Leave("b", "killed"), 1.5),
+            Act(Join("b"), 0.4),
+            Act(Produce(20, 6, 0.003), 0.1),
+        ]
+        setting = Setting(seed=seed, pace=("uneven", "rough")[seed % 2], zombies=zombies, fragile=True)
+        check(play(setting, script, begin=2.0))
+
+
 @pytest.mark.parametrize("again", [False, True])
 def test_a_client_dies_while_it_is_taken_over_for_the_second_time(again: bool) -> None:
     """What it gives back stands behind what the first router gave back: the second one puts that in order."""

@@ -20,7 +20,6 @@ from partymq.errors import ChannelClosedError, ConnectionClosedError, Connection
 from partymq.message.stamp import read_stamp
 from partymq.message.tables import HEADERS, find_property
 from unit.model.broker import Channel, ChannelClosedByBrokerError, Delivery
-from unit.model.queues import Consumer
 from unit.sim.network import LiveBroker, Network, Pipe
 
 T = TypeVar("T")
@@ -28,6 +27,8 @@ ENDS_AFTER = (0.0, 0.001, 0.03)
 """Seconds from the answer to a close until the queues notice that the channel has gone."""
 BROKER_WAITS = 0.25
 """Seconds that a broker gives a queue's leader to say how it is."""
+FAILED_DELETIONS = 0.5
+"""The share of deletions over which a fragile broker ends the connection, and of those the share that take effect."""
 EXPIRATION = 0x01
 """In the first byte of a content header's flags."""
 
@@ -72,6 +73,8 @@ class Wire:
         """Whether queues are as an older version has declared them."""
         self.shuffles = False
         """Whether some confirms come late, and others before them."""
+        self.fragile = False
+        """Whether the node of a queue's leader may be lost while the queue is deleted, which ends the connection."""
         self.connections: list[SimConnection] = []
         """Those that have not ended, and some that have."""
         self._contents: list[Content] = []
@@ -86,6 +89,16 @@ class Wire:
             dead_letters=arguments.get("x-dead-letter-exchange"),
             disconnected_timeout=5000.0 if self.older else arguments["x-consumer-disconnected-timeout"],
         )
+
+    def deleted(self, queue: str, channel: "SimChannel") -> None:
+        """A queue that was taken over is deleted: what the session sent there would come back, and end it.
+
+        Its name may be declared anew. So a successor has to wait for the deletion, as it does for what is published.
+        """
+        if any(queue in other.on_their_way for connection in self.connections for other in connection.channels):
+            self.defects.append(f"{queue} is deleted while something is on its way to it")
+        if not any(held.endswith(".outlets") for held in channel.consumes):
+            self.defects.append(f"{queue} is deleted over a channel that no successor waits for")
 
     def keep(self, content: Content) -> str:
         """The name by which the model knows the message."""
@@ -128,7 +141,7 @@ class SimConnection:
         self._on_cut = on_cut
         self.hasty = hasty
         """Whether closing in order loses what quorum queues have not been handed; clients here wait for that first."""
-        self._channels: list[SimChannel] = []
+        self.channels: list[SimChannel] = []
         self.arriving: list[Pipe] = []
         """All ways to the client."""
         self._hooks: tuple[Callable[[], None], ...] = ()
@@ -143,15 +156,9 @@ class SimConnection:
             raise self.lost.exception() or ConnectionLostError("the connection was closed")
         self._numbers += 1
         channel = SimChannel(self, self._numbers)
-        self._channels.append(channel)
+        self.channels.append(channel)
         await channel.open()
         return channel
-
-    def has(self, consumer: Consumer) -> bool:
-        """Whether the consumer is one of this connection."""
-        return any(
-            each.consumer is consumer for channel in self._channels for each in channel._remote._subscriptions.values()
-        )
 
     def add_chunk_hook(self, hook: Callable[[], None]) -> None:
         self._hooks = (*self._hooks, hook)
@@ -165,7 +172,7 @@ class SimConnection:
     def hold(self, on: bool) -> None:
         """Nothing arrives while `on`."""
         self.held = on
-        for channel in self._channels:
+        for channel in self.channels:
             channel.hold(on)
 
     def chunk(self) -> None:
@@ -187,7 +194,7 @@ class SimConnection:
     async def close(self) -> None:
         if self.lost.done():
             return
-        for channel in self._channels:
+        for channel in self.channels:
             channel.finish()
         self._gone = True
         await asyncio.sleep(self.wire.network.latency(0.0003))
@@ -220,7 +227,7 @@ class SimConnection:
 
     def stall(self) -> None:
         """Neither side hears of the other any more."""
-        for channel in self._channels:
+        for channel in self.channels:
             channel.stall()
 
     def vanish(self) -> None:
@@ -228,7 +235,7 @@ class SimConnection:
         if self._gone:
             return
         self._gone = True
-        for channel in self._channels:
+        for channel in self.channels:
             channel.die()
 
     def lose(self) -> None:
@@ -236,12 +243,12 @@ class SimConnection:
         if not self.lost.done():
             self._on_cut()
         self._gone = True
-        for channel in self._channels:
+        for channel in self.channels:
             channel.die(node_lost=True)
         self._end(ConnectionLostError("the broker's node was killed"))
 
     def _end(self, error: Exception | None, *, keep: bool = False) -> None:
-        for channel in self._channels:
+        for channel in self.channels:
             channel.fail(error, keep=keep)
         settle(self.lost, error)
 
@@ -275,6 +282,8 @@ class SimChannel:
         self._on_confirm: Callable[[int, bool], None] = lambda _tag, _multiple: None
         self._on_nack: Callable[[int, bool], None] | None = None
         self._published: list[str] = []
+        self._unconfirmed: dict[int, str] = {}
+        """The queues of publishes that the broker has not confirmed, by their numbers."""
         self._on_return: Callable[[str], None] = lambda _text: None
 
     # -- what the router uses -----------------------------------------------------------------------------------------
@@ -323,6 +332,7 @@ class SimChannel:
 
         refusal = self._wire.refuses(queue, header, body_frames)
         self._published.append(name)
+        self._unconfirmed[len(self._published)] = queue
 
         def execute() -> None:
             if self._remote.open and refusal is Refusal.WORDS:
@@ -390,10 +400,15 @@ class SimChannel:
 
     async def delete_queue(self, queue: str) -> int:
         def delete() -> int:
+            random, fragile = self._wire.network.random, self._wire.fragile
+            fails = fragile and random.random() < FAILED_DELETIONS
             if (target := self._wire.broker.queue(queue)) is not None:
-                if any(each.priority > 0 for each in target.consumers if not self._connection.has(each)):
-                    self._wire.defects.append(f"{queue} is deleted beside the connection of its takeover")
-                self._remote.delete(queue)
+                if any(each.priority > 0 for each in target.consumers):
+                    self._wire.deleted(queue, self)
+                if not fails or random.random() < FAILED_DELETIONS:
+                    self._remote.delete(queue)
+            if fails:
+                self._connection.crash()
             return 0
 
         return await self._call(delete)
@@ -442,6 +457,16 @@ class SimChannel:
     def holds_anything(self) -> bool:
         """True while the broker waits for an acknowledgement of this channel, known to the client or not."""
         return bool(self._remote._unsettled)
+
+    @property
+    def on_their_way(self) -> Collection[str]:
+        """The queues to which something that was published is still on its way."""
+        return self._unconfirmed.values() if self._remote.open else ()
+
+    @property
+    def consumes(self) -> list[str]:
+        """The queues that it consumes."""
+        return [each.queue_name for each in self._remote._subscriptions.values()]
 
     # -- what the connection uses -------------------------------------------------------------------------------------
 
@@ -553,6 +578,8 @@ class SimChannel:
             self.check(delivery)
             self._coming.append(delivery)
             self._deliveries.put(partial(self._deliver, delivery))
+        for number in (*remote.confirmed, *remote.refused):
+            self._unconfirmed.pop(number, None)
         for number in sorted(remote.refused):
             self._replies.put(partial(self._refuse, number))
         for number in sorted(remote.confirmed):

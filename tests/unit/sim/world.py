@@ -63,6 +63,8 @@ ORDER = frozenset({"out_of_order", "stale"})
 REQUEUED = frozenset({"stale", "repeated", "held_twice"})
 PROMISES = ("lost", "out_of_order", "stale", "held_twice", "repeated", "strays")
 TIMED: tuple[ModuleType, ...] = (rebalancer, overdue, progress, listing, inboxes)
+PURPOSES = ("topology", "source", "probe", "backlog", "deletion")
+"""What the connections of a session are for, besides the one that publishes: as their names end."""
 WHOLES = 1 << 28
 """Bytes that takeovers and transfers may have in memory: with fewer than they need, a session never gets on."""
 
@@ -119,6 +121,9 @@ class Setting:
     read a segment."""
     nodes: bool = False
     """Whether connections are to several nodes, which may be lost."""
+    fragile: bool = False
+    """Whether the node of a queue's leader may be lost while the queue is deleted, over which the broker ends the
+    connection (541)."""
 
 
 class _Management:
@@ -170,6 +175,7 @@ class World:
         self.wire = Wire(self.network, self.broker)
         self.nodes = Nodes(self, several=setting.nodes)
         self.wire.place, self.wire.older, self.wire.shuffles = self.nodes.place, setting.older, setting.shuffles
+        self.wire.fragile = setting.fragile
         self.wire.on_refused = self._refused
         self.wire.refuses = self._refusal
         self.strict = setting.strict
@@ -543,7 +549,9 @@ def inhabited(setting: Setting) -> Iterator[World]:
     async def connect(_address: BrokerAddress, *, name: str, **_settings: object) -> SimConnection:
         await asyncio.sleep(world.network.latency(0.001))
         router = next(router for router in world.routers if router.identity in name.split())
-        purpose = next((word for word in ("topology", "source", "probe", "backlog") if name.endswith(word)), "")
+        purpose = next(
+            (word for word in ("topology", "source", "probe", "backlog", "deletion") if name.endswith(word)), ""
+        )
         on_cut: Callable[[], None] = (lambda: world.router_goes_down(router)) if not purpose else (lambda: None)
         beside = router.data.node if purpose and router.data is not None else None
         node = world.nodes.place(beside)

@@ -130,22 +130,29 @@ class DataConnection:
 
         When the broker allows no more connections, waits until it does.
         """
-        assert self._dial is not None, "this link is not made for that"
         while True:
             try:
-                connection = await self._dial("backlog")
+                connection = await self.beside("backlog")
             except LimitReachedError as error:
                 self.short.emit(error)
                 await asyncio.sleep(ASIDE_RETRY)
             else:
                 self.short.emit(None)
                 break
+        return connection, await self._only_channel(connection)
+
+    async def beside(self, what: str) -> Connection:
+        """A connection that ends with the session, and not the session with it; who asks closes it.
+
+        Raises LimitReachedError when the broker allows no more.
+        """
+        assert self._dial is not None, "this link is not made for that"
+        connection = await self._dial(what)
         connection.lost.add_done_callback(lambda _lost: self._asides.discard(connection))
         self._asides.add(connection)
-        channel = await self._only_channel(connection)
         if self._connection.lost.done():
             connection.abort()
-        return connection, channel
+        return connection
 
     async def _only_channel(self, connection: Connection) -> Channel:
         """Opens it; should the broker close either, the session is over."""
@@ -165,7 +172,12 @@ class DataConnection:
             self._source_connection = None
 
     def _source_connection_lost(self, lost: "asyncio.Future[None]") -> None:
-        if not lost.cancelled() and (error := lost.exception()) is not None and not self._connection.lost.done():
+        if not lost.cancelled() and (error := lost.exception()) is not None:
+            self.lost_beside(error)
+
+    def lost_beside(self, error: BaseException) -> None:
+        """A connection is lost that the session needed: it ends, unless it is the end of the session that did that."""
+        if not self._connection.lost.done():
             self.fail(error)
 
     def _abort_source_connection(self) -> None:

@@ -22,6 +22,7 @@ from collections.abc import Callable
 
 from partymq.amqp.channel import Channel
 from partymq.amqp.frames import publish_frame
+from partymq.amqp.replies import settle
 from partymq.errors import NotAmqpError
 from partymq.router.broker.data_connection import DataConnection
 
@@ -64,6 +65,7 @@ class Fences:
     __slots__ = (
         "_acked",
         "_all",
+        "_answered",
         "_channel",
         "_fences",
         "_frame",
@@ -95,6 +97,8 @@ class Fences:
         self._out: Fence | None = None
         """The one that is unconfirmed."""
         self._stopped = False
+        self._answered: asyncio.Future[None] | None = None
+        """Somebody waits until none is unconfirmed."""
         self._fences: dict[str, Fence] = {}
         """Those that are sent and not back."""
         channel.confirm(self._on_confirm, self._on_nack)
@@ -138,6 +142,12 @@ class Fences:
         """Sends no more fences, not even those that the queue has refused: it is about to be deleted, or left."""
         self._stopped = True
         self._waiting.clear()
+
+    async def confirmed(self) -> None:
+        """Returns when the last fence is confirmed, or refused; `stop` has seen to it that it is the last."""
+        while self._out is not None:
+            self._answered = asyncio.get_running_loop().create_future()
+            await self._answered
 
     def back(self, name: str) -> bool:
         """A fence was read; False if it is none of ours that is waited for."""
@@ -206,6 +216,8 @@ class Fences:
     def _take(self) -> Fence | None:
         fence, self._out = self._out, None
         self.flush()
+        if self._answered is not None:
+            settle(self._answered, None)
         return fence
 
     def _again(self, fence: Fence) -> None:

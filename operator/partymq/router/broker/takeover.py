@@ -204,12 +204,19 @@ class Takeover:
         await channel.consume(self._inbox, _leave, prefetch=1, arguments={"x-priority": LAST_IN_LINE})
         await channel.close()
 
-    async def delete_inbox(self) -> None:
-        """Deletes the inbox, on the connection that publishes to it; the broker cancels us for it."""
+    async def expect_deletion(self) -> None:
+        """Returns when nothing of ours is on its way to the inbox any more, so it can be deleted, which is no surprise.
+
+        A fence that came after that would come back, and end the session.
+        """
+        self.waiting_for = "the broker to delete the inbox"
         self._deleting = True
-        self._last_back.set()  # it went with the queue
+        self._last_back.set()  # it goes with the queue
         self._fences.stop()
-        await self._channel.delete_queue(self._inbox)
+        await self._nothing_on_its_way()
+
+    async def _nothing_on_its_way(self) -> None:
+        await self._fences.confirmed()
 
     async def close(self) -> None:
         """Lets the donor's client go on, which must see no fence: the last one is back, or had time to vanish.

@@ -148,7 +148,8 @@ class _Removal:
             async with asyncio.timeout(PROVEN_WITHIN):
                 if await takeover.collect():
                     return False
-            await takeover.delete_inbox()
+            await takeover.expect_deletion()
+            await self._topology.delete(queue)
             return True
         except TimeoutError:
             return False

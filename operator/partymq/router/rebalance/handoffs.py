@@ -16,6 +16,7 @@ from partymq.core import ranges
 from partymq.core.ledger import Handoff, LedgerError, Phase, begin_handoff, commit, extracted
 from partymq.errors import BrokerError
 from partymq.message.rewrite import passable
+from partymq.router.broker.deletions import Deletions
 from partymq.router.broker.retry import insist
 from partymq.router.broker.stamp_order import Message, in_order
 from partymq.router.broker.takeover import Takeover
@@ -53,6 +54,7 @@ class Handoffs:
         self._publisher = context.publisher
         self._journal = context.journal
         self._names = context.names
+        self._deletions = Deletions(context.link, outlets=context.names.outlets)
         self._troubles = context.troubles
         self._changed = context.listener.changed
         self._reached = context.checkpoint
@@ -257,7 +259,7 @@ class Handoffs:
         """
         donor = self._inboxes.members[progress.donor]
         late = takeover.late
-        await takeover.delete_inbox()
+        await self._delete(progress, takeover)
         await self._inboxes.renew(donor)
         for _, header, body in late:
             donor.sink.publish(passable(header), body)
@@ -325,8 +327,12 @@ class Handoffs:
         if gone and progress.donor not in ledger.members:
             self._inboxes.forget(progress.donor)
             await self._bury(takeover.late)
-            await takeover.delete_inbox()
+            await self._delete(progress, takeover)
             self._inboxes.deleted(progress.donor)
+
+    async def _delete(self, progress: Progress, takeover: Takeover) -> None:
+        await takeover.expect_deletion()
+        await self._deletions.delete(self._names.inbox(progress.donor))
 
     async def _bury(self, late: Iterable[Message]) -> None:
         """What somebody else puts into an inbox that is about to be deleted goes to nobody."""

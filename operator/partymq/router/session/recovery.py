@@ -29,6 +29,7 @@ from partymq.core.report import Notice
 from partymq.core.spec import GroupConfig
 from partymq.errors import BrokerError, JournalLostError
 from partymq.message.rewrite import passable
+from partymq.router.broker.deletions import Deletions
 from partymq.router.broker.settling import is_consumed
 from partymq.router.broker.stamp_order import NEWEST, Message, in_order
 from partymq.router.broker.takeover import Takeover
@@ -144,6 +145,7 @@ class Recovery:
         self._topology = context.topology
         self._publisher = context.publisher
         self._names = context.names
+        self._deletions = Deletions(context.link, outlets=context.names.outlets)
         self._tell = context.listener.trouble
         self._takeovers: dict[str, Takeover] = {}
         self._plain: Collection[str] = ()
@@ -163,7 +165,8 @@ class Recovery:
         await asyncio.gather(*(takeover.settle() for takeover in self._takeovers.values()))
         for old in map(names.transfer, remains.transfers):
             takeover = self._takeovers.pop(old)
-            await takeover.delete_inbox()
+            await takeover.expect_deletion()
+            await self._deletions.delete(old)
             await takeover.close()
         newest = max((stamp.epoch for stamp, _, _ in found if stamp is not None), default=0)
         owners = _owners(self._config.known_members, remains.inboxes)
