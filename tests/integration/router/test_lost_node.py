@@ -10,6 +10,7 @@ import pytest
 from yarl import URL
 
 from partymq.core.membership import PodState
+from partymq.router.failpoints import Point
 from support.broker import ONE_ACTIVE_CONSUMER, QUORUM
 from support.cluster import Cluster, cut_off, frozen, lost
 from support.conditions import eventually
@@ -174,6 +175,36 @@ async def test_a_client_is_lost_with_its_node_and_taken_over_at_once(tmp_path: P
             g.set_pod("a", None)
             await g.owners("b", deadline=30.0)
             await g.progress(300)
+        await g.audited(producer)
+
+
+LEAVING = ("c", "d", "e", "f", "g", "h")
+
+
+async def test_a_node_is_killed_while_inboxes_are_deleted_that_have_their_leaders_there(
+    tmp_path: Path, cluster: Cluster
+) -> None:
+    """RabbitMQ ends the connection over which that is done: nothing may depend on it. The router is on another node."""
+    _, second, third = cluster.nodes
+    async with group(tmp_path) as g:
+        _, producer = await _at_work(g, second)
+        for name in LEAVING:
+            await g.join(name, work=0.001)
+        await g.owners("a", "b", *LEAVING)
+        await g.progress(200)
+        epoch, passed = g.report.epoch, len(g.points)
+        for name in LEAVING:
+            await g.client_of(name).stop()
+            g.set_pod(name, None)
+        await eventually(
+            lambda: Point.COMMITTED in g.points[passed:], lambda: f"nobody leaves: {g.report}", every=0.001
+        )
+        async with lost(third):
+            await g.progress(300)
+            await eventually(
+                lambda: g.inboxes == {"a", "b"}, lambda: f"inboxes are not deleted: {g.inboxes}, {g.notices}", 60.0
+            )
+        assert g.report.epoch == epoch
         await g.audited(producer)
 
 
