@@ -34,6 +34,8 @@ PAUSE = 3.0
 """Seconds between two nodes of a rolling restart, at most."""
 TOLD_WITHIN = 0.2
 """Seconds within which a router has said that a handoff has begun."""
+NODE = "node"
+"""Whose reports say that one does nothing."""
 TRIES = 5
 QUIET_WITHIN = 10.0
 """Seconds for which a moment without a handoff is waited for, each time."""
@@ -68,7 +70,7 @@ async def freeze_node(world: World, rng: Random) -> None:
     victim, seconds = rng.choice(world.nodes.all), rng.uniform(1, FROZEN_FOR)
     async with world.session:
         depends = await _depends(world, [victim])
-        async with _outage(world, "node frozen", depends=depends, victims=[victim]):
+        async with _outage(world, "node frozen", depends=depends, victims=[victim]), _still(world):
             await victim.freeze()
             try:
                 await asyncio.sleep(seconds)
@@ -86,7 +88,7 @@ async def cut_node_off(world: World, rng: Random) -> None:
     async with world.session, world.nodes.ticking(TICK):
         depends = await _depends(world, [victim])
         await _drain(world, victim)
-        async with _outage(world, "node cut off", depends=depends, victims=[victim]):
+        async with _outage(world, "node cut off", depends=depends, victims=[victim]), _still(world):
             _report_clients(world, [victim])
             await victim.cut()
             try:
@@ -94,6 +96,16 @@ async def cut_node_off(world: World, rng: Random) -> None:
             finally:
                 await victim.mend()
                 await victim.up()
+
+
+@asynccontextmanager
+async def _still(world: World) -> AsyncIterator[None]:
+    """Tells that a node does nothing: it may have the leader of any queue."""
+    world.group.spool.note(NODE, Kind.NODE_STILL)
+    try:
+        yield
+    finally:
+        world.group.spool.note(NODE, Kind.NODE_BACK)
 
 
 async def _kill(world: World, victims: Sequence[OwnBroker], *, name: str, seconds: float) -> None:

@@ -10,7 +10,9 @@ each verdict follows from the events alone. What it proves:
 - repeats: a message delivered again is excused only if the consumer of its first delivery went without having
   acknowledged it (or died within `in_doubt` seconds of saying so: the ack may never have left), or if it was in flight
   when the router was killed, which a test marks with `ROUTER_DOWN` and `ROUTER_UP`: sent before, and not settled for
-  longer than `in_doubt`.
+  longer than `in_doubt`. That time stands still from `NODE_STILL` to `NODE_BACK`, which a test marks around what it
+  does to a broker's node: a queue that has its leader there takes note of no ack, and one that died with its
+  consumer's connection meanwhile never had an effect. Nothing else is excused by that.
 
 What a SIGKILL hides: a message that arrived in the client's socket, but was not reported, is unknown here until it is
 delivered again. That hides no loss and no disorder (its next delivery is then the first known one, and reports of one
@@ -41,6 +43,7 @@ class _Consumer:
     acked: int = 0
     held: dict[Ident, int] = field(default_factory=dict)
     gone_at: int = 0
+    """By the clock of what is in doubt, as `_Delivery.acked_clock`."""
     ended: str = ""
 
 
@@ -51,6 +54,7 @@ class _Delivery:
     consumer: _Consumer
     at: int
     acked_at: int = 0
+    acked_clock: int = 0
     returned: bool = False
 
 
@@ -101,7 +105,11 @@ class Auditor:
         self._keys: dict[str, _Key] = {}
         self._consumers: dict[str, _Consumer] = {}
         self._recent: dict[Ident, _Delivery] = {}
-        self._settled: deque[tuple[int, Ident]] = deque()
+        self._settled: deque[tuple[int, int, Ident]] = deque()
+        """By the clock of what is in doubt, and by the events'."""
+        self._still_since = 0
+        self._still = 0
+        """For how long nodes did nothing, but for the one that does nothing now."""
         self._confirmed = 0
         self._owed: set[Ident] = set()
         """Confirmed, not acknowledged."""
@@ -121,6 +129,8 @@ class Auditor:
             self._on_router_down,
             self._on_router_up,
             self._on_alive,
+            self._on_node_still,
+            self._on_node_back,
             self._on_sent,
             self._on_confirmed,
             self._on_received,
@@ -222,9 +232,9 @@ class Auditor:
         self._release(consumer, ident)
         delivery = self._recent.get(ident)
         if delivery is not None and delivery.consumer is consumer and not delivery.acked_at:
-            delivery.acked_at = event.at
-            self._settled.append((event.at, ident))
-        self._forget_settled(event.at - self._in_doubt)
+            delivery.acked_at, delivery.acked_clock = event.at, self._clock()
+            self._settled.append((delivery.acked_clock, event.at, ident))
+        self._forget_settled()
 
     def _on_gone(self, event: Event) -> None:
         consumer = self._consumer(event.actor)
@@ -234,7 +244,7 @@ class Auditor:
             delivery = self._recent.get(ident)
             if delivery is not None and delivery.consumer is consumer:
                 delivery.returned = True
-        consumer.gone_at = event.at
+        consumer.gone_at = self._clock()
         if event.note != SILENT or not consumer.ended:
             consumer.ended = event.note
 
@@ -248,6 +258,19 @@ class Auditor:
 
     def _on_alive(self, event: Event) -> None:
         pass
+
+    def _on_node_still(self, event: Event) -> None:
+        if self._still_since:
+            raise ValueError("a node does nothing while another one does nothing")
+        self._still_since = event.at
+
+    def _on_node_back(self, event: Event) -> None:
+        self._still += event.at - self._still_since
+        self._still_since = 0
+
+    def _clock(self) -> int:
+        """Now, in nanoseconds of which those do not count in which a node did nothing."""
+        return (self._still_since or self._now) - self._still
 
     def _on_stray(self, event: Event) -> None:
         self._strays += 1
@@ -300,7 +323,7 @@ class Auditor:
         """Whether its consumer died so soon after saying that it acknowledges that the ack may never have left."""
         consumer = delivery.consumer
         died = consumer.ended not in ("", CLOSED)
-        return died and delivery.acked_at > 0 and consumer.gone_at - delivery.acked_at <= self._in_doubt
+        return died and delivery.acked_at > 0 and consumer.gone_at - delivery.acked_clock <= self._in_doubt
 
     def _stale_keys(self) -> int:
         stale = 0
@@ -330,19 +353,20 @@ class Auditor:
         if not holders[consumer.name]:
             del holders[consumer.name]
 
-    def _forget_settled(self, until: int) -> None:
+    def _forget_settled(self) -> None:
         """Drop what was acknowledged so long ago that nothing excuses a repeat of it.
 
         An ack in doubt is remembered: what it was for comes again when somebody consumes there again.
         """
+        until = self._clock() - self._in_doubt
         while self._settled and self._settled[0][0] < until:
-            at, ident = self._settled.popleft()
+            _, at, ident = self._settled.popleft()
             delivery = self._recent.get(ident)
             if delivery is not None and delivery.acked_at == at and not self._ack_in_doubt(delivery):
                 del self._recent[ident]
 
     def _doubt_what_is_in_flight(self) -> None:
-        self._forget_settled(self._now - self._in_doubt)
+        self._forget_settled()
         self._doubtful.update(self._recent)
         for name, key in self._keys.items():
             self._doubtful.update((name, seq) for seq in key.undelivered)

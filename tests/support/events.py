@@ -27,12 +27,15 @@ class Kind(IntEnum):
     """The killed router is known to be dead and another one routes."""
     ALIVE = 4
     """A sign of life: what the actor held so far it still holds."""
-    SENT = 5
-    CONFIRMED = 6
-    RECEIVED = 7
-    REDELIVERED = 8
+    NODE_STILL = 5
+    """A node of the broker is about to do nothing: what consumers acknowledge may have no effect before `NODE_BACK`."""
+    NODE_BACK = 6
+    SENT = 7
+    CONFIRMED = 8
+    RECEIVED = 9
+    REDELIVERED = 10
     """Received with the broker's redelivered flag set."""
-    STRAY = 9
+    STRAY = 11
     """A consumer was given something that no producer made; the note describes it."""
 
 
@@ -54,7 +57,7 @@ class Event(NamedTuple):
     note: str = ""
 
 
-_LETTERS: Final = dict(zip(Kind, "AG!^+SCRDX", strict=True))
+_LETTERS: Final = dict(zip(Kind, "AG!^+zZSCRDX", strict=True))
 _KINDS: Final = {letter: kind for kind, letter in _LETTERS.items()}
 OUTCOME_LETTERS: Final = (_LETTERS[Kind.CONFIRMED], _LETTERS[Kind.ACKED])
 STRAY_LETTER: Final = _LETTERS[Kind.STRAY]

@@ -75,6 +75,8 @@ class Ledger:
     handoffs: Mapping[str, Handoff] = field(default_factory=dict)
     garbage: frozenset[str] = frozenset()
     """Transfers that no partition needs any more but that may still exist on the broker."""
+    departed: frozenset[str] = frozenset()
+    """Former members whose inboxes are empty and may still exist on the broker."""
     clients: Mapping[str, Client] = field(default_factory=dict)
     """Clients of the HTTP API that are bound."""
     pins: Mapping[str, int] = field(default_factory=dict)
@@ -171,14 +173,20 @@ def change(ledger: Ledger, changes: Mapping[int, Partition]) -> Ledger:
 
 
 def succeed(ledger: Ledger, *, writer: str) -> Ledger:
-    """The first ledger of a new session."""
-    return replace(ledger, epoch=ledger.epoch + 1, version=0, writer=writer)
+    """The first ledger of a new session.
+
+    An inbox that the one before was about to delete may hold what somebody else has put there since: who departed is a
+    member until another handoff has emptied it.
+    """
+    back = ledger.departed - ledger.plain
+    members, departed = ledger.members | back, ledger.departed - back
+    return replace(ledger, epoch=ledger.epoch + 1, version=0, writer=writer, members=members, departed=departed)
 
 
 def admit(ledger: Ledger, members: Collection[str]) -> Ledger:
     """Lets messages be published to the inboxes of `members`, which exist and were polled once."""
     _require(not ledger.plain.intersection(members), "a member has the name of a client with a queue of its own")
-    return replace(ledger, members=ledger.members.union(members))
+    return replace(ledger, members=ledger.members.union(members), departed=ledger.departed.difference(members))
 
 
 def claim(ledger: Ledger, owners: Mapping[int, str]) -> Ledger:
@@ -254,7 +262,8 @@ def commit(ledger: Ledger, *, handoff_id: str, drop: bool) -> Ledger:
     if not found:
         after = replace(after, garbage=after.garbage | {handoff_id})
     if drop and not after.names(handoff.donor):
-        after = replace(after, members=after.members - {handoff.donor})
+        donor = {handoff.donor}
+        after = replace(after, members=after.members - donor, departed=after.departed | donor)
     return after
 
 
@@ -276,3 +285,8 @@ def unlist(ledger: Ledger, *, transfers: Mapping[int, Collection[str]], backlogs
 def forget_garbage(ledger: Ledger, transfers: Collection[str]) -> Ledger:
     """The broker has confirmed that these transfers are deleted."""
     return replace(ledger, garbage=ledger.garbage.difference(transfers))
+
+
+def forget_departed(ledger: Ledger, member: str) -> Ledger:
+    """The broker has confirmed that this former member's inbox is deleted."""
+    return replace(ledger, departed=ledger.departed - {member})

@@ -40,6 +40,8 @@ class Protocol(RuleBasedStateMachine):
         """Transfers that may exist on the broker."""
         self.deleted: set[str] = set()
         """Transfers whose deletion is confirmed, but not written down."""
+        self.inboxes: set[str] = set()
+        """Whose inboxes may exist on the broker."""
 
     @initialize(names=st.sets(st.sampled_from(NAMES)))
     def begins(self, names: set[str]) -> None:
@@ -72,6 +74,7 @@ class Protocol(RuleBasedStateMachine):
         self.ledger = _carried_out(before, todo, number=self.count)
         self.owners |= todo.claims
         self.existing |= self.ledger.handoffs.keys()
+        self.inboxes |= self.ledger.members
         for name in self.keeping:
             assert _intended(self.ledger, name) <= _intended(before, name), "one that is not there gets more"
 
@@ -132,6 +135,13 @@ class Protocol(RuleBasedStateMachine):
         assert not self.ledger.garbage & self.deleted, "it would be deleted again for ever"
         self.deleted = set()
 
+    @precondition(lambda self: self.ledger.departed)
+    @rule(data=st.data())
+    def deletes_an_inbox(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(sorted(self.ledger.departed)))
+        self.inboxes.remove(name)
+        self.ledger = transitions.forget_departed(self.ledger, name)
+
     @rule()
     def fails(self) -> None:
         self.ledger = transitions.succeed(codec.decode(codec.encode(self.ledger)), writer="w2")
@@ -146,6 +156,7 @@ class Protocol(RuleBasedStateMachine):
         donors = [handoff.donor for handoff in ledger.handoffs.values()]
         assert len(donors) == len(set(donors)), "a donor is in two handoffs"
         assert not ledger.garbage & ledger.transfers, "a transfer that is needed would be deleted"
+        assert not ledger.departed & ledger.members, "an inbox that is needed would be deleted"
         for handoff in ledger.handoffs.values():
             assert all(ledger.partition(p).owner == handoff.donor for p in handoff.targets), "an owner changed early"
             assert all(ledger.partition(p).backlog for p in handoff.targets), "a held partition has no backlog"
@@ -162,6 +173,7 @@ class Protocol(RuleBasedStateMachine):
         assert self.backlogged <= set(ledger.backlogs), "the messages of a backlog are lost"
         known = ledger.handoffs.keys() | ledger.transfers | ledger.garbage
         assert self.existing <= known, "a transfer stays on the broker for ever"
+        assert self.inboxes <= ledger.members | ledger.departed, "an inbox stays on the broker for ever"
 
     @invariant()
     def plans_come_to_an_end(self) -> None:

@@ -126,7 +126,6 @@ async def test_what_the_broker_says_that_it_has_failed_over_is_asked_again(link:
     [
         ConnectionLostError("the broker's node was killed"),
         ConnectionClosedError(320, "CONNECTION_FORCED - broker forced connection closure"),
-        ChannelClosedError(405, "RESOURCE_LOCKED"),
     ],
 )
 async def test_what_nobody_answers_is_not_asked_again(link: Link, error: BrokerError) -> None:
@@ -156,9 +155,11 @@ async def test_where_there_are_no_more_connections_that_of_the_session_serves(li
     assert link.own.closed.done()
 
 
-async def test_other_refusals_end_the_session(link: Link) -> None:
-    error = AccessRefusedError("no permissions")
-    link.to_come.append(error)
-    with pytest.raises(AccessRefusedError):
-        await link.delete()
-    assert link.failed == [error]
+async def test_what_the_broker_refuses_is_the_affair_of_who_asks(link: Link) -> None:
+    link.to_come.append(AccessRefusedError("no permissions"))
+    link.will_fail(at_delete=ChannelClosedError(403, "ACCESS_REFUSED"))
+    for error in (AccessRefusedError, ChannelClosedError):
+        with pytest.raises(error):
+            await link.delete()
+    assert link.said == ASKS
+    assert link.failed == []

@@ -1,19 +1,46 @@
 """Inboxes of pods that come and go without becoming members: none is left behind, and none is taken from somebody."""
 
-from partymq.amqp.topology import QueueState
+from partymq.amqp.topology import Look, QueueState
 from partymq.core.clients import ClientKind
 from partymq.core.ledger import admit, empty
 from partymq.core.membership import Pod, PodState
 from partymq.core.names import Names
 from partymq.core.pinning import bind
 from partymq.core.spec import GroupId, GroupSpec
+from partymq.errors import LimitReachedError
 from partymq.router.flow.inboxes import Inboxes
 from partymq.router.flow.lane_table import LaneTable
 from partymq.router.rebalance.listing import Listing
 from partymq.router.rebalance.rebalancer import Rebalancer
-from unit.router.doubles import FakeJournal, FakeTopology, context, make_handoffs
+from unit.router.doubles import FakeChannel, FakeConnection, FakeJournal, FakeLink, FakeTopology, context, make_handoffs
 
 NAMES = Names(GroupId(namespace="shop", name="orders"))
+
+
+class Channel(FakeChannel):
+    """Deletes queues of a topology."""
+
+    def __init__(self, queues: dict[str, Look]) -> None:
+        super().__init__()
+        self._queues = queues
+
+    async def delete_queue(self, queue: str) -> int:
+        del self._queues[queue]
+        return 0
+
+
+class Link(FakeLink):
+    """There is one connection, and no more."""
+
+    def __init__(self, queues: dict[str, Look]) -> None:
+        super().__init__()
+        self._queues = queues
+
+    async def beside(self, what: str) -> FakeConnection:
+        raise LimitReachedError("connection limit (1) is reached")
+
+    async def channel(self) -> Channel:
+        return Channel(self._queues)
 
 
 class Stage:
@@ -24,7 +51,10 @@ class Stage:
         self.queues = topology.states
         self.journal = FakeJournal(empty(2))
         parts = context(
-            spec=GroupSpec(source_queue="orders", rejoin_seconds=0.0), topology=topology, journal=self.journal
+            spec=GroupSpec(source_queue="orders", rejoin_seconds=0.0),
+            link=Link(self.queues),
+            topology=topology,
+            journal=self.journal,
         )
         table = LaneTable(1)
         self.inboxes = Inboxes(parts, table)

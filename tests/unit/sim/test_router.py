@@ -163,6 +163,19 @@ def test_nodes_are_lost_while_inboxes_are_deleted_whose_leaders_they_have(zombie
         check(play(setting, script, begin=2.0))
 
 
+@pytest.mark.parametrize("stops", [False, True])
+def test_a_router_ends_before_it_has_deleted_the_inbox_of_a_pod_that_is_gone(stops: bool) -> None:
+    for seed in range(12):
+        script = [
+            Act(Produce(30, 6, 0.003), 0.1),
+            *([] if stops else [Act(CrashAt(Point.COMMITTED), 0.0)]),
+            Act(Leave("a", "killed"), 0.5 + seed / 8),
+            *([Act(Restart(), 1.0)] if stops else []),
+            Act(Produce(20, 6, 0.003), 0.5),
+        ]
+        check(play(Setting(seed=seed, pace="uneven"), script, begin=2.0))
+
+
 @pytest.mark.parametrize("again", [False, True])
 def test_a_client_dies_while_it_is_taken_over_for_the_second_time(again: bool) -> None:
     """What it gives back stands behind what the first router gave back: the second one puts that in order."""

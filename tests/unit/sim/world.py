@@ -200,6 +200,8 @@ class World:
         self.known_epoch = 0
         self.known_members: Mapping[str, tuple[int, ...]] = {}
         """As the status has it."""
+        self.ever_members: set[str] = set()
+        """All that any status has had."""
         self.clients: dict[str, Client] = {}
         self.routers: list[Router] = []
         self.producer = Producer(self.wire, self, SOURCE)
@@ -418,6 +420,7 @@ class World:
             ledger = router.session._assembly.journal.ledger
             self.known_epoch = ledger.epoch
             self.known_members = {member: tuple(sorted(ledger.owned_by(member))) for member in ledger.members}
+            self.ever_members |= ledger.members
         if (self._down is not None and self._down is not router and router.routes) or (
             self._down is router and router.routes and router.data is not None and not router.data.lost.done()
         ):
@@ -481,6 +484,9 @@ class World:
         transfers = [name for name in self.broker.names() if ".transfer." in name]
         if ledger.handoffs or ((transfers or ledger.backlogs) and not self.kept):  # a segment may be what keeps it
             return f"left over: {transfers} {ledger.handoffs} {ledger.backlogs}"
+        gone = self.ever_members - ledger.members - self.pods.keys()
+        if left := [member for member in sorted(gone) if self.broker.queue(self.names.inbox(member)) is not None]:
+            return f"the inboxes of {left} stay"
         for name in self.broker.names():
             queue = self.broker.queue(name)
             if queue is not None and name != self.names.journal and self._holds(queue):

@@ -55,6 +55,9 @@ class History:
     def router(self, kind: Kind) -> None:
         self._tell("router", kind)
 
+    def node(self, kind: Kind) -> None:
+        self._tell("node", kind)
+
     def stray(self, actor: str, what: str) -> None:
         self._tell(actor, Kind.STRAY, note=what)
 
@@ -267,6 +270,47 @@ def test_an_ack_long_before_the_death_of_its_consumer_excuses_nothing(history: H
     history.wait(4)
     history.gone("a", KILLED)
     history.handle("b", "k", 0)
+    assert history.verdict().repeated == 1
+
+
+def _acked_long_before_its_consumer_died(history: History, *, acked: bool = True, still: bool, later: float) -> None:
+    history.send("k", 0)
+    if still:
+        history.node(Kind.NODE_STILL)
+    history.receive("a", "k", 0)
+    if acked:
+        history.ack("a", "k", 0)
+    history.wait(10)
+    if still:
+        history.node(Kind.NODE_BACK)
+    history.wait(later)
+    history.gone("a", KILLED)
+    history.wait(10)
+    history.receive("b", "k", 0)
+    history.ack("b", "k", 0)
+
+
+def test_an_ack_that_a_still_node_cannot_take_note_of_is_in_doubt(history: History) -> None:
+    _acked_long_before_its_consumer_died(history, still=True, later=1.0)
+    verdict = history.verdict()
+    assert verdict.ok
+    assert verdict.excused_by_consumer == 1
+
+
+@pytest.mark.parametrize(("still", "later"), [(False, 1.0), (True, 4.0)])
+def test_a_node_that_goes_on_excuses_nothing(history: History, still: bool, later: float) -> None:
+    _acked_long_before_its_consumer_died(history, still=still, later=later)
+    assert history.verdict().repeated == 1
+
+
+def test_a_still_node_excuses_no_repeat_while_the_consumer_lives(history: History) -> None:
+    history.send("k", 0)
+    history.node(Kind.NODE_STILL)
+    history.handle("a", "k", 0)
+    history.receive("b", "k", 0)
+    history.ack("b", "k", 0)
+    history.node(Kind.NODE_BACK)
+    history.alive("a")
     assert history.verdict().repeated == 1
 
 

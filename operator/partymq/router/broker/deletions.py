@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from partymq.amqp.channel import Channel
-from partymq.errors import BrokerError, ConnectionClosedError, ConnectionLostError, LimitReachedError
+from partymq.errors import ConnectionClosedError, ConnectionLostError, LimitReachedError
 from partymq.router.broker.data_connection import DataConnection
 
 LOG = logging.getLogger(__name__)
@@ -39,7 +39,10 @@ class Deletions:
         self._turn = asyncio.Semaphore(AT_ONCE)
 
     async def delete(self, queue: str) -> None:
-        """Deletes it, with all that is in it. Ends the session where it cannot be known whether that took effect."""
+        """Deletes it, with all that is in it; raises BrokerError where the broker refuses that.
+
+        Ends the session where it cannot be known whether it took effect.
+        """
         pause = AGAIN
         async with self._turn:
             while not await self._deleted(queue):
@@ -54,9 +57,9 @@ class Deletions:
                 await self._be_waited_for(channel)
                 asked = True
                 await channel.delete_queue(queue)
-        except BrokerError as error:
+        except ConnectionLostError as error:
             answered = isinstance(error, ConnectionClosedError) and error.code == FAILED
-            if isinstance(error, ConnectionLostError) and (answered or not asked):
+            if answered or not asked:
                 LOG.info("%s is not deleted yet: %s", queue, error)
                 return False
             self._link.lost_beside(error)

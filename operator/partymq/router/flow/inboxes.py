@@ -20,6 +20,7 @@ from functools import partial
 
 from partymq.amqp.topology import QueueState, Silence
 from partymq.errors import BrokerError, PartyMQError
+from partymq.router.broker.deletions import Deletions
 from partymq.router.broker.queue_troubles import REFUSES, refuses
 from partymq.router.broker.retry import insist
 from partymq.router.context import Context
@@ -52,6 +53,7 @@ class Inboxes:
         table: LaneTable,
     ) -> None:
         self._topology = context.topology
+        self._deletions = Deletions(context.link, outlets=context.names.outlets)
         self._names = context.names
         self._publisher = context.publisher
         self._window = context.config.spec.inbox_window
@@ -221,8 +223,12 @@ class Inboxes:
         """Declares the inbox of a donor again, which was deleted; returns when the broker has it."""
         await insist(partial(self._declare_queue, member.name), refused=partial(self._refused, member.name))
 
+    async def delete(self, name: str) -> None:
+        """Deletes an inbox to which nothing is on its way; returns when it is gone, or raises BrokerError."""
+        await self._deletions.delete(self._names.inbox(name))
+
     def deleted(self, name: str) -> None:
-        """The inbox is gone."""
+        """The inbox is gone, and may be declared again."""
         self._deleting.discard(name)
 
     async def discard(self, name: str) -> None:
@@ -233,7 +239,7 @@ class Inboxes:
             return
         self.forget(name)
         try:
-            await self._topology.delete(self._names.inbox(name))
+            await self.delete(name)
         except BrokerError:
             self.members[name] = member  # and the next one who looks tries again
         finally:

@@ -95,7 +95,9 @@ class _Removal:
     async def run(self, members: Collection[str]) -> tuple[str, ...]:
         names, ledger = self._names, self._ledger
         owners = {part.owner for part in ledger.partitions if part.owner is not None}
-        inboxes = {names.inbox(member) for member in {*members, *ledger.members, *ledger.donors, *owners}}
+        inboxes = {
+            names.inbox(member) for member in {*members, *ledger.members, *ledger.departed, *ledger.donors, *owners}
+        }
         ids = {*ledger.transfers, *ledger.handoffs, *ledger.garbage, *ledger.overflows.values()}
         transfers = [names.transfer(one) for one in ids]
         backlogs = [names.backlog(p) for p in (SPREAD, *range(len(ledger.partitions)))]

@@ -13,10 +13,9 @@ from collections.abc import Collection, Iterable, Mapping
 
 from partymq.amqp.topology import QueueState, Silence, counted
 from partymq.core import ranges
-from partymq.core.ledger import Handoff, LedgerError, Phase, begin_handoff, commit, extracted
-from partymq.errors import BrokerError
+from partymq.core.ledger import Handoff, LedgerError, Phase, begin_handoff, commit, extracted, forget_departed
+from partymq.errors import BrokerError, ConnectionLostError
 from partymq.message.rewrite import passable
-from partymq.router.broker.deletions import Deletions
 from partymq.router.broker.retry import insist
 from partymq.router.broker.stamp_order import Message, in_order
 from partymq.router.broker.takeover import Takeover
@@ -54,7 +53,6 @@ class Handoffs:
         self._publisher = context.publisher
         self._journal = context.journal
         self._names = context.names
-        self._deletions = Deletions(context.link, outlets=context.names.outlets)
         self._troubles = context.troubles
         self._changed = context.listener.changed
         self._reached = context.checkpoint
@@ -259,7 +257,8 @@ class Handoffs:
         """
         donor = self._inboxes.members[progress.donor]
         late = takeover.late
-        await self._delete(progress, takeover)
+        await takeover.expect_deletion()
+        await self._inboxes.delete(progress.donor)
         await self._inboxes.renew(donor)
         for _, header, body in late:
             donor.sink.publish(passable(header), body)
@@ -324,15 +323,24 @@ class Handoffs:
                 "%s%s: %s", self._names.prefix, progress.handoff_id, ranges.handed_over(progress.donor, handoff.targets)
             )
             self.committed.emit(progress, sum(target != progress.donor for target in handoff.targets.values()))
-        if gone and progress.donor not in ledger.members:
-            self._inboxes.forget(progress.donor)
-            await self._bury(takeover.late)
-            await self._delete(progress, takeover)
-            self._inboxes.deleted(progress.donor)
+        progress.final = False  # what is left to do another session would do
+        if progress.donor in ledger.departed:
+            await self._delete(progress.donor, takeover)
 
-    async def _delete(self, progress: Progress, takeover: Takeover) -> None:
-        await takeover.expect_deletion()
-        await self._deletions.delete(self._names.inbox(progress.donor))
+    async def _delete(self, donor: str, takeover: Takeover) -> None:
+        """Deletes an inbox; one that the broker does not let us delete is left to the next session."""
+        self._inboxes.forget(donor)  # at once: it must not be admitted again before it is deleted
+        try:
+            await self._bury(takeover.late)
+            await takeover.expect_deletion()
+            await self._inboxes.delete(donor)
+            await self._journal.write(lambda ledger: forget_departed(ledger, donor))
+        except ConnectionLostError:
+            raise
+        except BrokerError as error:
+            LOG.warning("%s stays, empty: %s", self._names.inbox(donor), error)
+        finally:
+            self._inboxes.deleted(donor)
 
     async def _bury(self, late: Iterable[Message]) -> None:
         """What somebody else puts into an inbox that is about to be deleted goes to nobody."""
