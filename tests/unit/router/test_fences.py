@@ -1,7 +1,9 @@
 """What leaves a reader of a queue, in which order: acknowledgements in few commands, and nothing behind a fence."""
 
 import asyncio
+from collections.abc import Callable
 
+from partymq.amqp.replies import settle
 from partymq.router.broker import fences
 from partymq.router.broker.fences import Fences
 from support.conditions import eventually
@@ -99,3 +101,29 @@ async def test_who_leaves_does_not_wait_for_a_queue_that_refuses() -> None:
     await asyncio.sleep(0)
     stage.channel.refuse()
     assert stage.proven == ["last"]
+
+
+async def _left(stage: Stage, how: Callable[[], None]) -> None:
+    """Somebody waits until nothing is on its way, while a fence is out and another one waits."""
+    stage.send("a")
+    stage.send("b")
+    stage.fences.stop()
+    waiting = asyncio.create_task(stage.fences.confirmed())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    how()
+    await waiting
+    assert stage.channel.sent == ["fence"]
+
+
+async def test_who_leaves_waits_until_no_fence_is_on_its_way() -> None:
+    confirmed, refused, closed = Stage(), Stage(), Stage()
+    await _left(confirmed, confirmed.channel.take)
+    await _left(refused, refused.channel.refuse)
+    await _left(closed, lambda: settle(closed.channel.closed, None))
+
+
+async def test_where_no_fence_is_out_nobody_waits() -> None:
+    stage = Stage()
+    stage.fences.stop()
+    await stage.fences.confirmed()

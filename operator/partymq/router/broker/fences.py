@@ -144,10 +144,11 @@ class Fences:
         self._waiting.clear()
 
     async def confirmed(self) -> None:
-        """Returns when the last fence is confirmed, or refused; `stop` has seen to it that it is the last."""
-        while self._out is not None:
+        """Returns when the last fence is confirmed, or refused, or its channel is closed; `stop` made it the last."""
+        closed = self._channel.closed
+        while self._out is not None and not closed.done():
             self._answered = asyncio.get_running_loop().create_future()
-            await self._answered
+            await asyncio.wait({self._answered, closed}, return_when=asyncio.FIRST_COMPLETED)
 
     def back(self, name: str) -> bool:
         """A fence was read; False if it is none of ours that is waited for."""
