@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from partymq.amqp.topology import Topology
 from partymq.core.membership import PodState
 from partymq.router.failpoints import OF_CLIENTS, Point
 from support.broker import QUORUM
 from support.conditions import eventually
-from support.group import group
+from support.group import address, group
 
 STOPS = frozenset({Point.CANCELLED})
 """Points that no handoff passes."""
@@ -49,3 +50,32 @@ async def test_killed_when_it_has_cancelled_a_quorum_source(tmp_path: Path) -> N
             await g.again()
         await g.progress(500)
         await g.audited(producer)
+
+
+async def test_killed_before_it_has_deleted_the_inbox_of_a_pod_that_is_gone(tmp_path: Path) -> None:
+    """The next one knows of it, although the pod is nobody's member any more."""
+    async with group(tmp_path) as g:
+        await g.spawn()
+        await g.join("a")
+        await g.join("b")
+        await g.owners("a", "b")
+        g.router.kill_at(Point.COMMITTED)
+        await g.client_of("a").stop()
+        g.set_pod("a", None)
+        await g.died()
+        assert await exists(g.names.inbox("a"))
+        await g.again()
+        await eventually(lambda: g.active() == {"b"} and not g.report.handoffs, lambda: f"{g.report}", 60.0)
+
+        async def gone() -> bool:
+            return not await exists(g.names.inbox("a"))
+
+        await eventually(gone, "the inbox stays", every=0.1)
+
+
+async def exists(queue: str) -> bool:
+    topology = await Topology.open(address(), name="tests")
+    try:
+        return await topology.poll(queue) is not None
+    finally:
+        await topology.close()
