@@ -28,6 +28,7 @@ from partymq.router.flow.source_gate import SourceGate
 from partymq.router.flow.source_kind import AskManagement, SourceKind
 from partymq.router.flow.source_reader import Routes
 from partymq.router.poison.isolation import Isolation
+from partymq.router.rebalance.forgotten_consumers import ForgottenConsumers
 from partymq.router.rebalance.handoffs import Handoffs
 from partymq.router.rebalance.listing import Listing
 from partymq.router.rebalance.overdue import OverdueHandoffs, Remembered
@@ -73,6 +74,7 @@ class Assembly:
         self.handoffs = Handoffs(context, table, inboxes=self.inboxes, releaser=self.releaser, listing=listing)
         self.overdue = OverdueHandoffs(context, handoffs=self.handoffs, remembered=advisers.remembered)
         self.rebalancer = Rebalancer(context, inboxes=self.inboxes, handoffs=self.handoffs, listing=listing)
+        self.forgotten = ForgottenConsumers(context, inboxes=self.inboxes, pods=lambda: self.rebalancer.statistics.pods)
         self.overflows = Overflows(context, keyless=self.keyless, readers=self.releaser.readers)
         self.clients: Bindings | None = None
         if queues is not None:
@@ -181,6 +183,7 @@ class Assembly:
             self.overflows.run(),
             self.handoffs.run(),
             self.overdue.run(),
+            self.forgotten.run(),
             self.rebalancer.run(),
             self.source_gate.run(),
             *((self.clients.slots.run(),) if self.clients is not None else ()),
