@@ -82,14 +82,16 @@ async def cut_node_off(world: World, rng: Random) -> None:
     """Nothing passes between it and anybody else, until it is lost to the others and has found out.
 
     Its clients leave it before, as they should when its network is about to fail: one that goes on with what it holds
-    there is not the only holder any more (docs/guarantees.md, the limits).
+    there is not the only holder any more (docs/guarantees.md, the limits). They leave the one, too, that starts anew
+    with it when it is over; a session may be on either, or end because it is cut in two.
     """
-    victim, seconds = rng.choice(world.nodes.all), rng.uniform(CUT_FROM, CUT_TO)
-    async with world.session, world.nodes.ticking(TICK):
-        depends = await _depends(world, [victim])
-        await _drain(world, victim)
-        async with _outage(world, "node cut off", depends=depends, victims=[victim]), _still(world):
-            _report_clients(world, [victim])
+    healed, seconds = world.nodes.healed, rng.uniform(CUT_FROM, CUT_TO)
+    victim = rng.choice(healed)
+    outage = _outage(world, "node cut off", depends=True, victims=healed)
+    async with world.session, outage, world.nodes.ticking(TICK):
+        for node in healed:
+            await _drain(world, node)
+        async with _still(world):
             await victim.cut()
             try:
                 await asyncio.sleep(seconds)
@@ -156,7 +158,7 @@ async def _restart(world: World, node: OwnBroker) -> None:
 
 async def _drain(world: World, node: OwnBroker) -> None:
     """End the connections of its clients, who go to others, as before maintenance: the router's ends after these."""
-    world.nodes.leave([node])
+    world.nodes.leave([node])  # they come back when the fault is over
     closed: set[str] = set()
 
     async def drained() -> bool:
@@ -170,10 +172,7 @@ async def _drain(world: World, node: OwnBroker) -> None:
                     await world.nodes.close(connection)
         return not _clients(world, [node])
 
-    try:
-        await eventually(drained, lambda: f"clients stay: {_clients(world, [node])}", SETTLES_WITHIN, every=0.2)
-    finally:
-        world.nodes.back([node])
+    await eventually(drained, lambda: f"clients stay: {_clients(world, [node])}", SETTLES_WITHIN, every=0.2)
 
 
 def _clients(world: World, victims: Sequence[OwnBroker]) -> list[Client]:

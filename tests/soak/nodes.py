@@ -49,6 +49,11 @@ class Nodes:
         return self._cluster.nodes
 
     @property
+    def healed(self) -> list[OwnBroker]:
+        """Those that start anew when `ticking` is over."""
+        return self._cluster.healed
+
+    @property
     def several(self) -> bool:
         """Whether one may be away while others go on."""
         return len(self.all) > 1

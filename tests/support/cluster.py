@@ -75,10 +75,14 @@ class Cluster:
 
         They seem to be online all the same. All follow the second one, which tests are connected to.
         """
-        for number, node in enumerate(self.nodes):
-            if number != 1:
-                await node.control("stop_app")
-                await node.control("start_app")
+        for node in self.healed:
+            await node.control("stop_app")
+            await node.control("start_app")
+
+    @property
+    def healed(self) -> list[OwnBroker]:
+        """The nodes that follow the second one."""
+        return [node for number, node in enumerate(self.nodes) if number != 1]
 
     async def _set(self, tick: int, handling: str) -> None:
         for node in self.nodes:

@@ -11,7 +11,6 @@ import contextlib
 import logging
 from collections.abc import Collection, Iterable, Mapping
 
-from partymq.amqp.topology import QueueState, Silence, counted
 from partymq.core import ranges
 from partymq.core.ledger import Handoff, LedgerError, Phase, begin_handoff, commit, extracted, forget_departed
 from partymq.errors import BrokerError, ConnectionLostError
@@ -26,15 +25,13 @@ from partymq.router.flow.lane_table import LaneTable
 from partymq.router.flow.lanes import Member
 from partymq.router.flow.release import Releaser
 from partymq.router.publish.outlet import Refused
+from partymq.router.rebalance.donor_inbox import DonorInbox
 from partymq.router.rebalance.listing import Listing
 from partymq.router.rebalance.progress import Progress
 from partymq.router.signals import Signal
 
 LOG = logging.getLogger(__name__)
 
-FINISHES_WITHIN = 0.1
-"""Seconds that a donor is given to work off its inbox, if it looks as if that were enough."""
-FINISH_LOOK = 0.005
 REFUSED_FIRST = 0.1
 REFUSED_MOST = 10.0
 """Seconds between tries with a transfer that refuses messages."""
@@ -136,7 +133,7 @@ class Handoffs:
                     # Ahead of its use, because a busy broker takes its time; one that is not used becomes garbage.
                     # A resumed one takes over at once: should the donor's client drop its connection before, what that
                     # held stands behind what the last session gave back.
-                    finished = not resumed and await self._finished(donor)
+                    finished = not resumed and await self._inbox_of(donor.name).finished()
                     declared = None if finished else tasks.create_task(self._declare(progress))
                     await self._empty(progress, declared, resumed=resumed)
         finally:
@@ -159,27 +156,8 @@ class Handoffs:
         if self._link.makes_zombies:
             await self._topology.lost_nodes.quiet()
 
-    async def _finished(self, donor: Member) -> bool:
-        """Lets a donor that is fast enough work its inbox off: what is copied instead goes through the broker twice.
-
-        True when the inbox looks empty (what its client holds is not in it any more). Nothing rests on that: if it is
-        not, a transfer is declared later.
-        """
-        inbox, now = self._names.inbox(donor.name), asyncio.get_running_loop().time
-        begun, state = now(), await self._state(inbox)
-        if isinstance(state, Silence):
-            return True
-        first, wait = state.ready, FINISH_LOOK
-        while state.ready and state.consumers:
-            await asyncio.sleep(wait)
-            state = await self._state(inbox)
-            if isinstance(state, Silence):
-                return False
-            rate = (first - state.ready) / (now() - begun)
-            if state.ready > rate * (begun + FINISHES_WITHIN - now()):
-                return False
-            wait = max(FINISH_LOOK, 0.5 * state.ready / rate if rate else 0.0)
-        return not state.ready
+    def _inbox_of(self, donor: str) -> DonorInbox:
+        return DonorInbox(self._topology, self._names.inbox(donor))
 
     async def _declare(self, progress: Progress) -> None:
         """Returns when the transfer is there, or is not needed and was refused."""
@@ -205,13 +183,14 @@ class Handoffs:
         self._troubles.over(self._names.transfer(progress.handoff_id))
 
     async def _empty(self, progress: Progress, declared: asyncio.Task[None] | None, *, resumed: bool) -> None:
-        inbox = self._names.inbox(progress.donor)
+        inbox, donors = self._names.inbox(progress.donor), self._inbox_of(progress.donor)
         await self._nobody_lost_holds_anything()
+        await donors.answers()
         progress.takeover = takeover = await Takeover.attach(
             link=self._link,
             inbox=inbox,
             epoch=self._journal.ledger.epoch,
-            consumer_count=lambda: self._consumers(inbox),
+            consumer_count=donors.consumers,
         )
         LOG.debug("handoff %s: attached to the inbox of %s", progress.handoff_id, progress.donor)
         self._reached(Point.ATTACHED)
@@ -263,15 +242,6 @@ class Handoffs:
         for _, header, body in late:
             donor.sink.publish(passable(header), body)
         await self._publisher.settled(donor.sink)
-
-    async def _consumers(self, inbox: str) -> int | None:
-        return counted(await self._state(inbox))
-
-    async def _state(self, inbox: str) -> QueueState | Silence:
-        state = await self._topology.poll(inbox)
-        if state is None:
-            raise BrokerError(f"{inbox} was deleted while it was being taken over")
-        return state
 
     async def _extract(
         self,
