@@ -201,7 +201,7 @@ class World:
         self.known_members: Mapping[str, tuple[int, ...]] = {}
         """As the status has it."""
         self.ever_members: set[str] = set()
-        """All that any status has had."""
+        """All that any status has had since the journal was lost last."""
         self.clients: dict[str, Client] = {}
         self.routers: list[Router] = []
         self.producer = Producer(self.wire, self, SOURCE)
@@ -292,6 +292,7 @@ class World:
         """Somebody deletes the journal."""
         if self.broker.queue(self.names.journal) is not None:
             Channel(self.broker).delete(self.names.journal)
+            self.ever_members.clear()  # nobody knows any more who was about to be forgotten
 
     @property
     def router(self) -> Router | None:
