@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from yarl import URL
 
+from partymq.amqp.topology import Topology
 from partymq.core.membership import PodState
+from partymq.router.broker.settling import is_consumed
 from partymq.router.failpoints import Point
 from support.broker import ONE_ACTIVE_CONSUMER, QUORUM
 from support.cluster import Cluster, cut_off, frozen, lost
@@ -175,6 +177,55 @@ async def test_a_client_is_lost_with_its_node_and_taken_over_at_once(tmp_path: P
             g.set_pod("a", None)
             await g.owners("b", deadline=30.0)
             await g.progress(300)
+        await g.audited(producer)
+
+
+DYING_FROM, DYING_TO = 2.0, 4.5
+"""Seconds after a node was killed in which a queue may be consumed that is being deleted while the node comes back."""
+
+
+async def _forgotten(g: Group, victim: OwnBroker) -> Client:
+    """A client that believes that it consumes the inbox of `a`, which does not know it (docs/rabbitmq-defects.md).
+
+    That takes some tries: the moment is short, and not the same on every machine.
+    """
+    topology = await Topology.open(g.config.broker, name="tests")
+    inbox, names = g.names.inbox("a"), g.names
+    try:
+        await topology.declare_dead_letters(names.dlx, names.dead)
+        for number in range(20):
+            await topology.declare_quorum(inbox, single_active=True, dead_letter_exchange=names.dlx)
+            await victim.kill()
+            deleting = asyncio.create_task(topology.delete(inbox))
+            back = asyncio.create_task(victim.up())
+            await asyncio.sleep(DYING_FROM + (DYING_TO - DYING_FROM) * (number % 6) / 5)  # that long, and no condition
+            client = await g.clients.consumer(inbox, name=f"a.{number}")
+            starting = asyncio.create_task(client.up())  # it waits for a queue that is gone already
+            await asyncio.gather(deleting, back)
+            await topology.declare_quorum(inbox, single_active=True, dead_letter_exchange=names.dlx)
+            if await starting and client.running and not await is_consumed(topology, inbox):
+                return client
+            await client.kill()
+            await topology.delete(inbox)
+    finally:
+        await topology.close()
+    raise AssertionError("no client was forgotten")
+
+
+async def test_a_client_that_the_broker_has_forgotten_is_cut_and_consumes_again(
+    tmp_path: Path, cluster: Cluster
+) -> None:
+    async with group(tmp_path) as g:
+        client = await _forgotten(g, cluster.nodes[2])
+        g.set_pod("a")
+        await g.route()
+        async with asyncio.timeout(90.0):
+            await client.over()
+        await g.notice("ConsumerForgotten")
+        await g.join("a")
+        await g.owners("a")
+        producer = await (await g.clients.producer(g.source, rate=100, keys=20)).started()
+        await g.progress(100)
         await g.audited(producer)
 
 

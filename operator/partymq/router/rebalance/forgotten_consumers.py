@@ -1,7 +1,8 @@
 """Clients whose consumers the broker has forgotten: their connections are closed, so that they consume again.
 
 Invariant: a connection is closed only where its consumer is given nothing and never will be: the management API shows
-it on an inbox in two looks, and from before the first to after the second the queue itself counted nobody.
+it on an inbox in two looks, from before the first to after the second the queue was seen to count nobody, and its
+leader says so in the end.
 
 RabbitMQ may let a client consume a quorum queue that is being deleted, and never tell it that the queue is gone; the
 one that is declared under that name afterwards does not know it (docs/rabbitmq-defects.md). No promise rests on this.
@@ -68,8 +69,9 @@ class ForgottenConsumers:
         """A consumer has come or gone, or some time has passed."""
         due = time.monotonic() + VACANT_FOR
         ready = [name for name, state in self._pods().items() if state is PodState.READY]
-        vacant = [name for name in ready if name in self._inboxes.members and self._inboxes.vacant(name)]
-        self._vacancies = {name: self._vacancies.get(name) or _Vacancy(due) for name in vacant}
+        consuming = self._inboxes.consuming
+        idle = [name for name in ready if consuming.get(name) is False]
+        self._vacancies = {name: self._vacancies.get(name) or _Vacancy(due) for name in idle}
 
     async def _look(self, names: Collection[str]) -> None:
         broker = self._config.broker
@@ -91,8 +93,9 @@ class ForgottenConsumers:
         before, vacancy.shown = vacancy.shown, frozenset(each.connection for each in consumers if each.foreign)
         if vacancy.shown - before:
             vacancy.wait = LOOK_EVERY
-        for connection in sorted(before & vacancy.shown):
-            await self._close(management, name, connection)
+        if before & vacancy.shown and await self._inboxes.ascertain(name):
+            for connection in sorted(before & vacancy.shown):
+                await self._close(management, name, connection)
         _put_off(vacancy)
 
     async def _close(self, management: Management, name: str, connection: str) -> None:
