@@ -29,7 +29,6 @@ VACANT_FOR: Final = 20.0
 LOOK_EVERY: Final = 10.0
 LOOK_RARELY: Final = 320.0
 """Seconds between two looks at a pod: when one has shown a consumer, and when none ever does."""
-REASON: Final = "ConsumerForgotten"
 
 
 @dataclass(slots=True)
@@ -111,7 +110,7 @@ class ForgottenConsumers:
                 self._tell(f"{what}: a defect of RabbitMQ. It was closed, so that {name} consumes again")
 
     def _tell(self, message: str) -> None:
-        self._on_notice(Notice(warning=True, reason=REASON, message=message))
+        self._on_notice(Notice(warning=True, reason="ConsumerForgotten", message=message))
 
 
 def _put_off(vacancy: _Vacancy) -> None:
