@@ -99,6 +99,8 @@ class FakeChannel(Channel):
         self.acked: list[tuple[int, bool]] = []
         self.sent: list[str] = []
         """What left, in order."""
+        self.consumes = ""
+        """The queue that is consumed."""
 
     async def confirm_select(self, on_confirm: ConfirmCallback, on_nack: ConfirmCallback) -> None:
         self.confirm(on_confirm, on_nack)
@@ -117,6 +119,7 @@ class FakeChannel(Channel):
         on_cancel: Callable[[], None] | None = None,
     ) -> None:
         self.content.on_delivery = on_delivery
+        self.consumes = queue
         await self.consumed()
 
     async def consumed(self) -> None:

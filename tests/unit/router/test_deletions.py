@@ -1,12 +1,8 @@
 """An inbox is gone when its deletion returns, and no deletion is left that could take its namesake."""
 
-from collections.abc import Callable
-
 import pytest
 
 from partymq.amqp.channel import Channel
-from partymq.amqp.content import DeliveryCallback
-from partymq.amqp.frames import Arguments
 from partymq.errors import (
     AccessRefusedError,
     BrokerError,
@@ -31,17 +27,8 @@ class Asked(FakeChannel):
         self._at_consume = at_consume
         self._at_delete = at_delete
 
-    async def consume(
-        self,
-        queue: str,
-        on_delivery: DeliveryCallback,
-        *,
-        prefetch: int = 0,
-        arguments: Arguments | None = None,
-        exclusive: bool = False,
-        on_cancel: Callable[[], None] | None = None,
-    ) -> None:
-        self._said.append(f"consume {queue}")
+    async def consumed(self) -> None:
+        self._said.append(f"consume {self.consumes}")
         if self._at_consume is not None:
             raise self._at_consume
 

@@ -18,6 +18,7 @@ from typing import Final
 from partymq.amqp.channel import Channel
 from partymq.errors import ConnectionClosedError, ConnectionLostError, LimitReachedError
 from partymq.router.broker.data_connection import DataConnection
+from partymq.router.broker.settling import be_counted
 
 LOG = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ class Deletions:
         return True
 
     async def _be_waited_for(self, channel: Channel) -> None:
-        await channel.consume(self._outlets, _nothing)
+        await be_counted(channel, self._outlets)
 
     @asynccontextmanager
     async def _channel(self) -> AsyncIterator[Channel]:
@@ -84,7 +85,3 @@ class Deletions:
             await connection.close()
         finally:
             connection.abort()
-
-
-def _nothing(_tag: int, _origin: bytes, _header: bytes, _body: bytes) -> None:
-    """Somebody else's message: nothing of ours is ever in that queue."""

@@ -12,12 +12,21 @@ prove that the old session's other queues have settled (docs/design.md, "One way
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 
+from partymq.amqp.channel import Channel
 from partymq.amqp.topology import QueueState, Silence, Topology
 
 RETRY = 0.02
 RETRY_MAX = 1.0
 MARK_AGAIN = 2.0
 """Seconds after which a queue that is still silent gets another fence: somebody may have read the one before."""
+
+
+async def be_counted(channel: Channel, outlets: str, *, on_cancel: Callable[[], None] | None = None) -> None:
+    """Has a channel counted in `outlets` for as long as it lasts: a successor waits until all it was asked is over.
+
+    Nothing of ours is ever in that queue. What somebody else puts there stays unacknowledged, and is not lost.
+    """
+    await channel.consume(outlets, lambda *_message: None, on_cancel=on_cancel)
 
 
 async def await_alone(topology: Topology, queue: str, *, own: int = 1, bare: bool = False) -> None:

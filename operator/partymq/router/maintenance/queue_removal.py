@@ -20,7 +20,7 @@ from partymq.core.spec import DeletionPolicy, GroupConfig
 from partymq.errors import BrokerError
 from partymq.router.broker.data_connection import DataConnection
 from partymq.router.broker.memory_budget import Budget
-from partymq.router.broker.settling import await_alone
+from partymq.router.broker.settling import await_alone, be_counted
 from partymq.router.broker.takeover import Takeover
 from partymq.router.journal import Journal, Standing
 from partymq.router.publish.outlet import Outlet
@@ -119,7 +119,7 @@ class _Removal:
         if await self._topology.poll(outlets) is None:
             return
         channel = await self._link.channel()
-        await channel.consume(outlets, lambda *_message: None)
+        await be_counted(channel, outlets)
         await await_alone(self._topology, outlets, bare=True)
         await channel.close()
 

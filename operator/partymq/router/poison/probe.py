@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from partymq.amqp.channel import Channel, Returned
 from partymq.amqp.connection import Connection
 from partymq.errors import BrokerError, ConnectionLostError
+from partymq.router.broker.settling import be_counted
 
 CHANNEL_AT = slice(1, 3)
 """Where a frame says which channel it is for."""
@@ -55,7 +56,7 @@ class Probe:
     async def _open_channel(self) -> Channel:
         channel = await self._connection.channel()
         channel.on_return(self._on_return)
-        await channel.consume(self._outlets, _nothing, on_cancel=self._connection.abort)
+        await be_counted(channel, self._outlets, on_cancel=self._connection.abort)
         await channel.confirm_select(self._on_confirm, self._on_nack)
         self._channel = channel
         return channel
@@ -108,7 +109,3 @@ class Probe:
     def _answered(self, stored: bool) -> None:
         if not self._answer.done():
             self._answer.set_result(stored)
-
-
-def _nothing(_tag: int, _origin: bytes, _header: bytes, _body: bytes) -> None:
-    """Somebody else's message: nothing of ours is ever in that queue. It stays unacknowledged, and is not lost."""

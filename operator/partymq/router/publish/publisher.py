@@ -20,6 +20,7 @@ from partymq.amqp.frames import publish_frame
 from partymq.errors import BrokerError, ChannelClosedError
 from partymq.message.stamp import fence_header
 from partymq.router.broker.data_connection import DataConnection
+from partymq.router.broker.settling import be_counted
 from partymq.router.publish.outlet import UNLIMITED, Arriving, Keeper, Outlet, Refused, Sink
 from partymq.router.publish.refusing_queue import RefusingQueue
 from partymq.router.signals import Signal
@@ -53,7 +54,7 @@ class Publisher:
         """Opens the outlets, as consumers of `queue`; nothing is published before nobody else consumes it."""
         for _ in range(OUTLETS):
             channel = await self._link.channel()
-            await channel.consume(queue, _nothing, on_cancel=self._link.cancelled(queue))
+            await be_counted(channel, queue, on_cancel=self._link.cancelled(queue))
             channel.closed.add_done_callback(self._closed)
             outlet = Outlet(channel)
             await outlet.open()
@@ -202,7 +203,3 @@ class Publisher:
             refusing.close()
         for outlet in self._outlets:
             await outlet.channel.close()
-
-
-def _nothing(_tag: int, _origin: bytes, _header: bytes, _body: bytes) -> None:
-    """Somebody else's message: nothing of ours is ever in that queue. It stays unacknowledged, and is not lost."""

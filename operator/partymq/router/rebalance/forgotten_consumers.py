@@ -62,6 +62,8 @@ class ForgottenConsumers:
             self._note()
             now = time.monotonic()
             if due := [name for name, vacancy in self._vacancies.items() if vacancy.due <= now]:
+                for name in due:
+                    _put_off(self._vacancies[name])
                 await self._look(due)
 
     def _note(self) -> None:
@@ -82,8 +84,6 @@ class ForgottenConsumers:
                     await self._look_at(management, name)
         except PartyMQError as error:
             LOG.info("%s: whether consumers are forgotten is not known: %s", self._config.group, error)
-            for vacancy in self._vacancies.values():
-                _put_off(vacancy)
 
     async def _look_at(self, management: Management, name: str) -> None:
         consumers = await management.consumers(self._names.inbox(name))
@@ -92,10 +92,11 @@ class ForgottenConsumers:
         before, vacancy.shown = vacancy.shown, frozenset(each.connection for each in consumers if each.foreign)
         if vacancy.shown - before:
             vacancy.wait = LOOK_EVERY
-        if before & vacancy.shown and await self._inboxes.ascertain(name):
-            for connection in sorted(before & vacancy.shown):
+            _put_off(vacancy)
+        forgotten = before & vacancy.shown
+        if forgotten and await self._inboxes.ascertain(name):
+            for connection in sorted(forgotten):
                 await self._close(management, name, connection)
-        _put_off(vacancy)
 
     async def _close(self, management: Management, name: str, connection: str) -> None:
         inbox = self._names.inbox(name)

@@ -183,14 +183,14 @@ class Handoffs:
         self._troubles.over(self._names.transfer(progress.handoff_id))
 
     async def _empty(self, progress: Progress, declared: asyncio.Task[None] | None, *, resumed: bool) -> None:
-        inbox, donors = self._names.inbox(progress.donor), self._inbox_of(progress.donor)
+        inbox, donor_inbox = self._names.inbox(progress.donor), self._inbox_of(progress.donor)
         await self._nobody_lost_holds_anything()
-        await donors.answers()
+        await donor_inbox.answers()
         progress.takeover = takeover = await Takeover.attach(
             link=self._link,
             inbox=inbox,
             epoch=self._journal.ledger.epoch,
-            consumer_count=donors.consumers,
+            consumer_count=donor_inbox.consumers,
         )
         LOG.debug("handoff %s: attached to the inbox of %s", progress.handoff_id, progress.donor)
         self._reached(Point.ATTACHED)
