@@ -204,7 +204,7 @@ MUTATIONS = [
     Mutation("what comes in the chunk that made a flow idle is under way, too", Flow, "settled", "crowded", _wait_once),
     Mutation("a nack does not end the session", Outlet, "_on_nack", "refusals", _end_the_session),
     Mutation("what was refused keeps its place", Lane, "take_back", "refusals", _put_last),
-    Mutation("a segment is not read before its last reader has gone", Readers, "_gone", "full of older segments"),
+    Mutation("a segment is not read before its last reader has gone", Readers, "unread", "full of older segments"),
     Mutation(
         "zeros do not tell that a segment has no reader",
         settling,

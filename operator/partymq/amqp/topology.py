@@ -48,7 +48,7 @@ DECLARES: Final = 8
 out of time over one, answers INTERNAL_ERROR (541) and closes the connection."""
 DECLARE_TRIES: Final = 4
 """Times that the connection may be lost under one declaration."""
-PROOFS: Final = 4
+PROOFS: Final = 16
 """Leaders asked for an answer at the same time."""
 PATIENCE: Final = 15.0
 """Seconds for which a lost connection is opened again before whoever asks is told; a session waits for longer."""

@@ -213,6 +213,7 @@ class FakePublisher(Publisher):
     def __init__(self, way: Way | None = None) -> None:
         super().__init__(FakeLink(), FakeChannel())
         self.way: Way = way or FakeWay()
+        self.marked: list[str] = []
 
     def sink(
         self,
@@ -226,6 +227,7 @@ class FakePublisher(Publisher):
 
     async def mark(self, queue: str) -> None:
         """A fence is there."""
+        self.marked.append(queue)
 
     async def confirmed(self) -> None:
         """Everything is."""

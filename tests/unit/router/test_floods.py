@@ -52,12 +52,8 @@ def _linked(total: int) -> tuple[FakeLink, FakeChannel]:
 
 def _takeover(total: int) -> _Stage:
     link, channel = _linked(total)
-    takeover = Takeover(link=link, channel=channel, inbox="inbox", epoch=1, consumer_count=_nobody_knows)
+    takeover = Takeover(link=link, topology=FakeTopology(), channel=channel, inbox="inbox", epoch=1)
     return _Stage(link, takeover._on_delivery)
-
-
-async def _nobody_knows() -> None:
-    return None
 
 
 def _segment(
@@ -174,7 +170,7 @@ async def test_what_somebody_else_puts_into_a_segment_counts_until_it_is_elsewhe
 
 async def test_a_takeover_that_is_over_holds_nothing() -> None:
     link, channel = _linked(1 << 30)
-    takeover = Takeover(link=link, channel=channel, inbox="inbox", epoch=1, consumer_count=_nobody_knows)
+    takeover = Takeover(link=link, topology=FakeTopology(), channel=channel, inbox="inbox", epoch=1)
     takeover._on_delivery(1, b"\x00\x00", HEADER, LARGE)
     assert link.budget.wholes.held > len(LARGE)
     channel.closed.set_result(None)

@@ -30,6 +30,7 @@ from unit.router.doubles import (
     FakeChannel,
     FakeJournal,
     FakeLink,
+    FakeTopology,
     context,
     make_handoffs,
     quiet_listener,
@@ -87,10 +88,6 @@ def management(monkeypatch: pytest.MonkeyPatch) -> type[_Management]:
     return _Management
 
 
-async def _nobody_knows() -> None:
-    return None
-
-
 class Scene:
     """One donor's handoff under way, and what is told of it."""
 
@@ -116,9 +113,7 @@ class Scene:
             listener=replace(quiet_listener(), notice=self.told.append),
         )
         handoffs = make_handoffs(parts, table, Inboxes(parts, table), Listing(parts.journal, clients=False))
-        self.takeover = Takeover(
-            link=link, channel=FakeChannel(link), inbox="inbox", epoch=1, consumer_count=_nobody_knows
-        )
+        self.takeover = Takeover(link=link, topology=FakeTopology(), channel=FakeChannel(link), inbox="inbox", epoch=1)
         self.progress = Progress("4.1", "pod-1", since)
         self.progress.takeover = self.takeover
         self.running = handoffs.running

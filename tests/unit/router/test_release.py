@@ -9,7 +9,7 @@ from typing import TypeVar
 import pytest
 
 from partymq.amqp.channel import Channel
-from partymq.amqp.topology import QueueState
+from partymq.amqp.topology import QueueState, Silence
 from partymq.core.ledger import empty
 from partymq.errors import BrokerError
 from partymq.router.flow import release
@@ -17,7 +17,16 @@ from partymq.router.flow.lane_table import LaneTable
 from partymq.router.flow.lanes import Lane, Mode
 from partymq.router.flow.segments import Segment
 from support.conditions import eventually
-from unit.router.doubles import FakeChannel, FakeJournal, FakeLink, FakeTopology, context, make_member, make_releaser
+from unit.router.doubles import (
+    FakeChannel,
+    FakeJournal,
+    FakeLink,
+    FakePublisher,
+    FakeTopology,
+    context,
+    make_member,
+    make_releaser,
+)
 
 T = TypeVar("T")
 BACKLOG = Segment(queue="backlog", partitions={0}, prefetch=1)
@@ -59,9 +68,12 @@ class Topology(FakeTopology):
         super().__init__()
         self.consumers = 0
         self.polls = 0
+        self.silent = False
 
-    async def poll(self, queue: str) -> QueueState:
+    async def poll(self, queue: str) -> QueueState | Silence:
         self.polls += 1
+        if self.silent:
+            return Silence.LATE
         return QueueState(ready=0, consumers=self.consumers)
 
 
@@ -78,10 +90,17 @@ class Stage:
         self.table.inboxes["a"] = make_member("a")
         partition = replace(empty(1).partitions[0], owner="a", transfers=("1.1",))
         self.journal = FakeJournal(replace(empty(1), partitions=(partition,)))
+        self.publisher = FakePublisher()
         self.table.follow(self.journal.ledger)
         self.lane = self.table.lanes[0]
         self.releaser = make_releaser(
-            context(link=self.link, topology=topology or self.topology, journal=self.journal), self.table
+            context(
+                link=self.link,
+                topology=topology or self.topology,
+                publisher=self.publisher,
+                journal=self.journal,
+            ),
+            self.table,
         )
         self.readers = self.releaser.readers
 
@@ -118,9 +137,8 @@ async def test_a_release_stopped_while_it_opens_a_segment_leaves_one_reader() ->
 async def test_a_segment_is_not_read_again_while_its_last_reader_may_hold_messages() -> None:
     stage = Stage()
     stage.may_consume.set()
-    first = await stage.readers.get(BACKLOG)
-    assert stage.topology.polls == 0, "nobody has read it before"
-    await stage.readers.close(first)
+    await stage.readers.close(await stage.readers.get(BACKLOG))
+    stage.topology.polls = 0
     stage.topology.consumers = 1  # the broker has said that the channel is closed, the queue has not heard of it yet
     again = asyncio.create_task(stage.readers.get(BACKLOG))
     await eventually(lambda: stage.topology.polls > 1, "nobody looks whether the last reader has gone")
@@ -134,6 +152,7 @@ async def test_a_release_stopped_while_it_waits_for_the_last_reader_of_a_segment
     stage = Stage()
     stage.may_consume.set()
     await stage.readers.close(await stage.readers.get(BACKLOG))
+    stage.topology.polls = 0
     stage.topology.consumers = 1
     stopped = asyncio.create_task(stage.readers.get(BACKLOG))
     await eventually(lambda: stage.topology.polls > 0, "nobody looks whether the last reader has gone")
@@ -144,6 +163,30 @@ async def test_a_release_stopped_while_it_waits_for_the_last_reader_of_a_segment
     stage.topology.consumers = 0
     await again
     assert [channel.consuming for channel in stage.channels] == [False, True]
+
+
+async def test_a_segment_is_not_read_while_its_leader_does_not_answer() -> None:
+    """RabbitMQ would end the connection over it, and with that the session."""
+    stage = Stage()
+    stage.may_consume.set()
+    stage.topology.silent = True
+    reading = asyncio.create_task(stage.readers.get(BACKLOG))
+    await eventually(lambda: stage.topology.polls > 1, "nobody asks whether it answers")
+    assert stage.publisher.marked == ["backlog"], "a fence that its leader has confirmed has it counted"
+    assert not stage.channels
+    stage.topology.silent = False
+    await reading
+    assert [channel.consuming for channel in stage.channels] == [True]
+
+
+async def test_a_session_that_stops_does_not_wait_for_a_leader_that_does_not_answer() -> None:
+    stage = Stage()
+    stage.topology.silent = True
+    reading = asyncio.create_task(stage.readers.get(BACKLOG))
+    await eventually(lambda: stage.topology.polls > 1, "nobody asks whether it answers")
+    reading.cancel()
+    await stage.readers.all_open()
+    assert not stage.channels
 
 
 async def test_a_release_that_ends_as_its_owner_becomes_a_donor_lets_arrivals_wait() -> None:

@@ -18,15 +18,17 @@ comes to us as redelivered, so where nothing does there is none.
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
 from functools import partial
 
 from partymq.amqp.channel import MAX_PREFETCH, Channel
+from partymq.amqp.topology import Topology, counted
 from partymq.core.consumers import TAKEOVER_PRIORITY
+from partymq.errors import BrokerError
 from partymq.message.stamp import Stamp, fence_header, read_fence, read_stamp
 from partymq.router.broker.data_connection import DataConnection
 from partymq.router.broker.fences import Fences
 from partymq.router.broker.holdings import weight
+from partymq.router.broker.leaders import await_leader
 from partymq.router.broker.stamp_order import Message
 
 FENCE_RETRY = 0.01
@@ -43,19 +45,14 @@ COUNT_RETRY = 0.05
 LAST_IN_LINE = -1
 """Below the priority of every client that sets none."""
 
-ConsumerCount = Callable[[], Awaitable[int | None]]
-"""None while nobody knows: zeros are no answer (see `amqp.topology`)."""
-
 
 class Takeover:
     """One takeover of one inbox."""
 
-    def __init__(
-        self, *, link: DataConnection, channel: Channel, inbox: str, epoch: int, consumer_count: ConsumerCount
-    ) -> None:
+    def __init__(self, *, link: DataConnection, topology: Topology, channel: Channel, inbox: str, epoch: int) -> None:
         self._link = link
         self._cancelled = link.cancelled(inbox)
-        self._consumer_count = consumer_count
+        self._topology = topology
         self._channel = channel
         self._inbox = inbox
         self._prefix = f"{epoch}.{channel.number}."
@@ -83,10 +80,13 @@ class Takeover:
         self.waiting_for = "the donor's consumer to acknowledge what it holds"
 
     @classmethod
-    async def attach(cls, *, link: DataConnection, inbox: str, epoch: int, consumer_count: ConsumerCount) -> "Takeover":
-        """Consumes the inbox, before its client and all of it: a fence stands behind everything (see core.window)."""
+    async def attach(cls, *, link: DataConnection, topology: Topology, inbox: str, epoch: int) -> "Takeover":
+        """Consumes the inbox, before its client and all of it: a fence stands behind everything (see core.window).
+
+        Its leader answers (`broker.leaders`).
+        """
         channel = await link.channel_in_turn()
-        takeover = cls(link=link, channel=channel, inbox=inbox, epoch=epoch, consumer_count=consumer_count)
+        takeover = cls(link=link, topology=topology, channel=channel, inbox=inbox, epoch=epoch)
         await channel.consume(
             inbox,
             takeover._on_delivery,
@@ -150,9 +150,16 @@ class Takeover:
 
     async def _nobody_else(self) -> None:
         """Returns when we are the only consumer that is counted."""
-        while await self._consumer_count() != 1:
+        while await self._consumers() != 1:
             self.waiting_for = "a cancelled consumer of the donor to acknowledge what it holds, or to close its channel"
             await asyncio.sleep(COUNT_RETRY)
+
+    async def _consumers(self) -> int | None:
+        """How many are counted; None while nobody knows: zeros are no answer (see `amqp.topology`)."""
+        state = await self._topology.poll(self._inbox)
+        if state is None:
+            raise BrokerError(f"{self._inbox} was deleted while it was being taken over")
+        return counted(state)
 
     async def settle(self) -> None:
         """Acknowledges everything collected, at once, and proves that it took effect."""
@@ -179,7 +186,7 @@ class Takeover:
                 async with asyncio.timeout(wait):
                     await self._news.wait()
             except TimeoutError:
-                if not await self._consumer_count():
+                if not await self._consumers():
                     await self._remind()
 
     def _send_fence(self) -> None:
@@ -200,6 +207,7 @@ class Takeover:
 
     async def _remind(self) -> None:
         """Makes the broker choose the active consumer again; a message that comes here goes back, sorted later."""
+        await await_leader(self._topology, self._inbox)
         channel = await self._link.channel_in_turn()
         await channel.consume(self._inbox, _leave, prefetch=1, arguments={"x-priority": LAST_IN_LINE})
         await channel.close()

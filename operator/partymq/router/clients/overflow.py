@@ -69,7 +69,7 @@ class Overflows:
     """All of a session."""
 
     def __init__(self, context: Context, *, keyless: Keyless, readers: Readers) -> None:
-        """`readers` are told of a queue that was read here, and is to be read by others."""
+        """`readers` read what is a transfer once its client has left."""
         self._link = context.link
         self._topology = context.topology
         self._publisher = context.publisher
@@ -158,11 +158,9 @@ class Overflows:
         await self._publisher.until(lambda: not one.line.under_way)
         if one.sink is not None:
             await self._publisher.settled(one.sink)
-        if reader is not None:
-            if not reader.closed:
-                await reader.prove()
-                await reader.close()
-            self._readers.left(reader.queue)
+        if reader is not None and not reader.closed:
+            await reader.prove()
+            await reader.close()
 
     async def _run(self, one: Overflow) -> None:
         if not one.overflow_id:
@@ -177,6 +175,7 @@ class Overflows:
         queue = self._names.transfer(one.overflow_id)
         await insist(lambda: self._topology.declare_segment(queue), refused=partial(self._refused, one, queue))
         self._troubles.over(queue)
+        await self._readers.unread(queue)
         if isinstance(state := await self._topology.poll(queue), QueueState):
             one.found = state.ready
         segment = Segment(

@@ -6,7 +6,7 @@ it, and one that was begun is never forgotten half open: it would go on taking e
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from functools import partial
 
 from partymq.router.broker.settling import await_unread
@@ -32,8 +32,8 @@ class Readers:
         self._on_stray = on_stray
         self._open: dict[str, SegmentReader] = {}
         self._opening: dict[str, asyncio.Task[SegmentReader]] = {}
-        self._left: set[str] = set()
-        """Segments of which a reader was closed, and may not be gone yet."""
+        self._awaited: set[str] = set()
+        """Of these, the ones whose last reader may not be gone yet."""
         self._aside: set[str] = set()
         """Backlogs that are read over a connection of their own."""
         self.room = asyncio.Semaphore(max(1, min(READERS, self._link.channel_max - OTHERS)))
@@ -64,25 +64,28 @@ class Readers:
     async def get(self, segment: Segment, *, on_heavy: OnHeavy | None = None) -> SegmentReader:
         """The segment's reader; opens it where there is none."""
         queue = segment.queue
-        if queue in self._left:
-            # The broker says that a channel is closed before the queue takes back what that held; until it does,
-            # another reader is given what stands behind.
-            await self._gone(queue)
-            self._left.discard(queue)
         if (reader := self._open.get(queue)) is not None:
             return reader
         opening = self._opening.get(queue)
         if opening is None:
+            self._awaited.add(queue)
             opening = self._opening[queue] = asyncio.create_task(self._read(segment, on_heavy))
             opening.add_done_callback(partial(self._opened, queue))
         # A release that is stopped here, however often, leaves the reader to the next one.
         return await asyncio.shield(opening)
 
-    async def _gone(self, queue: str) -> None:
+    async def unread(self, queue: str) -> None:
+        """Returns when the segment's leader has said that nobody reads it.
+
+        The broker says that a channel is closed before the queue takes back what that held; until it does, another
+        reader is given what stands behind. And while the leader does not answer, to read would end the connection.
+        """
         await await_unread(self._topology, [queue], mark=self._publisher.mark)
 
-    def _read(self, segment: Segment, on_heavy: OnHeavy | None) -> Coroutine[None, None, SegmentReader]:
-        return SegmentReader.open(
+    async def _read(self, segment: Segment, on_heavy: OnHeavy | None) -> SegmentReader:
+        await self.unread(segment.queue)
+        self._awaited.discard(segment.queue)
+        return await SegmentReader.open(
             link=self._link,
             segment=segment,
             on_stray=self._on_stray,
@@ -92,6 +95,7 @@ class Readers:
 
     def _opened(self, queue: str, opening: "asyncio.Task[SegmentReader]") -> None:
         del self._opening[queue]
+        self._awaited.discard(queue)
         if not opening.cancelled() and opening.exception() is None:
             self._open[queue] = opening.result()
 
@@ -119,16 +123,11 @@ class Readers:
 
     # --- closing
 
-    def left(self, queue: str) -> None:
-        """Somebody else has read this segment, and may not be gone yet."""
-        self._left.add(queue)
-
     async def close(self, reader: SegmentReader) -> None:
         """Gives back what the reader holds."""
         if self._open.get(reader.queue) is not reader:
             return  # another task closes it
         del self._open[reader.queue]
-        self._left.add(reader.queue)
         self._released += reader.released
         if not reader.whole:
             self._taken[reader.queue] += reader.taken
@@ -138,10 +137,6 @@ class Readers:
         """The segment is about to be deleted."""
         if (reader := self._open.get(queue)) is not None:
             await self.close(reader)
-
-    def forget(self, queue: str) -> None:
-        """The segment is gone."""
-        self._left.discard(queue)
 
     async def cancel(self) -> None:
         """The session is over: none is opened any more."""
@@ -156,5 +151,7 @@ class Readers:
         await asyncio.gather(*(self.close(reader) for reader in readers))
 
     async def all_open(self) -> None:
-        """Returns when none is about to be opened."""
-        await asyncio.gather(*self._opening.values())
+        """Returns when none is about to be opened, without a wait for those that were not begun."""
+        for queue in self._awaited:
+            self._opening[queue].cancel()
+        await asyncio.gather(*self._opening.values(), return_exceptions=True)

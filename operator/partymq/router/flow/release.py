@@ -267,7 +267,6 @@ class Releaser:
         except BrokerError as error:
             LOG.info("%s is not deleted yet: %s", queue, error)
             return False
-        self.readers.forget(queue)
         return True
 
     async def close(self) -> None:

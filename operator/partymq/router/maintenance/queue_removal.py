@@ -13,12 +13,13 @@ import asyncio
 from collections.abc import Collection
 
 from partymq.amqp.connection import Connection
-from partymq.amqp.topology import QueueState, Topology, counted
+from partymq.amqp.topology import QueueState, Topology
 from partymq.core.ledger import Ledger, empty
 from partymq.core.names import SPREAD, Names
 from partymq.core.spec import DeletionPolicy, GroupConfig
 from partymq.errors import BrokerError
 from partymq.router.broker.data_connection import DataConnection
+from partymq.router.broker.leaders import await_leader
 from partymq.router.broker.memory_budget import Budget
 from partymq.router.broker.settling import await_alone, be_counted
 from partymq.router.broker.takeover import Takeover
@@ -138,13 +139,13 @@ class _Removal:
 
     async def _deleted_empty(self, queue: str) -> bool:
         """Deletes the queue if it is proven empty, with nothing of it in a client's hands; it is ours meanwhile."""
-
-        async def consumers() -> int | None:
-            state = await self._topology.poll(queue)
-            return 0 if state is None else counted(state)
-
+        try:
+            async with asyncio.timeout(PROVEN_WITHIN):
+                await await_leader(self._topology, queue)
+        except TimeoutError:
+            return False
         takeover = await Takeover.attach(
-            link=self._link, inbox=queue, epoch=self._ledger.epoch, consumer_count=consumers
+            link=self._link, topology=self._topology, inbox=queue, epoch=self._ledger.epoch
         )
         try:
             async with asyncio.timeout(PROVEN_WITHIN):

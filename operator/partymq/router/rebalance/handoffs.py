@@ -15,6 +15,7 @@ from partymq.core import ranges
 from partymq.core.ledger import Handoff, LedgerError, Phase, begin_handoff, commit, extracted, forget_departed
 from partymq.errors import BrokerError, ConnectionLostError
 from partymq.message.rewrite import passable
+from partymq.router.broker.leaders import await_leader
 from partymq.router.broker.retry import insist
 from partymq.router.broker.stamp_order import Message, in_order
 from partymq.router.broker.takeover import Takeover
@@ -25,7 +26,7 @@ from partymq.router.flow.lane_table import LaneTable
 from partymq.router.flow.lanes import Member
 from partymq.router.flow.release import Releaser
 from partymq.router.publish.outlet import Refused
-from partymq.router.rebalance.donor_inbox import DonorInbox
+from partymq.router.rebalance.fast_donors import finished
 from partymq.router.rebalance.listing import Listing
 from partymq.router.rebalance.progress import Progress
 from partymq.router.signals import Signal
@@ -133,8 +134,8 @@ class Handoffs:
                     # Ahead of its use, because a busy broker takes its time; one that is not used becomes garbage.
                     # A resumed one takes over at once: should the donor's client drop its connection before, what that
                     # held stands behind what the last session gave back.
-                    finished = not resumed and await self._inbox_of(donor.name).finished()
-                    declared = None if finished else tasks.create_task(self._declare(progress))
+                    unneeded = not resumed and await finished(self._topology, self._names.inbox(donor.name))
+                    declared = None if unneeded else tasks.create_task(self._declare(progress))
                     await self._empty(progress, declared, resumed=resumed)
         finally:
             if progress.takeover is not None:
@@ -155,9 +156,6 @@ class Handoffs:
         """The broker may keep what the client of a lost node held, and give it out when that is back."""
         if self._link.makes_zombies:
             await self._topology.lost_nodes.quiet()
-
-    def _inbox_of(self, donor: str) -> DonorInbox:
-        return DonorInbox(self._topology, self._names.inbox(donor))
 
     async def _declare(self, progress: Progress) -> None:
         """Returns when the transfer is there, or is not needed and was refused."""
@@ -183,14 +181,11 @@ class Handoffs:
         self._troubles.over(self._names.transfer(progress.handoff_id))
 
     async def _empty(self, progress: Progress, declared: asyncio.Task[None] | None, *, resumed: bool) -> None:
-        inbox, donor_inbox = self._names.inbox(progress.donor), self._inbox_of(progress.donor)
+        inbox = self._names.inbox(progress.donor)
         await self._nobody_lost_holds_anything()
-        await donor_inbox.answers()
+        await await_leader(self._topology, inbox)
         progress.takeover = takeover = await Takeover.attach(
-            link=self._link,
-            inbox=inbox,
-            epoch=self._journal.ledger.epoch,
-            consumer_count=donor_inbox.consumers,
+            link=self._link, topology=self._topology, inbox=inbox, epoch=self._journal.ledger.epoch
         )
         LOG.debug("handoff %s: attached to the inbox of %s", progress.handoff_id, progress.donor)
         self._reached(Point.ATTACHED)

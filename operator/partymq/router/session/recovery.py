@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from partymq.amqp.management import Management, prove
-from partymq.amqp.topology import Topology, counted
+from partymq.amqp.topology import Topology
 from partymq.core.clients import Client, ClientKind
 from partymq.core.ledger import Ledger, Partition
 from partymq.core.names import SPREAD, Names
@@ -30,6 +30,7 @@ from partymq.core.spec import GroupConfig
 from partymq.errors import BrokerError, JournalLostError
 from partymq.message.rewrite import passable
 from partymq.router.broker.deletions import Deletions
+from partymq.router.broker.leaders import await_leader
 from partymq.router.broker.settling import is_consumed
 from partymq.router.broker.stamp_order import NEWEST, Message, in_order
 from partymq.router.broker.takeover import Takeover
@@ -201,12 +202,13 @@ class Recovery:
     async def _collect(self, queue: str) -> list[Message]:
         if self._link.makes_zombies:
             await self._topology.lost_nodes.quiet()
+        await await_leader(self._topology, queue)
         takeover = self._takeovers[queue] = await Takeover.attach(
             # Fences of different tries must not be taken for each other, and no epoch tells them apart yet.
             link=self._link,
+            topology=self._topology,
             inbox=queue,
             epoch=secrets.randbits(48),
-            consumer_count=lambda: self._consumers(queue),
         )
         self._tell_waiting()
         messages = await takeover.collect()
@@ -222,12 +224,6 @@ class Recovery:
                 f"inboxes are emptied for that. It waits {'; '.join(waiting) or 'for the copies'}"
             )
         )
-
-    async def _consumers(self, queue: str) -> int | None:
-        state = await self._topology.poll(queue)
-        if state is None:
-            raise BrokerError(f"{queue} was deleted while the journal was being rebuilt")
-        return counted(state)
 
     async def _copy(self, found: Collection[Message], transfer: str) -> frozenset[int]:
         """Copies what was found, confirmed; returns the partitions that are in it."""
