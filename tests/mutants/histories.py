@@ -3,6 +3,7 @@
 Invariant: none of them breaks a promise while every rule is in place.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from random import Random
 from typing import Final
@@ -51,17 +52,13 @@ def history(kind: str, seed: int) -> tuple[Setting, list[Act]]:
         zombies=kind == "zombies",
         older=kind in OLDER,
     )
-    if kind == "epochs":
-        return setting, _epochs(random)
+    if kind in LEADING:
+        return setting, LEADING[kind](random)
     if kind == "deletions":
         return replace(setting, pace="rough", fragile=True), _deletions(random)
-    if kind == "stops":
-        return setting, _stops(random)
     if kind == "crowded":
         setting = replace(setting, window=random.choice([2, 3]), prefetch=random.choice([1, 2]), beside=1.0)
         return setting, _crowded(random, setting.prefetch)
-    if kind == "hushed segments":
-        return setting, _hushed_segments(random)
     if kind == "hushed source":
         return replace(setting, quorum_source=True), _hushed_source(random)
     if kind == "lost segments":
@@ -92,6 +89,16 @@ def _deletions(random: Random) -> list[Act]:
         going = [Act(Leave(name, random.choice(["drained", "killed"])), random.uniform(0.5, 1.5)), Act(Join(name), 0.3)]
         script += [Act(Produce(20, 6, 0.003), random.uniform(0.0, 0.1)), *going]
     return [Act(Produce(6, 6), 0.5), *script]
+
+
+def _visits(random: Random) -> list[Act]:
+    """Pods come, and go before they are members; so does the router."""
+    script = []
+    for name in "cdef":
+        end: Step = Crash(0) if random.random() < 0.5 else Restart()
+        visit = [Act(Join(name), random.uniform(0.0, 0.15)), Act(Leave(name, "killed"), 0.0), Act(end, 1.0)]
+        script += [Act(Produce(5, 6), 0.2), *visit]
+    return script
 
 
 def _crowded(random: Random, prefetch: int) -> list[Act]:
@@ -185,3 +192,12 @@ def _step(kind: str, random: Random) -> Step:
         "two": [Stall(random.choice([0.05, 0.5]), random.choice([0.3, 8.0])), Restart(), Crash(random.randint(1, 100))],
     }
     return random.choice(common + special[kind])
+
+
+LEADING: Final[Mapping[str, Callable[[Random], list[Act]]]] = {
+    "epochs": _epochs,
+    "hushed segments": _hushed_segments,
+    "stops": _stops,
+    "visits": _visits,
+}
+"""To one moment, whatever the setting is."""

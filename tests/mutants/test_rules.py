@@ -27,6 +27,7 @@ from partymq.router.broker.stamp_order import Message
 from partymq.router.broker.takeover import Takeover
 from partymq.router.flow import source_acks, source_count
 from partymq.router.flow.backlogs import Backlogs
+from partymq.router.flow.inbox_queues import InboxQueues
 from partymq.router.flow.lane_table import LaneTable
 from partymq.router.flow.lanes import Lane, Mode
 from partymq.router.flow.readers import Readers
@@ -156,6 +157,7 @@ MUTATIONS = [
     Mutation("confirms before a takeover", Handoffs, "_confirmed", "moves"),
     Mutation("an inbox is deleted when nothing is on its way to it", Takeover, "_nothing_on_its_way", "deletions"),
     Mutation("a successor waits for deletions", Deletions, "_be_waited_for", "deletions"),
+    Mutation("the journal names an inbox before it is declared", InboxQueues, "_name", "visits"),
     Mutation("an inbox in which a zombie may be next in line is declared anew", Handoffs, "_renew", "zombies"),
     Mutation(
         "one active consumer of the journal",

@@ -10,7 +10,7 @@ Invariant: `decode(encode(ledger)) == ledger`, and a reader refuses what it does
      "backlogs": [p, ...],                  listed backlogs
      "handoffs": [{"id", "donor", "phase", "found": [p, ...], "targets": {"<p>": i}, "since": t}, ...],
      "garbage": ["<id>", ...],
-     "departed": ["<name>", ...],           former members whose inboxes are to be deleted, where there are any
+     "visitors": ["<name>", ...],           no members, but their inboxes may exist, where there are any
      "clients": {"<name>": ["plain"|"managed", ready]},   of the HTTP API, where there are any; an overflow's id third
      "slots": n, "pins": {"<name>": "..."}}               slots as bits from the lowest on: deflated, base64
 """
@@ -80,7 +80,7 @@ def encode(ledger: Ledger) -> bytes:
                 for h in ledger.handoffs.values()
             ],
             "garbage": sorted(ledger.garbage),
-            **({"departed": sorted(ledger.departed)} if ledger.departed else {}),
+            **({"visitors": sorted(ledger.visitors)} if ledger.visitors else {}),
             **_clients(ledger),
         }
     )
@@ -125,7 +125,7 @@ def decode(data: bytes) -> Ledger:
             spread=Partition(transfers=transfers.get(SPREAD, ()), backlog=SPREAD in backlogs),
             handoffs={h.id: h for h in handoffs},
             garbage=frozenset(body["garbage"]),
-            departed=frozenset(body.get("departed", ())),  # not written before
+            visitors=frozenset(body.get("visitors", ())),  # not written before
             clients={
                 name: Client(kind=ClientKind(kind), ready=ready, overflow=overflow[0] if overflow else "")
                 for name, (kind, ready, *overflow) in body.get("clients", {}).items()
@@ -140,7 +140,7 @@ def _check(body: Mapping[str, Any]) -> None:
     """Raises TypeError or ValueError where what everything else rests on is something else."""
     if not all(isinstance(body[name], int) and not isinstance(body[name], bool) for name in ("epoch", "version")):
         raise TypeError("epoch")
-    if not all(isinstance(name, str) for name in (body["writer"], *body["names"], *body.get("departed", ()))):
+    if not all(isinstance(name, str) for name in (body["writer"], *body["names"], *body.get("visitors", ()))):
         raise TypeError("names")
     if not 0 < len(body["owners"]) <= MOST_PARTITIONS:
         raise ValueError("owners")

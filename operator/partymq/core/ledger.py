@@ -75,8 +75,8 @@ class Ledger:
     handoffs: Mapping[str, Handoff] = field(default_factory=dict)
     garbage: frozenset[str] = frozenset()
     """Transfers that no partition needs any more but that may still exist on the broker."""
-    departed: frozenset[str] = frozenset()
-    """Former members whose inboxes are empty and may still exist on the broker."""
+    visitors: frozenset[str] = frozenset()
+    """No members, but their inboxes may exist on the broker, empty: they are about to join, or have left."""
     clients: Mapping[str, Client] = field(default_factory=dict)
     """Clients of the HTTP API that are bound."""
     pins: Mapping[str, int] = field(default_factory=dict)
@@ -175,18 +175,25 @@ def change(ledger: Ledger, changes: Mapping[int, Partition]) -> Ledger:
 def succeed(ledger: Ledger, *, writer: str) -> Ledger:
     """The first ledger of a new session.
 
-    An inbox that the one before was about to delete may hold what somebody else has put there since: who departed is a
-    member until another handoff has emptied it.
+    What the one before was about to declare or to delete may exist, and hold what somebody else has put there since:
+    visitors are members until they have joined, or a handoff has emptied their inboxes.
     """
-    back = ledger.departed - ledger.plain
-    members, departed = ledger.members | back, ledger.departed - back
-    return replace(ledger, epoch=ledger.epoch + 1, version=0, writer=writer, members=members, departed=departed)
+    back = ledger.visitors - ledger.plain
+    members, visitors = ledger.members | back, ledger.visitors - back
+    return replace(ledger, epoch=ledger.epoch + 1, version=0, writer=writer, members=members, visitors=visitors)
+
+
+def expect(ledger: Ledger, name: str) -> Ledger:
+    """The inbox of `name` is about to be declared: whoever reads this deletes it, should nobody join."""
+    if name in ledger.members or name in ledger.plain:
+        return ledger
+    return replace(ledger, visitors=ledger.visitors | {name})
 
 
 def admit(ledger: Ledger, members: Collection[str]) -> Ledger:
     """Lets messages be published to the inboxes of `members`, which exist and were polled once."""
     _require(not ledger.plain.intersection(members), "a member has the name of a client with a queue of its own")
-    return replace(ledger, members=ledger.members.union(members), departed=ledger.departed.difference(members))
+    return replace(ledger, members=ledger.members.union(members), visitors=ledger.visitors.difference(members))
 
 
 def claim(ledger: Ledger, owners: Mapping[int, str]) -> Ledger:
@@ -263,7 +270,7 @@ def commit(ledger: Ledger, *, handoff_id: str, drop: bool) -> Ledger:
         after = replace(after, garbage=after.garbage | {handoff_id})
     if drop and not after.names(handoff.donor):
         donor = {handoff.donor}
-        after = replace(after, members=after.members - donor, departed=after.departed | donor)
+        after = replace(after, members=after.members - donor, visitors=after.visitors | donor)
     return after
 
 
@@ -287,6 +294,6 @@ def forget_garbage(ledger: Ledger, transfers: Collection[str]) -> Ledger:
     return replace(ledger, garbage=ledger.garbage.difference(transfers))
 
 
-def forget_departed(ledger: Ledger, member: str) -> Ledger:
-    """The broker has confirmed that this former member's inbox is deleted."""
-    return replace(ledger, departed=ledger.departed - {member})
+def forget_visitor(ledger: Ledger, name: str) -> Ledger:
+    """The broker has confirmed that this one's inbox is deleted, or has refused to make it."""
+    return replace(ledger, visitors=ledger.visitors - {name})

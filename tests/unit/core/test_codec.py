@@ -51,8 +51,8 @@ def refused(data: bytes) -> str:
         {"slots": 65_536, "pins": {"a": BOMB}},
         {"slots": 65_536, "pins": {"a": "no base64!"}},
         {"garbage": 1},
-        {"departed": [1]},
-        {"departed": 1},
+        {"visitors": [1]},
+        {"visitors": 1},
     ],
 )
 def test_rubbish_is_refused(changes: dict[str, Any]) -> None:

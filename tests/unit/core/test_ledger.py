@@ -135,12 +135,18 @@ class Protocol(RuleBasedStateMachine):
         assert not self.ledger.garbage & self.deleted, "it would be deleted again for ever"
         self.deleted = set()
 
-    @precondition(lambda self: self.ledger.departed)
+    @precondition(lambda self: self.ledger.visitors)
     @rule(data=st.data())
     def deletes_an_inbox(self, data: st.DataObject) -> None:
-        name = data.draw(st.sampled_from(sorted(self.ledger.departed)))
+        name = data.draw(st.sampled_from(sorted(self.ledger.visitors)))
         self.inboxes.remove(name)
-        self.ledger = transitions.forget_departed(self.ledger, name)
+        self.ledger = transitions.forget_visitor(self.ledger, name)
+
+    @rule(data=st.data())
+    def declares_an_inbox(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(NAMES))
+        self.ledger = transitions.expect(self.ledger, name)
+        self.inboxes.add(name)
 
     @rule()
     def fails(self) -> None:
@@ -156,7 +162,7 @@ class Protocol(RuleBasedStateMachine):
         donors = [handoff.donor for handoff in ledger.handoffs.values()]
         assert len(donors) == len(set(donors)), "a donor is in two handoffs"
         assert not ledger.garbage & ledger.transfers, "a transfer that is needed would be deleted"
-        assert not ledger.departed & ledger.members, "an inbox that is needed would be deleted"
+        assert not ledger.visitors & ledger.members, "an inbox that is needed would be deleted"
         for handoff in ledger.handoffs.values():
             assert all(ledger.partition(p).owner == handoff.donor for p in handoff.targets), "an owner changed early"
             assert all(ledger.partition(p).backlog for p in handoff.targets), "a held partition has no backlog"
@@ -173,7 +179,7 @@ class Protocol(RuleBasedStateMachine):
         assert self.backlogged <= set(ledger.backlogs), "the messages of a backlog are lost"
         known = ledger.handoffs.keys() | ledger.transfers | ledger.garbage
         assert self.existing <= known, "a transfer stays on the broker for ever"
-        assert self.inboxes <= ledger.members | ledger.departed, "an inbox stays on the broker for ever"
+        assert self.inboxes <= ledger.members | ledger.visitors, "an inbox stays on the broker for ever"
 
     @invariant()
     def plans_come_to_an_end(self) -> None:

@@ -17,7 +17,7 @@ from partymq.message.rewrite import passable
 from partymq.message.stamp import Stamper, read_fence
 from partymq.router.broker import retry
 from partymq.router.failpoints import Point
-from partymq.router.flow.inboxes import Inboxes
+from partymq.router.flow.inboxes import Declaration, Inboxes
 from partymq.router.flow.lane_table import LaneTable
 from partymq.router.rebalance import handoffs
 from partymq.router.rebalance.listing import Listing
@@ -283,7 +283,8 @@ async def test_a_donor_without_an_inbox_waits_for_it() -> None:
     stage = Stage([])
     fixed: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
     stage.table.bar(stage.donor)
-    stage.inboxes._declaring["a"] = asyncio.create_task(_mended(stage, fixed))
+    mended = asyncio.create_task(_mended(stage, fixed))
+    stage.inboxes._declaring["a"] = Declaration(mended, asyncio.Event(), asyncio.Event())
     task = asyncio.create_task(stage.handoffs.run())
     stage.handoffs.start("a", {0: "b"})
     (progress,) = stage.handoffs.running.values()

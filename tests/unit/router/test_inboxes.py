@@ -7,10 +7,12 @@ import pytest
 
 from partymq.amqp.frames import Arguments
 from partymq.amqp.topology import QueueState
+from partymq.core.ledger import empty
 from partymq.core.report import Notice
 from partymq.core.spec import GroupSpec
-from partymq.errors import BrokerError, ForeignQueueError
+from partymq.errors import BrokerError, ConnectionLostError, ForeignQueueError
 from partymq.router.broker import retry
+from partymq.router.broker.deletions import Deletions
 from partymq.router.broker.memory_budget import Budget
 from partymq.router.broker.queue_troubles import Troubles
 from partymq.router.flow import inboxes as module
@@ -18,7 +20,7 @@ from partymq.router.flow.inboxes import Inboxes
 from partymq.router.flow.lane_table import LaneTable
 from partymq.router.flow.lanes import Member
 from support.conditions import eventually
-from unit.router.doubles import FakeLink, FakeTopology, context, make_member
+from unit.router.doubles import FakeJournal, FakeLink, FakeTopology, context, make_member
 
 WINDOW = 256
 
@@ -36,16 +38,19 @@ class _Table(LaneTable):
 
 
 class Broker(FakeTopology):
-    """Queues by their members' names; `during` happens between a poll and its answer."""
+    """Queues by their members' names; `during` happens between a poll and its answer, `before` before a declaration."""
 
     def __init__(self) -> None:
         super().__init__()
         self.ready = 0
+        self.consumers = 1
+        self.before: Callable[[], None] = lambda: None
         self.during: Callable[[], None] = lambda: None
         self.stuck: asyncio.Future[None] | None = None
         """What the declaration of b's inbox waits for."""
 
     async def _declare(self, name: str, arguments: Arguments) -> None:
+        self.before()
         name = name.rpartition(".")[2]
         if self.stuck is not None and name == "b":
             self.declared.append(name)
@@ -54,7 +59,7 @@ class Broker(FakeTopology):
             await super()._declare(name, arguments)
 
     async def poll(self, queue: str) -> QueueState:
-        answer = QueueState(self.ready, 1)
+        answer = QueueState(self.ready, self.consumers)
         self.during()
         return answer
 
@@ -67,8 +72,10 @@ class Stage:
         self.polled: list[Member] = []
         self.notices: list[Notice] = []
         self.troubles = Troubles(on_notice=self.notices.append, on_change=lambda: None)
+        self.journal = FakeJournal(empty(1))
         self.inboxes = Inboxes(
             context(
+                journal=self.journal,
                 spec=GroupSpec(source_queue="orders", inbox_window=WINDOW),
                 topology=self.broker,
                 link=FakeLink(budget=Budget(4 << 30)),
@@ -178,7 +185,43 @@ async def test_one_that_is_refused_is_not_tried_for_a_pod_that_has_gone() -> Non
     await stage.inboxes.expect(["b"])
     await stage.inboxes.expect([])
     assert not stage.troubles.statistics
+    tries = stage.broker.declared.count("b")
+    await eventually(stage.inboxes._declaring["b"].task.done, "it is tried again", every=0)
+    await stage.inboxes.expect([])
     assert not stage.inboxes._declaring
+    assert stage.broker.declared.count("b") <= tries + 1
+
+
+async def test_the_journal_names_who_an_inbox_is_for_before_it_is_declared_and_until_it_is_deleted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def delete(_: Deletions, queue: str) -> None:
+        assert queue == "partymq.shop.orders.inbox.a"
+
+    monkeypatch.setattr(Deletions, "delete", delete)
+    stage = Stage()
+    named: list[frozenset[str]] = []
+    stage.broker.before = lambda: named.append(stage.journal.ledger.visitors)
+    await stage.member()
+    assert named == [frozenset("a")]
+    await stage.inboxes.discard("a")
+    assert "a" in stage.journal.ledger.visitors, "somebody consumes it"
+    stage.broker.consumers = 0
+    await stage.inboxes._poll(stage.inboxes.members["a"])
+    await stage.inboxes.discard("a")
+    assert not stage.journal.ledger.visitors
+
+
+@pytest.mark.parametrize(
+    ("error", "named"), [(ForeignQueueError("a stranger's"), False), (ConnectionLostError("541"), True)]
+)
+async def test_nobody_is_named_for_an_inbox_that_the_broker_has_refused(error: BrokerError, named: bool) -> None:
+    """The next session would delete what is somebody else's; one over which the connection was lost may be ours."""
+    stage = Stage()
+    stage.broker.refused["a"] = error
+    with pytest.raises(type(error)):
+        await stage.inboxes.ensure("a")
+    assert ("a" in stage.journal.ledger.visitors) == named
 
 
 @pytest.mark.usefixtures("hasty")

@@ -176,6 +176,20 @@ def test_a_router_ends_before_it_has_deleted_the_inbox_of_a_pod_that_is_gone(sto
         check(play(Setting(seed=seed, pace="uneven"), script, begin=2.0))
 
 
+@pytest.mark.parametrize("stops", [False, True])
+def test_a_router_ends_before_a_pod_has_joined_that_then_goes(stops: bool) -> None:
+    """It has declared its inbox, and nobody else is told of that pod."""
+    for seed in range(12):
+        script = [
+            Act(Produce(20, 6, 0.003), 0.1),
+            Act(Join("c"), 0.03 + 0.01 * seed),
+            Act(Leave("c", "killed"), 0.0),
+            Act(Restart() if stops else Crash(0), 1.0),
+            Act(Produce(10, 6, 0.003), 0.5),
+        ]
+        check(play(Setting(seed=seed, pace="uneven"), script, begin=2.0))
+
+
 @pytest.mark.parametrize("again", [False, True])
 def test_a_client_dies_while_it_is_taken_over_for_the_second_time(again: bool) -> None:
     """What it gives back stands behind what the first router gave back: the second one puts that in order."""

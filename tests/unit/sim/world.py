@@ -202,6 +202,8 @@ class World:
         """As the status has it."""
         self.ever_members: set[str] = set()
         """All that any status has had since the journal was lost last."""
+        self._forgotten: set[str] = set()
+        """Of whom nobody may know any more that there is an inbox: the journal was lost."""
         self.clients: dict[str, Client] = {}
         self.routers: list[Router] = []
         self.producer = Producer(self.wire, self, SOURCE)
@@ -292,7 +294,8 @@ class World:
         """Somebody deletes the journal."""
         if self.broker.queue(self.names.journal) is not None:
             Channel(self.broker).delete(self.names.journal)
-            self.ever_members.clear()  # nobody knows any more who was about to be forgotten
+            self.ever_members.clear()
+            self._forgotten |= self.clients.keys()
 
     @property
     def router(self) -> Router | None:
@@ -485,8 +488,9 @@ class World:
         transfers = [name for name in self.broker.names() if ".transfer." in name]
         if ledger.handoffs or ((transfers or ledger.backlogs) and not self.kept):  # a segment may be what keeps it
             return f"left over: {transfers} {ledger.handoffs} {ledger.backlogs}"
-        gone = self.ever_members - ledger.members - self.pods.keys()
-        if left := [member for member in sorted(gone) if self.broker.queue(self.names.inbox(member)) is not None]:
+        forgotten = self._forgotten - self.ever_members
+        gone = self.clients.keys() - ledger.members - self.pods.keys() - forgotten
+        if left := [name for name in sorted(gone) if self.broker.queue(self.names.inbox(name)) is not None]:
             return f"the inboxes of {left} stay"
         for name in self.broker.names():
             queue = self.broker.queue(name)

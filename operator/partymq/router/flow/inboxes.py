@@ -16,14 +16,15 @@ import contextlib
 import logging
 import time
 from collections.abc import Collection
+from dataclasses import dataclass
 from functools import partial
 
 from partymq.amqp.topology import QueueState, Silence
 from partymq.errors import BrokerError, PartyMQError
-from partymq.router.broker.deletions import Deletions
 from partymq.router.broker.queue_troubles import REFUSES, refuses
 from partymq.router.broker.retry import insist
 from partymq.router.context import Context
+from partymq.router.flow.inbox_queues import InboxQueues
 from partymq.router.flow.lane_table import LaneTable
 from partymq.router.flow.lanes import Member
 from partymq.router.flow.statistics import InboxStatistics
@@ -44,6 +45,16 @@ PATIENCE = 5.0
 """Seconds for which all that a group decides waits for a new inbox; a burst of hundreds is declared in less."""
 
 
+@dataclass(slots=True)
+class Declaration:
+    """Of one inbox, which is tried until it is there, or refused and not needed any more."""
+
+    task: asyncio.Task[bool]
+    answered: asyncio.Event
+    """Set when the broker has answered the first time."""
+    unneeded: asyncio.Event
+
+
 class Inboxes:
     """All inboxes of a group that exist, by member."""
 
@@ -53,7 +64,7 @@ class Inboxes:
         table: LaneTable,
     ) -> None:
         self._topology = context.topology
-        self._deletions = Deletions(context.link, outlets=context.names.outlets)
+        self._existing = InboxQueues(context)
         self._names = context.names
         self._publisher = context.publisher
         self._window = context.config.spec.inbox_window
@@ -68,11 +79,9 @@ class Inboxes:
         """A poll has seen a consumer come or go."""
         self._wanted: set[str] = set()
         self._deleting: set[str] = set()
-        self._declaring: dict[str, asyncio.Task[bool]] = {}
+        self._declaring: dict[str, Declaration] = {}
         self._asking: dict[str, asyncio.Task[None]] = {}
         self._doubted: set[str] = set()
-        self._tried: dict[str, asyncio.Event] = {}
-        """Set when the broker has answered the first time."""
         self._wake = asyncio.Event()
         self._all = False
         self._polling.on_look(self._look_at_all, queues=lambda: self.queues)
@@ -102,7 +111,7 @@ class Inboxes:
         One that the broker refuses, or is slow to declare, keeps the others waiting only for `PATIENCE`, once.
         """
         for name in self._declaring.keys() - set(names) - self.members.keys():
-            self._declaring.pop(name).cancel()
+            self._declaring[name].unneeded.set()
             self._troubles.over(self._names.inbox(name))
         new = [name for name in self._unknown(names) if name not in self._declaring]
         for name in new:
@@ -110,31 +119,32 @@ class Inboxes:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(PATIENCE):
                 for name in new:
-                    await self._tried[name].wait()
-        for name in [name for name, declaring in self._declaring.items() if declaring.done()]:
-            self._declaring.pop(name).result()
+                    await self._declaring[name].answered.wait()
+        for name in [name for name, declaring in self._declaring.items() if declaring.task.done()]:
+            self._declaring.pop(name).task.result()
 
     async def usable(self, member: Member) -> None:
         """Returns when the inbox is there."""
         while member.barred:
-            await asyncio.wait([self._declaring[member.name]])
+            await asyncio.wait([self._declaring[member.name].task])
 
     def _unknown(self, names: Collection[str]) -> list[str]:
         return sorted(set(names) - self.members.keys() - self._deleting)
 
     def _begin(self, name: str) -> None:
-        self._tried[name] = asyncio.Event()
-        self._declaring[name] = asyncio.create_task(
-            insist(partial(self._declare, name), refused=partial(self._refused, name)),
-            name=f"declare the inbox of {name}",
-        )
-        self._declaring[name].add_done_callback(lambda _: self._tried[name].set())
+        answered, unneeded = asyncio.Event(), asyncio.Event()
+        declaring = insist(partial(self._declare, name), refused=partial(self._refused, name), enough=unneeded)
+        task = asyncio.create_task(declaring, name=f"declare the inbox of {name}")
+        task.add_done_callback(lambda _: answered.set())
+        self._declaring[name] = Declaration(task, answered, unneeded)
 
     def _refused(self, name: str, error: BrokerError) -> None:
         effect = f"{name} cannot join" if name not in self.members else f"What is for {name} waits"
-        self._troubles.refused(self._names.inbox(name), error, effect=effect)
-        if name in self._tried:
-            self._tried[name].set()
+        declaring = self._declaring.get(name)
+        if declaring is not None:
+            declaring.answered.set()
+        if declaring is None or not declaring.unneeded.is_set():
+            self._troubles.refused(self._names.inbox(name), error, effect=effect)
 
     def _member(self, name: str) -> Member:
         member = Member(name, self._publisher.sink(self._names.inbox(name), left=0), self._window)
@@ -148,7 +158,7 @@ class Inboxes:
         self._polling.stir()
 
     async def _declare(self, name: str) -> None:
-        await self._declare_queue(name)
+        await self._existing.declare(name)
         member = self.members.get(name)
         if member is not None and not member.barred:
             return  # somebody else has asked for it meanwhile
@@ -157,11 +167,6 @@ class Inboxes:
         self._table.unbar(member)
         self._polling.stir()
         await self._poll(member)
-
-    async def _declare_queue(self, name: str) -> None:
-        inbox = self._names.inbox(name)
-        await self._topology.declare_quorum(inbox, single_active=True, dead_letter_exchange=self._names.dlx)
-        self._troubles.over(inbox)
 
     @property
     def queues(self) -> list[str]:
@@ -221,11 +226,11 @@ class Inboxes:
 
     async def renew(self, member: Member) -> None:
         """Declares the inbox of a donor again, which was deleted; returns when the broker has it."""
-        await insist(partial(self._declare_queue, member.name), refused=partial(self._refused, member.name))
+        await insist(partial(self._existing.declare, member.name), refused=partial(self._refused, member.name))
 
     async def delete(self, name: str) -> None:
         """Deletes an inbox to which nothing is on its way; returns when it is gone, or raises BrokerError."""
-        await self._deletions.delete(self._names.inbox(name))
+        await self._existing.delete(name)
 
     def deleted(self, name: str) -> None:
         """The inbox is gone, and may be declared again."""
@@ -277,7 +282,7 @@ class Inboxes:
             await self._stop_tasks()
 
     async def _stop_tasks(self) -> None:
-        tasks = [*self._declaring.values(), *self._asking.values()]
+        tasks = [*(declaring.task for declaring in self._declaring.values()), *self._asking.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

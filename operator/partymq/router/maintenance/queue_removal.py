@@ -97,7 +97,7 @@ class _Removal:
         names, ledger = self._names, self._ledger
         owners = {part.owner for part in ledger.partitions if part.owner is not None}
         inboxes = {
-            names.inbox(member) for member in {*members, *ledger.members, *ledger.departed, *ledger.donors, *owners}
+            names.inbox(member) for member in {*members, *ledger.members, *ledger.visitors, *ledger.donors, *owners}
         }
         ids = {*ledger.transfers, *ledger.handoffs, *ledger.garbage, *ledger.overflows.values()}
         transfers = [names.transfer(one) for one in ids]

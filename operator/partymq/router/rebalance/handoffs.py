@@ -12,7 +12,7 @@ import logging
 from collections.abc import Collection, Iterable, Mapping
 
 from partymq.core import ranges
-from partymq.core.ledger import Handoff, LedgerError, Phase, begin_handoff, commit, extracted, forget_departed
+from partymq.core.ledger import Handoff, LedgerError, Phase, begin_handoff, commit, extracted
 from partymq.errors import BrokerError, ConnectionLostError
 from partymq.message.rewrite import passable
 from partymq.router.broker.leaders import await_leader
@@ -289,7 +289,7 @@ class Handoffs:
             )
             self.committed.emit(progress, sum(target != progress.donor for target in handoff.targets.values()))
         progress.final = False  # what is left to do another session would do
-        if progress.donor in ledger.departed:
+        if progress.donor in ledger.visitors:
             await self._delete(progress.donor, takeover)
 
     async def _delete(self, donor: str, takeover: Takeover) -> None:
@@ -299,7 +299,6 @@ class Handoffs:
             await self._bury(takeover.late)
             await takeover.expect_deletion()
             await self._inboxes.delete(donor)
-            await self._journal.write(lambda ledger: forget_departed(ledger, donor))
         except ConnectionLostError:
             raise
         except BrokerError as error:
