@@ -66,11 +66,29 @@ async def test_killed_before_it_has_deleted_the_inbox_of_a_pod_that_is_gone(tmp_
         assert await exists(g.names.inbox("a"))
         await g.again()
         await eventually(lambda: g.active() == {"b"} and not g.report.handoffs, lambda: f"{g.report}", 60.0)
+        await gone(g.names.inbox("a"))
 
-        async def gone() -> bool:
-            return not await exists(g.names.inbox("a"))
 
-        await eventually(gone, "the inbox stays", every=0.1)
+async def test_killed_before_a_pod_has_joined_that_then_goes(tmp_path: Path) -> None:
+    """Its inbox was declared, and nobody consumed it."""
+    async with group(tmp_path) as g:
+        await g.spawn()
+        await g.join("a")
+        await g.owners("a")
+        g.set_pod("b")
+        await eventually(lambda: exists(g.names.inbox("b")), "it gets no inbox", every=0.1)
+        await g.kill()
+        g.set_pod("b", None)
+        await g.again()
+        await gone(g.names.inbox("b"))
+        assert g.active() == {"a"}
+
+
+async def gone(queue: str) -> None:
+    async def is_gone() -> bool:
+        return not await exists(queue)
+
+    await eventually(is_gone, f"{queue} stays", every=0.1)
 
 
 async def exists(queue: str) -> bool:
