@@ -178,6 +178,12 @@ def offline(found: object) -> frozenset[str]:
     return frozenset(map(_node, members[:_FEW])) - frozenset(map(_node, online[:_FEW]))
 
 
+def members(found: object) -> Mapping[str, bool]:
+    """The nodes that a quorum queue's status lists, and whether its member runs there."""
+    states = {_text(row.get("Node Name")): _text(row.get("Raft State")) for row in _rows(found)[:_FEW]}
+    return {node: state != "noproc" and not state.startswith("terminating") for node, state in states.items()}
+
+
 def _facts(row: Mapping[str, object]) -> QueueFacts:
     # Where no policy holds it is null, and its keys are `{}` or `[]`; missing, until the queue's first figures came.
     return QueueFacts(

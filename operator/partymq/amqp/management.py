@@ -132,6 +132,11 @@ class Management:
             path = f"/api/queues/{self._vhost}/{quote(queue, safe='')}?columns=members,online"
             return await self._ask(path, answers.offline, missing=frozenset())
 
+    async def members(self, queue: str) -> Mapping[str, bool]:
+        """The nodes that a quorum queue has members on, and whether these run at this moment; none where it is none."""
+        path = f"/api/queues/quorum/{self._vhost}/{quote(queue, safe='')}/status"
+        return await self._ask(path, answers.members, missing={})
+
     async def all_consumers(self) -> Consumers:
         """The consumers of all queues of the virtual host, of each queue a hundred at most.
 

@@ -38,7 +38,7 @@ from partymq.errors import BrokerError
 from partymq.message.stamp import read_fence, read_stamp
 from partymq.router.broker.memory_budget import Budget
 from partymq.router.failpoints import Point
-from partymq.router.flow import inboxes, source_acks, source_reader
+from partymq.router.flow import inbox_queues, inboxes, source_acks, source_reader
 from partymq.router.rebalance import listing, overdue, progress, rebalancer
 from partymq.router.session import recovery
 from support.auditor import Auditor
@@ -58,6 +58,8 @@ FENCE_SEEN = 0.002
 """Seconds after the death of its sender in which an idle client may see a fence."""
 SETTLES_WITHIN = 120.0
 """Virtual seconds within which everything must have come to rest once nothing goes wrong any more."""
+MISSING_MEMBERS = 0.3
+"""The share of looks at an inbox that was declared anew, by which a node has no member of it."""
 STALE = frozenset({"stale"})
 ORDER = frozenset({"out_of_order", "stale"})
 REQUEUED = frozenset({"stale", "repeated", "held_twice"})
@@ -142,6 +144,13 @@ class _Management:
     async def queues(self) -> list[str]:
         await asyncio.sleep(self._world.network.latency(0.01))
         return self._world.broker.names()
+
+    async def members(self, _queue: str) -> Mapping[str, bool]:
+        """Where a broker has several nodes, one that came up while the last queue of that name was ending has none."""
+        world = self._world
+        await asyncio.sleep(world.network.latency(0.01))
+        lacks = world.setting.fragile and world.network.random.random() < MISSING_MEMBERS
+        return {"here": True, "there": not lacks} if world.setting.fragile else {"here": True}
 
 
 async def _same_broker(*_: object, **__: object) -> None:
@@ -587,6 +596,7 @@ def inhabited(setting: Setting) -> Iterator[World]:
         if setting.hasty:
             stack.enter_context(mock.patch.object(source_acks, "BEHIND_AFTER", 0.0))
         stack.enter_context(mock.patch.object(recovery, "Management", return_value=_Management(world)))
+        stack.enter_context(mock.patch.object(inbox_queues, "Management", return_value=_Management(world)))
         stack.enter_context(mock.patch.object(lost_nodes, "Management", return_value=contextlib.nullcontext()))
         stack.enter_context(mock.patch.object(lost_nodes, "sight", world.nodes.sight))
         stack.enter_context(mock.patch.object(recovery, "prove", _same_broker))

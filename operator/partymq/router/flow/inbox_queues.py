@@ -3,30 +3,68 @@
 Invariant: no inbox is declared before the journal names who it is for, and nobody is forgotten before the broker has
 confirmed that the inbox is deleted, or has refused to make it. So one that nobody comes to use is deleted, if not by
 this session then by the next (docs/design.md, "The ledger").
+
+One that was just deleted is not declared at once. RabbitMQ answers a deletion while members of the queue on other nodes
+are still ending; there a new one of that name is not started, for good, and consumers that are connected to that node
+are given nothing (4.0 to 4.3, docs/rabbitmq-defects.md). Where the management API tells, it is looked at afterwards.
 """
 
+import asyncio
+import logging
+from collections.abc import Mapping
 from functools import partial
+from typing import Final
 
+from partymq.amqp.management import Management
 from partymq.core.ledger import expect, forget_visitor
-from partymq.errors import BrokerError, ConnectionLostError
+from partymq.errors import BrokerError, ConnectionLostError, PartyMQError
 from partymq.router.broker.deletions import Deletions
 from partymq.router.context import Context
+
+LOG = logging.getLogger(__name__)
+
+ENDS_WITHIN: Final = 0.5
+"""Seconds, or as many as the deletion took: so long its members may go on to end once it is answered."""
+TRIES: Final = 4
+"""Each waits twice as long as the one before."""
+TOLD_WITHIN: Final = 1.0
+"""Seconds that the management API is given."""
 
 
 class InboxQueues:
     """All of a group's."""
 
     def __init__(self, context: Context) -> None:
+        self._broker = context.config.broker
         self._topology = context.topology
         self._journal = context.journal
         self._names = context.names
         self._troubles = context.troubles
         self._deletions = Deletions(context.link, outlets=context.names.outlets)
+        self._ended_at: dict[str, float] = {}
+        """When the members of an inbox that was just deleted have ended, so far as that can be guessed."""
 
     async def declare(self, name: str) -> None:
         """Raises what the broker says against it."""
         await self._name(name)
+        again = self._ended_at.get(name, 0.0) > self._now()
+        await self._declare(name)
+        for pauses in range(1, TRIES):
+            if not again or all((await self._members(name)).values()):
+                break
+            LOG.warning("%s has no member on some node that runs: it is declared once more", self._names.inbox(name))
+            await self._delete(name, ends_within=ENDS_WITHIN * 2**pauses)
+            await self._declare(name)
+        self._troubles.over(self._names.inbox(name))
+
+    async def _name(self, name: str) -> None:
+        ledger = self._journal.ledger
+        if name not in ledger.members and name not in ledger.visitors:
+            await self._journal.write(partial(expect, name=name))
+
+    async def _declare(self, name: str) -> None:
         inbox = self._names.inbox(name)
+        await asyncio.sleep(self._ended_at.get(name, 0.0) - self._now())
         try:
             await self._topology.declare_quorum(inbox, single_active=True, dead_letter_exchange=self._names.dlx)
         except ConnectionLostError:
@@ -34,18 +72,32 @@ class InboxQueues:
         except BrokerError:
             await self._gone(name)
             raise
-        self._troubles.over(inbox)
-
-    async def _name(self, name: str) -> None:
-        ledger = self._journal.ledger
-        if name not in ledger.members and name not in ledger.visitors:
-            await self._journal.write(partial(expect, name=name))
 
     async def delete(self, name: str) -> None:
         """Deletes an inbox to which nothing is on its way; returns when it is gone, or raises BrokerError."""
-        await self._deletions.delete(self._names.inbox(name))
+        members = await self._members(name)
+        await self._delete(name, ends_within=ENDS_WITHIN if len(members) != 1 else 0.0)
         await self._gone(name)
+
+    async def _delete(self, name: str, *, ends_within: float) -> None:
+        begun = self._now()
+        await self._deletions.delete(self._names.inbox(name))
+        if ends_within:
+            now = self._now()
+            self._ended_at = {other: at for other, at in self._ended_at.items() if at > now}
+            self._ended_at[name] = now + max(ends_within, now - begun)
 
     async def _gone(self, name: str) -> None:
         if name in self._journal.ledger.visitors:
             await self._journal.write(partial(forget_visitor, name=name))
+
+    async def _members(self, name: str) -> Mapping[str, bool]:
+        """The nodes on which the inbox has members, and whether they run; none where nobody tells."""
+        try:
+            async with asyncio.timeout(TOLD_WITHIN), Management(self._broker) as management:
+                return await management.members(self._names.inbox(name))
+        except (PartyMQError, TimeoutError):
+            return {}
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
