@@ -172,10 +172,7 @@ def stopped(found: object) -> frozenset[str]:
 def offline(found: object) -> frozenset[str]:
     """The members of a quorum queue that are not online."""
     facts = _table(found)
-    members, online = (facts.get(name) for name in ("members", "online"))
-    if not isinstance(members, list) or not isinstance(online, list):
-        return frozenset()
-    return frozenset(map(_node, members[:_FEW])) - frozenset(map(_node, online[:_FEW]))
+    return _nodes(facts.get("members")) - _nodes(facts.get("online")) if "online" in facts else frozenset()
 
 
 def members(found: object) -> Mapping[str, bool]:
@@ -197,6 +194,8 @@ def _facts(row: Mapping[str, object]) -> QueueFacts:
         operator_policy=_text(row.get("operator_policy")),
         definition=_scalars(row.get("effective_policy_definition")),
         settled="policy" in row,
+        members=_nodes(row.get("members")),
+        online=_nodes(row.get("online")),
     )
 
 
@@ -229,6 +228,10 @@ def _text(found: object) -> str:
 
 def _node(found: object) -> str:
     return shown(_text(found), NAME)
+
+
+def _nodes(found: object) -> frozenset[str]:
+    return frozenset(map(_node, found[:_FEW])) if isinstance(found, list) else frozenset()
 
 
 def _number(found: object, default: int) -> int:

@@ -64,6 +64,8 @@ _FACTS: Final = ",".join(
         "policy",
         "operator_policy",
         "effective_policy_definition",
+        "members",
+        "online",
     )
 )
 

@@ -9,7 +9,7 @@ the queue's policy, so that only the merged definition is seen: where both apply
 
 import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -47,6 +47,12 @@ class QueueFacts:
     """The keys of both, merged."""
     settled: bool = True
     """False while nobody knows which policies hold."""
+    members: frozenset[str] = frozenset()
+    """The nodes that a quorum queue has members on."""
+    online: frozenset[str] = frozenset()
+    """Those of them on which the member runs."""
+    absent: frozenset[str] = frozenset()
+    """Those of them that run without it."""
 
     def value(self, key: str) -> object:
         """What holds for a key that may be an argument and a policy's, of numbers the smaller one; None for nothing."""
@@ -96,11 +102,20 @@ def transient(queue: QueueFacts) -> str | None:
     return None
 
 
+def absences(queues: Collection[QueueFacts]) -> Mapping[str, frozenset[str]]:
+    """By queue: the nodes on which its member does not run, although they do, for other queues' members run there."""
+    running = frozenset[str]().union(*(queue.online for queue in queues))
+    return {queue.name: nodes for queue in queues if (nodes := (queue.members - queue.online) & running)}
+
+
 def hazards(names: Names, source: str, vhost: str, queues: Mapping[str, QueueFacts]) -> tuple[str, ...]:
     """What takes messages or leases away from a group: sentences with queue, policy, key and what fixes it."""
-    found = set(_of_ours(vhost, [queue for queue in queues.values() if names.is_ours(queue.name)], names))
+    ours = [queue for queue in queues.values() if names.is_ours(queue.name)]
+    found = set(_of_ours(vhost, ours, names))
     if source in queues:
         found.update(_of_source(queues[source], vhost))
+    lacking = [queue for queue in (*ours, *filter(None, [queues.get(source)])) if queue.absent]
+    found.update(_of_absence(queue, vhost) for queue in lacking[:_MOST])
     return tuple(sorted(found))
 
 
@@ -171,6 +186,16 @@ def _amend(queue: QueueFacts, vhost: str) -> str:
     pattern = f"^{re.escape(queue.name)}$"
     return _set_policy(
         vhost, f"partymq-source-{queue.name}", pattern, {"delivery-limit": SHIELD_LIMIT}, apply_to="queues"
+    )
+
+
+def _of_absence(queue: QueueFacts, vhost: str) -> str:
+    nodes = sorted(queue.absent)[:_SHOWN]
+    at = ["--vhost", vhost, queue.name]
+    remedy = [f"`{shlex.join(['rabbitmq-queues', f'{do}_member', *at, n])}`" for n in nodes for do in ("delete", "add")]
+    return (
+        f"the queue {queue.name!r} has no member on {', '.join(nodes)}, which runs: RabbitMQ gives nothing of it to "
+        f"those who are connected there. Do {', then '.join(remedy)}"
     )
 
 

@@ -13,6 +13,7 @@ from partymq.amqp.topology import Topology
 from partymq.core.membership import PodState
 from partymq.router.broker.settling import is_consumed
 from partymq.router.failpoints import Point
+from partymq.router.reporting import consumer_scan
 from support.broker import ONE_ACTIVE_CONSUMER, QUORUM
 from support.cluster import Cluster, cut_off, frozen, lost
 from support.conditions import eventually
@@ -268,3 +269,25 @@ async def test_the_leaders_of_a_groups_queues_are_not_all_on_one_node(tmp_path: 
         listed = await cluster.nodes[1].control("list_queues", "name", "leader", "--formatter", "csv")
         leaders = {line.split(",")[1] for line in listed.splitlines() if g.names.prefix in line}
         assert len(leaders) > 1, listed
+
+
+async def test_a_queue_without_a_member_on_a_node_is_told_with_what_mends_it(
+    tmp_path: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RabbitMQ gives those who are connected there nothing of it, and says nothing."""
+    monkeypatch.setattr(consumer_scan, "QUEUES_EVERY", 1.0)
+    monkeypatch.setattr(consumer_scan, "SECOND_LOOK", 1.0)
+    first, second, third = cluster.nodes
+    async with group(tmp_path) as g:
+        _, producer = await _at_work(g, first, third)
+        inbox, node = g.names.inbox("a"), await second.name()
+        member = f'list_to_atom("%2F_{inbox}")'
+        await second.control("eval", f"ra:force_delete_server(quorum_queues, {{{member}, node()}}).")
+        told = await g.notice("UnsafeQueue", f"{inbox!r} has no member on {node}")
+        assert f"`rabbitmq-queues add_member --vhost / {inbox} {node}`" in told.message
+        for what in (f'delete_member(<<"/">>, <<"{inbox}">>, \'{node}\')', f"add_member(Q, '{node}')"):
+            found = f'{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"/">>, queue, <<"{inbox}">>))'
+            await first.control("eval", f"{found}, rabbit_quorum_queue:{what}.")
+        await g.notice("QueuesSafe")
+        await g.progress(300)
+        await g.audited(producer)

@@ -175,6 +175,7 @@ READERS: list[Callable[[object], object]] = [
     answers.tags,
     answers.stopped,
     answers.offline,
+    answers.members,
 ]
 NAMES = st.sampled_from(
     [

@@ -1,6 +1,6 @@
 import pytest
 
-from partymq.core.hazards import LEASE, SHIELD_LIMIT, QueueFacts, hazards, remarks, shield, transient
+from partymq.core.hazards import LEASE, SHIELD_LIMIT, QueueFacts, absences, hazards, remarks, shield, transient
 from partymq.core.names import Names
 from partymq.core.spec import GroupId
 
@@ -161,3 +161,18 @@ def test_a_command_can_be_pasted_into_a_shell() -> None:
         "`rabbitmqctl set_policy --vhost 'a b' --apply-to all --priority 1000 partymq '^partymq\\.' "
         "'{\"delivery-limit\":1000000}'`"
     )
+
+
+def test_a_member_is_absent_where_the_node_runs_and_it_does_not() -> None:
+    nodes = frozenset({"n1", "n2", "n3"})
+    whole, lacks = facts("whole", members=nodes, online=nodes), facts("lacks", members=nodes, online=nodes - {"n3"})
+    assert absences([whole, lacks]) == {"lacks": {"n3"}}
+    assert not absences([lacks, facts("classic")]), "the node may be away"
+
+
+@pytest.mark.parametrize("name", [INBOX, "orders"])
+def test_a_queue_without_a_member_on_a_node_is_named_with_what_mends_it(name: str) -> None:
+    (told,) = found(facts(name, absent=frozenset({"rabbit@n3"})))
+    assert f"{name!r} has no member on rabbit@n3, which runs" in told
+    assert f"`rabbitmq-queues delete_member --vhost / {name} rabbit@n3`" in told
+    assert f"`rabbitmq-queues add_member --vhost / {name} rabbit@n3`" in told

@@ -297,6 +297,28 @@ async def test_queues_are_looked_at_less_often_and_a_policy_is_told(monkeypatch:
         assert [notice.reason for notice in told] == ["UnsafeQueue", "QueuesSafe"]
 
 
+@pytest.mark.parametrize(("again", "told"), [(60.0, frozenset()), (0.0, frozenset({"n2"}))])
+async def test_a_queue_that_lacks_a_member_is_told_when_it_is_seen_twice(
+    monkeypatch: pytest.MonkeyPatch, again: float, told: frozenset[str]
+) -> None:
+    """A node that starts has the members of some queues before those of others."""
+    monkeypatch.setattr(consumer_scan, "QUEUES_EVERY", 60.0)
+    monkeypatch.setattr(consumer_scan, "SECOND_LOOK", again)
+    nodes = frozenset({"n1", "n2"})
+    _Management.queues = {
+        JOURNAL: QueueFacts(name=JOURNAL, members=nodes, online=nodes),
+        INBOX: QueueFacts(name=INBOX, members=nodes, online=frozenset({"n1"})),
+    }
+    async with running(BROKER) as (looking, _):
+
+        def absent() -> frozenset[str]:
+            seen = looking.latest(BROKER)
+            return seen.queues.queues[INBOX].absent if seen is not None else frozenset({"nothing is seen"})
+
+        await eventually(lambda: absent() == told, lambda: f"{absent()}", every=0.01)
+        assert (_Management.queue_looks > 1) == bool(told)
+
+
 async def test_what_a_source_is_held_against_it_only_by_its_own_broker(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(consumer_scan, "ASK_EVERY", 0.001)
     expires = QueueFacts(name="orders", policy="all", definition={"expires": 60_000})

@@ -9,11 +9,11 @@ import logging
 import re
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from partymq.amqp.management import Management
 from partymq.core.consumers import Consumer, Consumers, by_group, shows
-from partymq.core.hazards import QueueFacts, transient
+from partymq.core.hazards import QueueFacts, absences, transient
 from partymq.core.names import PREFIX, Names
 from partymq.core.spec import BrokerAddress
 from partymq.errors import BrokerError, PartyMQError
@@ -52,9 +52,12 @@ class QueuesSeen:
     """What one look at the queues has seen; with an `error` nothing."""
 
     queues: Mapping[str, QueueFacts] = field(default_factory=dict)
-    """Sources, and queues of groups for which a policy holds: of the rest nothing is to be told."""
+    """Sources, and queues of groups for which a policy holds, or that lack a member: of the rest nothing is to be told.
+    """
     error: PartyMQError | None = None
     groups: Mapping[str, Mapping[str, QueueFacts]] = field(default_factory=dict, compare=False)
+    absent: Mapping[str, frozenset[str]] = field(default_factory=dict, compare=False)
+    """By queue, nodes without its member: what is seen once may be a node that starts."""
     due: float = field(default=float("-inf"), compare=False)
     """When they are to be looked at again, on the monotonic clock."""
 
@@ -177,7 +180,7 @@ class ConsumerScan:
             async with Management(broker, keeps=self._room(broker)) as management:
                 consumers = await management.all_consumers()
                 if began >= queues.due:
-                    queues = await self._look_at_queues(broker, management)
+                    queues = await self._look_at_queues(broker, management, queues.absent)
         except PartyMQError as error:
             return Sighting(error=error, began=began)
         except Exception:  # a defect: routing must not end for it
@@ -193,19 +196,23 @@ class ConsumerScan:
         others = sum(size for other, size in self._sizes.items() if other != broker)
         return max(LEAST_KEPT, min(broker.limits.answer, (KEPT - others) // 2))
 
-    async def _look_at_queues(self, broker: BrokerAddress, management: Management) -> QueuesSeen:
+    async def _look_at_queues(
+        self, broker: BrokerAddress, management: Management, before: Mapping[str, frozenset[str]]
+    ) -> QueuesSeen:
         began = time.monotonic()
         try:
-            found = [queue for queue in await management.queues_like(OURS) if queue.definition]
-            sources = [await management.queue(source) for source in self._sources(broker)]
+            ours = await management.queues_like(OURS)
+            sources = [facts for source in self._sources(broker) if (facts := await management.queue(source))]
         except PartyMQError as error:
             return QueuesSeen(error=error, due=time.monotonic() + QUEUES_EVERY)
         now = time.monotonic()
-        unsettled = any(source is not None and not source.settled for source in sources)
-        found += [source for source in sources if source is not None and source.settled]
-        told = {queue.name: queue for queue in found}
+        absent = absences([*ours, *sources])
+        unsettled = absent != before or not all(source.settled for source in sources)
+        kept = [queue for queue in ours if queue.definition or queue.name in absent]
+        kept += [source for source in sources if source.settled]
+        told = {queue.name: _lasting(queue, absent, before) for queue in kept}
         wait = SECOND_LOOK if unsettled else max(QUEUES_EVERY, QUEUES_SHARE * (now - began))
-        return QueuesSeen(queues=told, groups=by_group(told), due=now + wait)
+        return QueuesSeen(queues=told, groups=by_group(told), absent=absent, due=now + wait)
 
     def _remember(self, broker: BrokerAddress, consumers: Consumers) -> None:
         now = time.monotonic()
@@ -217,3 +224,11 @@ class ConsumerScan:
             if any(consumer.active for consumer in foreign):
                 remembered[queue] = now, foreign
         self._remembered[broker] = remembered
+
+
+def _lasting(
+    queue: QueueFacts, absent: Mapping[str, frozenset[str]], before: Mapping[str, frozenset[str]]
+) -> QueueFacts:
+    """As it is told: where its members run at the moment is left out, for it changes."""
+    twice = absent.get(queue.name, frozenset()) & before.get(queue.name, frozenset())
+    return replace(queue, members=frozenset(), online=frozenset(), absent=twice)
