@@ -140,6 +140,13 @@ def shield(vhost: str) -> str:
     return _set_policy(vhost, "partymq", r"^partymq\.", {"delivery-limit": SHIELD_LIMIT}, priority=1000, apply_to="all")
 
 
+def start_members(vhost: str, queue: str, nodes: Collection[str]) -> str:
+    """The commands that have a queue's members started on nodes that run without them."""
+    at, node_by_node = ["--vhost", vhost, queue], sorted(nodes)[:_SHOWN]
+    commands = [["rabbitmq-queues", f"{do}_member", *at, node] for node in node_by_node for do in ("delete", "add")]
+    return "Do " + ", then ".join(f"`{shlex.join(command)}`" for command in commands)
+
+
 def _of_source(queue: QueueFacts, vhost: str) -> Iterable[str]:
     if (why := transient(queue)) is not None:
         yield why
@@ -190,12 +197,9 @@ def _amend(queue: QueueFacts, vhost: str) -> str:
 
 
 def _of_absence(queue: QueueFacts, vhost: str) -> str:
-    nodes = sorted(queue.absent)[:_SHOWN]
-    at = ["--vhost", vhost, queue.name]
-    remedy = [f"`{shlex.join(['rabbitmq-queues', f'{do}_member', *at, n])}`" for n in nodes for do in ("delete", "add")]
     return (
-        f"the queue {queue.name!r} has no member on {', '.join(nodes)}, which runs: RabbitMQ gives nothing of it to "
-        f"those who are connected there. Do {', then '.join(remedy)}"
+        f"the queue {queue.name!r} has no member on {', '.join(sorted(queue.absent)[:_SHOWN])}, which runs: RabbitMQ "
+        f"gives nothing of it to those who are connected there. {start_members(vhost, queue.name, queue.absent)}"
     )
 
 

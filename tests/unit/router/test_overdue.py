@@ -50,6 +50,7 @@ class _Management:
     session: str
     failure: Exception | None
     asked: list[float]
+    running: dict[str, bool]
     closed: list[tuple[str, str]]
 
     def __init__(self, _address: BrokerAddress) -> None:
@@ -74,6 +75,9 @@ class _Management:
     async def all_consumers(self) -> dict[str, tuple[Consumer, ...]]:
         return {Names(GROUP).inbox("pod-1"): tuple(await self.consumers(Names(GROUP).inbox("pod-1")))}
 
+    async def members(self, _queue: str) -> dict[str, bool]:
+        return self.running
+
     async def close_connection(self, name: str, *, reason: str) -> bool:
         self.closed.append((name, reason))
         return True
@@ -82,6 +86,7 @@ class _Management:
 @pytest.fixture(autouse=True)
 def management(monkeypatch: pytest.MonkeyPatch) -> type[_Management]:
     _Management.listed, _Management.failure = [OURS, STUCK, WAITING], None
+    _Management.running = {"rabbit@n1": True, "rabbit@n2": True}
     _Management.asked, _Management.closed, _Management.session = [], [], "s"
     monkeypatch.setattr(overdue, "Management", _Management)
     monkeypatch.setattr(overdue, "AGAIN_AFTER", 0.1)
@@ -185,6 +190,19 @@ async def test_nothing_is_closed_once_the_donor_holds_nothing() -> None:
         await eventually(lambda: s.reasons() == ["HandoffOverdue"], "not told")
         s.running.clear()
         await eventually(lambda: not s.overdue.sentences, "still overdue")
+        assert not _Management.closed
+
+
+async def test_an_inbox_without_a_member_is_no_donors_fault() -> None:
+    """RabbitMQ gives a takeover nothing whose connection is to a node on which the inbox should have a member."""
+    _Management.running["rabbit@n2"] = False
+    async with scene() as s:
+        await eventually(lambda: s.reasons() == ["HandoffOverdue"], "not told")
+        (told,) = s.told
+        assert "waiting for its inbox, which has no member on rabbit@n2" in told.message
+        assert "`rabbitmq-queues add_member --vhost shop partymq.shop.orders.inbox.pod-1 rabbit@n2`" in told.message
+        s.progress.begun -= 90
+        await eventually(lambda: "for 90 s" in s.overdue.sentences[0], "it is not looked at again")
         assert not _Management.closed
 
 

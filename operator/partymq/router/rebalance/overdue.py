@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from partymq.amqp.management import Management, prove
 from partymq.core import ranges
 from partymq.core.consumers import Consumer
+from partymq.core.hazards import start_members
 from partymq.core.report import Notice
 from partymq.core.spec import OnTimeout
 from partymq.errors import PartyMQError
@@ -90,18 +91,26 @@ class OverdueHandoffs:
         handoff = self._journal.ledger.handoffs.get(progress.handoff_id)
         partitions = f"partitions {ranges.text(handoff.targets)}" if handoff is not None and handoff.targets else ""
         age = time.monotonic() - progress.begun
-        zombie = self._makes_zombies and age > LISTED_WITHIN and await self._waits_for_a_zombie(progress)
+        lacking = await self._lacking(progress)
+        zombie = (
+            not lacking and self._makes_zombies and age > LISTED_WITHIN and await self._waits_for_a_zombie(progress)
+        )
         waiting_for = ZOMBIE if zombie else progress.waiting_for
+        if lacking:
+            waiting_for = f"its inbox, which has no member on {', '.join(lacking)} (docs/rabbitmq-defects.md)"
         case.sentence = (
             f"{partitions or 'what is left in its inbox'} cannot leave pod {progress.donor} for {age:.0f} s "
             f"(spec.handoff.timeoutSeconds: {self._timeout:.0f}): waiting for {waiting_for}"
         )
-        if zombie:
+        if lacking:
+            mend = start_members(self._config.broker.vhost, self._names.inbox(progress.donor), lacking)
+            self._tell(case, "HandoffOverdue member", f"{case.sentence}. Nothing is lost. {mend}")
+        elif zombie:
             advice = self._zombie_advice(self._names.inbox(progress.donor))
             self._tell(case, "HandoffOverdue zombie", f"{case.sentence}. {advice}")
         else:
             self._tell(case, "HandoffOverdue", f"{case.sentence}. {self._advice(progress)}")
-        if not zombie and self._closes and progress.waits_for_donor:
+        if not lacking and not zombie and self._closes and progress.waits_for_donor:
             await self._close(progress, case, partitions)
         case.due = time.monotonic() + min(self._timeout, AGAIN_AFTER)
 
@@ -118,6 +127,17 @@ class OverdueHandoffs:
             "Other partitions go on. Fix the pod or delete it, or let its connection be closed: "
             "spec.handoff.onTimeout: CloseConnection"
         )
+
+    async def _lacking(self, progress: Progress) -> list[str]:
+        """The nodes that run without their member of the inbox: RabbitMQ gives a takeover from there nothing."""
+        if not progress.waits_for_donor:
+            return []
+        try:
+            async with Management(self._config.broker) as management:
+                members = await management.members(self._names.inbox(progress.donor))
+        except PartyMQError:
+            return []
+        return sorted(node for node, runs in members.items() if not runs)
 
     async def _waits_for_a_zombie(self, progress: Progress) -> bool:
         """Whether the broker lists nobody who could hold what the takeover waits for; False where that is not known."""
