@@ -25,8 +25,8 @@ LOG = logging.getLogger(__name__)
 
 ENDS_WITHIN: Final = 0.5
 """Seconds, or as many as the deletion took: so long its members may go on to end once it is answered."""
-TRIES: Final = 4
-"""Each waits twice as long as the one before."""
+TRIES: Final = 3
+"""After which it is looked whether members are missing; each pause is twice as long as the one before."""
 TOLD_WITHIN: Final = 1.0
 """Seconds that the management API is given."""
 
@@ -47,15 +47,24 @@ class InboxQueues:
     async def declare(self, name: str) -> None:
         """Raises what the broker says against it."""
         await self._name(name)
-        again = self._ended_at.get(name, 0.0) > self._now()
-        await self._declare(name)
-        for pauses in range(1, TRIES):
-            if not again or all((await self._members(name)).values()):
-                break
-            LOG.warning("%s has no member on some node that runs: it is declared once more", self._names.inbox(name))
-            await self._delete(name, ends_within=ENDS_WITHIN * 2**pauses)
+        if self._ended_at.get(name, 0.0) <= self._now() or await self._only_node():
             await self._declare(name)
+        else:
+            await self._declare_again(name)
         self._troubles.over(self._names.inbox(name))
+
+    async def _declare_again(self, name: str) -> None:
+        inbox, pause = self._names.inbox(name), ENDS_WITHIN
+        for _ in range(TRIES):
+            await asyncio.sleep(self._ended_at.get(name, 0.0) - self._now())
+            await self._declare(name)
+            if all((await self._members(inbox)).values()):
+                return
+            pause *= 2
+            LOG.warning("%s has no member on some node that runs: it is deleted, and declared %s s later", inbox, pause)
+            await self._delete(name, ends_within=pause)
+        await asyncio.sleep(self._ended_at.get(name, 0.0) - self._now())
+        await self._declare(name)
 
     async def _name(self, name: str) -> None:
         ledger = self._journal.ledger
@@ -64,7 +73,6 @@ class InboxQueues:
 
     async def _declare(self, name: str) -> None:
         inbox = self._names.inbox(name)
-        await asyncio.sleep(self._ended_at.get(name, 0.0) - self._now())
         try:
             await self._topology.declare_quorum(inbox, single_active=True, dead_letter_exchange=self._names.dlx)
         except ConnectionLostError:
@@ -75,27 +83,28 @@ class InboxQueues:
 
     async def delete(self, name: str) -> None:
         """Deletes an inbox to which nothing is on its way; returns when it is gone, or raises BrokerError."""
-        members = await self._members(name)
-        await self._delete(name, ends_within=ENDS_WITHIN if len(members) != 1 else 0.0)
+        await self._delete(name, ends_within=ENDS_WITHIN)
         await self._gone(name)
 
     async def _delete(self, name: str, *, ends_within: float) -> None:
         begun = self._now()
         await self._deletions.delete(self._names.inbox(name))
-        if ends_within:
-            now = self._now()
-            self._ended_at = {other: at for other, at in self._ended_at.items() if at > now}
-            self._ended_at[name] = now + max(ends_within, now - begun)
+        now = self._now()
+        self._ended_at = {other: at for other, at in self._ended_at.items() if at > now}
+        self._ended_at[name] = now + max(ends_within, now - begun)
 
     async def _gone(self, name: str) -> None:
         if name in self._journal.ledger.visitors:
             await self._journal.write(partial(forget_visitor, name=name))
 
-    async def _members(self, name: str) -> Mapping[str, bool]:
-        """The nodes on which the inbox has members, and whether they run; none where nobody tells."""
+    async def _only_node(self) -> bool:
+        return len(await self._members(self._names.journal)) == 1
+
+    async def _members(self, queue: str) -> Mapping[str, bool]:
+        """The nodes on which a queue has members, and whether they run; none where nobody tells."""
         try:
             async with asyncio.timeout(TOLD_WITHIN), Management(self._broker) as management:
-                return await management.members(self._names.inbox(name))
+                return await management.members(queue)
         except (PartyMQError, TimeoutError):
             return {}
 
