@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from partymq.core.names import SPREAD
 from partymq.router.flow import source_acks as module
 from partymq.router.flow.lanes import Lane, Member
 from partymq.router.flow.source_acks import BEHIND_AFTER, FARTHEST, RING, SourceAcks
@@ -122,6 +123,14 @@ async def test_slots_of_a_partition_stand_behind_each_other() -> None:
     deliveries = _Deliveries(partition, Lane(7, 1, lambda _: None, beside=partition), Q)
     deliveries.confirm(2, 3)
     assert deliveries.later() == ["3"]
+
+
+async def test_what_has_no_key_has_no_order(plain: Member) -> None:
+    """But in a plain client's queue."""
+    keyless, to_client = _lane(SPREAD), _lane(SPREAD, plain)
+    deliveries = _Deliveries(keyless, keyless, to_client, to_client)
+    deliveries.confirm(2, 4)
+    assert deliveries.later() == ["2"]
 
 
 async def test_what_has_no_lane_has_no_order() -> None:

@@ -14,6 +14,7 @@ from enum import Enum, auto
 from operator import itemgetter
 from typing import Final
 
+from partymq.core.names import SPREAD
 from partymq.core.taking import Taking
 from partymq.core.window import Credit
 from partymq.message.stamp import Stamper
@@ -269,9 +270,9 @@ class Lane:
 
     @property
     def orders(self) -> "tuple[int | Member, ...]":
-        """What keeps the source's order: its partition, and the queue of a plain client."""
-        owner = self.owner
-        return (self.partition,) if owner is None or not owner.ordered else (self.partition, owner)
+        """What keeps the source's order: its partition, and the queue of a plain client; what has no key has no order."""
+        partitions = (self.partition,) if self.partition != SPREAD else ()
+        return (*partitions, self.owner) if self.owner is not None and self.owner.ordered else partitions
 
     def park(self, tag: int, header: bytes, body: bytes) -> None:
         """Keeps an arrival; the first one asks for help."""
