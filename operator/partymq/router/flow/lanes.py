@@ -270,7 +270,7 @@ class Lane:
 
     @property
     def orders(self) -> "tuple[int | Member, ...]":
-        """What keeps the source's order: its partition, and the queue of a plain client; what has no key has no order."""
+        """What keeps the source's order: its partition, unless it has no key, and the queue of a plain client."""
         partitions = (self.partition,) if self.partition != SPREAD else ()
         return (*partitions, self.owner) if self.owner is not None and self.owner.ordered else partitions
 
