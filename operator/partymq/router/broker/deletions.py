@@ -22,6 +22,9 @@ from partymq.router.broker.settling import be_counted
 
 LOG = logging.getLogger(__name__)
 
+ENDS_WITHIN: Final = 0.5
+"""Seconds, or as many as the deletion took: so long a queue's members on other nodes may go on to end once it is
+answered. A namesake that is declared meanwhile is not started there (docs/rabbitmq-defects.md)."""
 AT_ONCE: Final = 4
 """Queues that are deleted at the same time, each over a connection of its own."""
 AGAIN: Final = 0.1

@@ -18,13 +18,11 @@ from typing import Final
 from partymq.amqp.management import Management
 from partymq.core.ledger import expect, forget_visitor
 from partymq.errors import BrokerError, ConnectionLostError, PartyMQError
-from partymq.router.broker.deletions import Deletions
+from partymq.router.broker.deletions import ENDS_WITHIN, Deletions
 from partymq.router.context import Context
 
 LOG = logging.getLogger(__name__)
 
-ENDS_WITHIN: Final = 0.5
-"""Seconds, or as many as the deletion took: so long its members may go on to end once it is answered."""
 TRIES: Final = 3
 """After which it is looked whether members are missing; each pause is twice as long as the one before."""
 TOLD_WITHIN: Final = 1.0

@@ -19,6 +19,7 @@ from partymq.core.names import SPREAD, Names
 from partymq.core.spec import DeletionPolicy, GroupConfig
 from partymq.errors import BrokerError
 from partymq.router.broker.data_connection import DataConnection
+from partymq.router.broker.deletions import ENDS_WITHIN
 from partymq.router.broker.leaders import await_leader
 from partymq.router.broker.memory_budget import Budget
 from partymq.router.broker.settling import await_alone, be_counted
@@ -112,6 +113,7 @@ class _Removal:
             await self._topology.delete_exchange(names.dlx)
             await self._topology.delete_exchange(names.replay)
             await self._topology.delete_exchange(names.exchange)
+            await asyncio.sleep(ENDS_WITHIN)  # the group may be created again at once
         return left
 
     async def _outlive_outlets(self) -> None:
