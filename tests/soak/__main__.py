@@ -88,7 +88,10 @@ async def run(world: World, faults: Sequence[Fault], seed: int, seconds: float) 
         world.say("the last messages")
         world.load.stop()
         await producing
-        await world.group.spool.settled(STUCK_AFTER)
+        try:
+            await world.group.spool.settled(STUCK_AFTER)
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {[router.report for router in world.running]}") from error
         world.say("everybody leaves")
         await asyncio.gather(*(pod.terminate() for pod in world.pods.values()))
         for router in world.running:

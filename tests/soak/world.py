@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from random import Random
 from time import monotonic
 
+from partymq.core.report import HandoffReport
 from partymq.router.rebalance.progress import BEFORE_TAKEOVER
 from partymq.router.reporting.members import WITHOUT_A_BREAK
 from soak.load import Load
@@ -28,6 +29,8 @@ from support.own_broker import OwnBroker
 from support.processes import Client
 from support.routers import ROUTER, Router
 
+SEEN_WITHIN = 3.0
+"""Seconds in which a busy broker notices that a client's connection has gone."""
 SETTLES_WITHIN = 90.0
 """Seconds, for a loaded machine; what takes longer is stuck."""
 
@@ -62,8 +65,8 @@ class World:
     """Pods that were made in rollouts."""
     rolling: bool = False
     """Whether it is being rolled out."""
-    ended: set[str] = field(default_factory=set)
-    """Pods whose clients' connections were ended since a session was."""
+    ended: dict[str, float] = field(default_factory=dict)
+    """Pods whose clients' connections were ended since a session was, and when."""
     started: float = field(default_factory=monotonic)
 
     def __post_init__(self) -> None:
@@ -166,22 +169,27 @@ class World:
     def _mixed(self) -> bool:
         """Whether what a client gave back may stand behind what a router did, until a handoff has put it in order.
 
-        Or whether it is a zombie until the handoff has declared its inbox anew.
+        Or whether it is a zombie until the handoff has declared its inbox anew; or the broker may not have noticed yet
+        that it has gone, and would give it first what the router gives back.
         """
         router = self.active
         report = router.report if router is not None else None
         if report is None:
             return False
-        return any(
-            handoff.donor in self.ended and (self.zombies or not handoff.handoff_id.startswith(f"{report.epoch}."))
-            for handoff in report.handoffs
-        )
+        return any(self._mixes(handoff, report.epoch) for handoff in report.handoffs)
+
+    def _mixes(self, handoff: HandoffReport, epoch: int) -> bool:
+        ended = self.ended.get(handoff.donor)
+        if ended is None:
+            return False
+        unseen = monotonic() < ended + SEEN_WITHIN
+        return self.zombies or unseen or not handoff.handoff_id.startswith(f"{epoch}.")
 
     async def may_end(self, pod: str) -> None:
         """Return when the connection of a pod's client may be ended, and take it as ended."""
         while not self.sound.is_set():
             await self.sound.wait()
-        self.ended.add(pod)
+        self.ended[pod] = monotonic()
 
     # --- pods
 
