@@ -6,6 +6,7 @@ one of the same process is none, unless that takes longer than moments.
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -32,6 +33,8 @@ from partymq.router.reporting.notices import AT_WORK, MemberNotices
 from partymq.router.reporting.rollout_progress import RolloutProgress
 from partymq.router.session.session import Session
 from partymq.router.session.snapshot import Snapshot
+
+LOG = logging.getLogger(__name__)
 
 _NOTHING = Counters()
 REPORT_EVERY = 0.5
@@ -187,6 +190,8 @@ class Reporter:
             report = self._report(seen if seen is not None and seen.rebalancer.observed else None)
             if report != self._last:
                 before, self._last = self._last, report
+                if before is None or before.ready.reason != report.ready.reason:
+                    LOG.info("%s: %s: %s", self._config.group, report.ready.reason, report.ready.message)
                 self._on_report(report)
                 self._ready_transition(before, report)
             self._member_transitions(report, seen)
