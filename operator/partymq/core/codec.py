@@ -17,7 +17,7 @@ Invariant: `decode(encode(ledger)) == ledger`, and a reader refuses what it does
 
 import zlib
 from base64 import b64decode, b64encode
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -125,7 +125,7 @@ def decode(data: bytes) -> Ledger:
             spread=Partition(transfers=transfers.get(SPREAD, ()), backlog=SPREAD in backlogs),
             handoffs={h.id: h for h in handoffs},
             garbage=frozenset(body["garbage"]),
-            visitors=frozenset(body.get("visitors", ())),  # not written before
+            visitors=frozenset(_visitors(body)),
             clients={
                 name: Client(kind=ClientKind(kind), ready=ready, overflow=overflow[0] if overflow else "")
                 for name, (kind, ready, *overflow) in body.get("clients", {}).items()
@@ -140,10 +140,16 @@ def _check(body: Mapping[str, Any]) -> None:
     """Raises TypeError or ValueError where what everything else rests on is something else."""
     if not all(isinstance(body[name], int) and not isinstance(body[name], bool) for name in ("epoch", "version")):
         raise TypeError("epoch")
-    if not all(isinstance(name, str) for name in (body["writer"], *body["names"], *body.get("visitors", ()))):
+    if not all(isinstance(name, str) for name in (body["writer"], *body["names"], *_visitors(body))):
         raise TypeError("names")
     if not 0 < len(body["owners"]) <= MOST_PARTITIONS:
         raise ValueError("owners")
+
+
+def _visitors(body: Mapping[str, Any]) -> Iterable[str]:
+    """Not written before; first only those were who had left."""
+    found: Iterable[str] = body.get("visitors", body.get("departed", ()))
+    return found
 
 
 def _clients(ledger: Ledger) -> dict[str, object]:

@@ -53,11 +53,16 @@ def refused(data: bytes) -> str:
         {"garbage": 1},
         {"visitors": [1]},
         {"visitors": 1},
+        {"departed": [1]},
     ],
 )
 def test_rubbish_is_refused(changes: dict[str, Any]) -> None:
     assert decode(orjson.dumps(LEDGER)) is not None
     refused(orjson.dumps({**LEDGER, **changes}))
+
+
+def test_who_had_left_by_an_older_ledger_is_a_visitor() -> None:
+    assert decode(orjson.dumps({**LEDGER, "departed": ["a"]})).visitors == {"a"}
 
 
 @pytest.mark.parametrize(
