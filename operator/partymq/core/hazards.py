@@ -141,10 +141,13 @@ def shield(vhost: str) -> str:
 
 
 def start_members(vhost: str, queue: str, nodes: Collection[str]) -> str:
-    """The commands that have a queue's members started on nodes that run without them."""
+    """What has a queue's members started on nodes that run without them, and what was given in vain come again."""
     at, node_by_node = ["--vhost", vhost, queue], sorted(nodes)[:_SHOWN]
     commands = [["rabbitmq-queues", f"{do}_member", *at, node] for node in node_by_node for do in ("delete", "add")]
-    return "Do " + ", then ".join(f"`{shlex.join(command)}`" for command in commands)
+    return (
+        f"Do {', then '.join(f'`{shlex.join(command)}`' for command in commands)}; then close the connections that "
+        "consume it from there (pods', or the router's own): what it seems to have given them comes again"
+    )
 
 
 def _of_source(queue: QueueFacts, vhost: str) -> Iterable[str]:

@@ -275,8 +275,8 @@ async def test_a_queue_without_a_member_on_a_node_is_told_with_what_mends_it(
     tmp_path: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """RabbitMQ gives those who are connected there nothing of it, and says nothing."""
-    monkeypatch.setattr(consumer_scan, "QUEUES_EVERY", 1.0)
-    monkeypatch.setattr(consumer_scan, "SECOND_LOOK", 1.0)
+    for every in ("LOOK_EVERY", "QUEUES_EVERY", "SECOND_LOOK"):
+        monkeypatch.setattr(consumer_scan, every, 1.0)
     first, second, third = cluster.nodes
     async with group(tmp_path) as g:
         _, producer = await _at_work(g, first, third)
@@ -289,5 +289,6 @@ async def test_a_queue_without_a_member_on_a_node_is_told_with_what_mends_it(
             found = f'{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"/">>, queue, <<"{inbox}">>))'
             await first.control("eval", f"{found}, rabbit_quorum_queue:{what}.")
         await g.notice("QueuesSafe")
+        await g.restart("a", work=0.001)
         await g.progress(300)
         await g.audited(producer)
