@@ -172,7 +172,9 @@ def stopped(found: object) -> frozenset[str]:
 def offline(found: object) -> frozenset[str]:
     """The members of a quorum queue that are not online."""
     facts = _table(found)
-    return _nodes(facts.get("members")) - _nodes(facts.get("online")) if "online" in facts else frozenset()
+    return (
+        _nodes(facts.get("members")) - _nodes(facts["online"]) if isinstance(facts.get("online"), list) else frozenset()
+    )
 
 
 def members(found: object) -> Mapping[str, bool]:

@@ -103,9 +103,13 @@ def transient(queue: QueueFacts) -> str | None:
 
 
 def absences(queues: Collection[QueueFacts]) -> Mapping[str, frozenset[str]]:
-    """By queue: the nodes on which its member does not run, although they do, for other queues' members run there."""
+    """By queue: the nodes on which its member does not run, although they do, for other queues' members run there.
+
+    Of one of which no member is said to run nothing is known.
+    """
     running = frozenset[str]().union(*(queue.online for queue in queues))
-    return {queue.name: nodes for queue in queues if (nodes := (queue.members - queue.online) & running)}
+    told = [queue for queue in queues if queue.online]
+    return {queue.name: nodes for queue in told if (nodes := (queue.members - queue.online) & running)}
 
 
 def hazards(names: Names, source: str, vhost: str, queues: Mapping[str, QueueFacts]) -> tuple[str, ...]:

@@ -294,3 +294,9 @@ class _Response:
     async def iter_any(self) -> AsyncIterator[bytes]:
         for _ in range(self._size // 1000):
             yield b"x" * 1000
+
+
+@pytest.mark.parametrize("online", ["", None, 5, {"n1": 1}])
+def test_members_of_which_nothing_is_said_are_not_taken_for_lost(online: object) -> None:
+    assert not answers.offline({"members": ["n1", "n2"], "online": online})
+    assert answers.offline({"members": ["n1", "n2"], "online": ["n1"]}) == {"n2"}

@@ -168,6 +168,7 @@ def test_a_member_is_absent_where_the_node_runs_and_it_does_not() -> None:
     whole, lacks = facts("whole", members=nodes, online=nodes), facts("lacks", members=nodes, online=nodes - {"n3"})
     assert absences([whole, lacks]) == {"lacks": {"n3"}}
     assert not absences([lacks, facts("classic")]), "the node may be away"
+    assert not absences([whole, facts("unknown", members=nodes)]), "nobody says where it runs"
 
 
 @pytest.mark.parametrize("name", [INBOX, "orders"])

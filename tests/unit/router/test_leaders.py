@@ -64,6 +64,15 @@ async def test_where_no_connection_is_left_it_is_not_waited_for() -> None:
     assert topology.asked == 1
 
 
+async def test_a_takeover_begins_when_the_leader_answers() -> None:
+    topology, link = Topology(Silence.LATE, ConnectionLostError("541")), Link()
+    attaching = asyncio.create_task(Takeover.attach(link=link, topology=topology, inbox="inbox", epoch=1))
+    await eventually(lambda: topology.asked == 1, "its leader is not asked")
+    assert not link.opened, "nothing was asked over the session's connection"
+    await attaching
+    assert (topology.asked, link.opened) == (2, 1)
+
+
 async def test_a_takeover_does_not_remind_a_queue_without_a_leader() -> None:
     """Zeros in the middle of a takeover: nobody was activated, or the leader's node has just been lost."""
     topology, link = Topology(QueueState(0, 1)), Link()

@@ -83,8 +83,9 @@ class Takeover:
     async def attach(cls, *, link: DataConnection, topology: Topology, inbox: str, epoch: int) -> "Takeover":
         """Consumes the inbox, before its client and all of it: a fence stands behind everything (see core.window).
 
-        Its leader answers (`broker.leaders`).
+        When its leader answers: see `broker.leaders`.
         """
+        await await_leader(topology, inbox)
         channel = await link.channel_in_turn()
         takeover = cls(link=link, topology=topology, channel=channel, inbox=inbox, epoch=epoch)
         await channel.consume(

@@ -15,7 +15,6 @@ from partymq.core import ranges
 from partymq.core.ledger import Handoff, LedgerError, Phase, begin_handoff, commit, extracted
 from partymq.errors import BrokerError, ConnectionLostError
 from partymq.message.rewrite import passable
-from partymq.router.broker.leaders import await_leader
 from partymq.router.broker.retry import insist
 from partymq.router.broker.stamp_order import Message, in_order
 from partymq.router.broker.takeover import Takeover
@@ -183,7 +182,6 @@ class Handoffs:
     async def _empty(self, progress: Progress, declared: asyncio.Task[None] | None, *, resumed: bool) -> None:
         inbox = self._names.inbox(progress.donor)
         await self._nobody_lost_holds_anything()
-        await await_leader(self._topology, inbox)
         progress.takeover = takeover = await Takeover.attach(
             link=self._link, topology=self._topology, inbox=inbox, epoch=self._journal.ledger.epoch
         )

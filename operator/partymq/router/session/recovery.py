@@ -30,7 +30,6 @@ from partymq.core.spec import GroupConfig
 from partymq.errors import BrokerError, JournalLostError
 from partymq.message.rewrite import passable
 from partymq.router.broker.deletions import Deletions
-from partymq.router.broker.leaders import await_leader
 from partymq.router.broker.settling import is_consumed
 from partymq.router.broker.stamp_order import NEWEST, Message, in_order
 from partymq.router.broker.takeover import Takeover
@@ -202,7 +201,6 @@ class Recovery:
     async def _collect(self, queue: str) -> list[Message]:
         if self._link.makes_zombies:
             await self._topology.lost_nodes.quiet()
-        await await_leader(self._topology, queue)
         takeover = self._takeovers[queue] = await Takeover.attach(
             # Fences of different tries must not be taken for each other, and no epoch tells them apart yet.
             link=self._link,
